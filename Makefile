@@ -1,0 +1,38 @@
+# Every command of the README and of .ci/run; each does its own set-up.
+PYTHON ?= python3
+# A GPU install: make setup TORCH=torch  (takes the registry's default build with CUDA instead of the pinned CPU build)
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test check bench format clean
+
+setup: $(VENV)/.complete
+
+$(VENV)/.complete: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[service,worker,training,dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/unet-factory demo
+
+test: setup
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,108 @@
+"""A training run as one frozen value, read from YAML; every experiment is a value, not a flag in the code."""
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
+from unet_factory.spacing import SpacingGrid
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatasetConfig(Frozen):
+    """Where the scans are. ``splits``: our ``splits.json`` with images/ and labels/; ``msd``: the MSD / nnU-Net raw layout.
+
+    ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for data sets whose affine is
+    known to be wrong.
+    """
+
+    layout: Literal["splits", "msd"] = "splits"
+    root: str
+    spacing_from: Literal["affine", "pixdim"] = "affine"
+
+
+class SpacingSampling(Frozen):
+    """How a batch's spacing is drawn; three probabilities that sum to one.
+
+    ``uniform`` in mm (the paper), ``log_uniform`` per axis, ``native`` the data set's own spacing.
+    """
+
+    uniform: float = 1.0
+    log_uniform: float = 0.0
+    native: float = 0.0
+
+
+class BatchConfig(Frozen):
+    """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop per axis."""
+
+    min_scans: int = 2
+    max_scans: int = 12
+    voxels: int = 200_000
+    max_patch: tuple[int, int, int] = (64, 64, 64)
+
+
+class AugmentationConfig(Frozen):
+    """Ranges of the random changes; physical units, so they mean the same at every spacing."""
+
+    rotation_deg: float = 15.0
+    scale: float = 0.15
+    translation_mm: float = 4.0
+    flip_axes: tuple[int, ...] = (0,)
+    elastic_mm: float = 2.0
+    elastic_knot_mm: float = 12.0
+    gamma: float = 0.3
+    contrast: float = 0.25
+    bias_field: float = 0.3
+    noise: float = 0.1
+    blur_probability: float = 0.15
+
+
+class OptimisationConfig(Frozen):
+    """Adam with a linear warm-up and a cosine decay to zero; ``ema_decay`` averages the hypernetwork's parameters."""
+
+    iterations: int = Field(ge=1)
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema_decay: float = 0.999
+    clip_norm: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+
+
+class TrainingConfig(Frozen):
+    name: str
+    dataset: DatasetConfig
+    architecture: Architecture
+    hypernetwork: HypernetworkShape = HypernetworkShape()
+    grid_step_mm: float = 0.05
+    trained_range_mm: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    labels: tuple[Label, ...]
+    preprocessing: Preprocessing = Preprocessing()
+    window: tuple[int, int, int] = (96, 96, 96)
+    heads_dtype: Literal["float32", "float16"] = "float32"
+    licence: str
+    citation: str = ""
+    card: str = ""
+    modality: str = "MR"
+    sampling: SpacingSampling = SpacingSampling()
+    batch: BatchConfig = BatchConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    optimisation: OptimisationConfig
+    seed: int = 0
+    validate_every: int = 1000
+    save_every: int = 250
+    loader_workers: int = 1
+    threads: int | None = None
+
+    @property
+    def grid(self) -> SpacingGrid:
+        return SpacingGrid.from_mm(self.grid_step_mm, self.trained_range_mm)
+
+
+def read_config(path: Path) -> TrainingConfig:
+    """Read a YAML file; unknown or ill-typed values raise pydantic's ``ValidationError`` naming them."""
+    return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))

@@ -1,0 +1,95 @@
+"""Labelled scans on disk, as their owners lay them out."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel
+import numpy as np
+import torch
+from torch import Tensor
+
+from unet_factory.errors import DatasetInvalid
+from unet_factory.spacing import SpacingMm
+from unet_factory_training.config import DatasetConfig
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One labelled scan on disk."""
+
+    name: str
+    image: Path
+    label: Path
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One labelled scan in memory, axes (R, A, S): ``image`` (r, a, s) float32, ``labels`` (r, a, s) uint8."""
+
+    name: str
+    image: Tensor
+    labels: Tensor
+    spacing_ras_mm: SpacingMm
+
+
+def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
+    """The subjects of a split, in the order of its description.
+
+    Raises:
+        DatasetInvalid: the description, a split or a file is missing.
+    """
+    root = Path(os.path.expandvars(config.root))
+    subjects = _from_splits(root, split) if config.layout == "splits" else _from_msd(root, split)
+    for subject in subjects:
+        for path in (subject.image, subject.label):
+            if not path.is_file():
+                raise DatasetInvalid(f"split {split!r} of {root.name} names {path.name}, but there is no such file")
+    return subjects
+
+
+def read_scan(subject: Subject, config: DatasetConfig) -> Scan:
+    """Load image and labels, both reoriented to RAS+."""
+    image, spacing = _read_ras(subject.image, config)
+    labels, _ = _read_ras(subject.label, config)
+    if image.shape != labels.shape:
+        raise DatasetInvalid(f"{subject.name}: image {image.shape} and labels {labels.shape} differ in shape")
+    return Scan(subject.name, torch.from_numpy(image), torch.from_numpy(labels.astype(np.uint8)), spacing)
+
+
+def _read_ras(path: Path, config: DatasetConfig) -> tuple[np.ndarray, SpacingMm]:
+    image = nibabel.as_closest_canonical(nibabel.load(path))
+    zooms = (
+        image.header.get_zooms()[:3] if config.spacing_from == "pixdim" else nibabel.affines.voxel_sizes(image.affine)
+    )
+    r, a, s = (float(value) for value in zooms)
+    return np.ascontiguousarray(image.get_fdata(dtype=np.float32)), (r, a, s)
+
+
+def _from_splits(root: Path, split: Split) -> list[Subject]:
+    names = _read_json(root / "splits.json").get(split)
+    if names is None:
+        raise DatasetInvalid(f"{root.name}/splits.json has no split {split!r}")
+    return [Subject(name.removesuffix(".nii.gz"), root / "images" / name, root / "labels" / name) for name in names]
+
+
+def _from_msd(root: Path, split: Split) -> list[Subject]:
+    """MSD / nnU-Net raw layout: every fifth training case, by name, is the test split, the one after it validation."""
+    cases = sorted(_read_json(root / "dataset.json")["training"], key=lambda case: str(case["image"]))
+    parts = {"test": 0, "validation": 1}
+    chosen = [case for index, case in enumerate(cases) if parts.get(split, 2) == min(index % 5, 2)]
+    return [
+        Subject(Path(case["image"]).name.removesuffix(".nii.gz"), root / case["image"], root / case["label"])
+        for case in chosen
+    ]
+
+
+def _read_json(path: Path) -> dict[str, list]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise DatasetInvalid(f"{path.parent.name} has no {path.name}") from None

@@ -1,0 +1,108 @@
+"""Uploads and results by URL: a local folder by default, any fsspec file system (S3) for several machines.
+
+Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never come from the user.
+"""
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from unet_factory.errors import StorageFull
+
+_JOBS = "jobs"
+
+
+class BlobStore:
+    """Files of jobs. Local results are written beside their place and renamed, so half a file is never seen."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._fs.makedirs(f"{self._root}/{_JOBS}", exist_ok=True)
+
+    def put(self, job_id: str, name: str, source: Path) -> None:
+        """Move a local file into the store.
+
+        Raises:
+            StorageFull: there is no room for it; nothing stays behind.
+        """
+        target = self._path(job_id, name)
+        with storage_errors():
+            self._fs.makedirs(f"{self._root}/{_JOBS}/{job_id}", exist_ok=True)
+            if self._is_local:
+                partial = Path(f"{target}.partial")
+                try:
+                    shutil.move(source, partial)
+                    partial.replace(target)
+                finally:
+                    partial.unlink(missing_ok=True)
+            else:
+                self._fs.put_file(str(source), target)
+                source.unlink(missing_ok=True)
+
+    @contextmanager
+    def local(self, job_id: str, name: str) -> Iterator[Path]:
+        """The blob as a local file for the duration of the block (a temporary copy unless the store is local).
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
+        if self._is_local:
+            path = Path(self._path(job_id, name))
+            if not path.is_file():
+                raise FileNotFoundError(f"{_JOBS}/{job_id}/{name}")
+            yield path
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / name
+            self._fs.get_file(self._path(job_id, name), str(copy))
+            yield copy
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder, on the store's own disk where that is local, gone after the block."""
+        parent = f"{self._root}/tmp" if self._is_local else None
+        if parent:
+            Path(parent).mkdir(parents=True, exist_ok=True)
+        with storage_errors(), tempfile.TemporaryDirectory(dir=parent) as folder:
+            yield Path(folder)
+
+    def delete(self, job_id: str) -> None:
+        """Everything of a job; no error when there is nothing."""
+        folder = f"{self._root}/{_JOBS}/{job_id}"
+        if self._fs.exists(folder):
+            self._fs.rm(folder, recursive=True)
+
+    def job_ids(self) -> Iterator[tuple[str, float]]:
+        """(job id, modification time in seconds since the epoch) of every job that has files here."""
+        for entry in self._fs.ls(f"{self._root}/{_JOBS}", detail=True, refresh=True):
+            yield Path(str(entry["name"])).name, _modified(entry)
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    def _path(self, job_id: str, name: str) -> str:
+        return f"{self._root}/{_JOBS}/{job_id}/{name}"
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn a full disk into :class:`StorageFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("there is no room left for uploads and results; try again later") from error
+        raise
+
+
+def _modified(entry: dict[str, Any]) -> float:
+    modified = entry.get("mtime") or entry.get("LastModified") or 0.0
+    return modified.timestamp() if hasattr(modified, "timestamp") else float(modified)

@@ -1,0 +1,113 @@
+"""What can go wrong, by meaning. The edges (HTTP, CLI) choose how to say it; nothing here knows a status code."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+
+class FactoryError(Exception):
+    """Base of every error that is the asker's to read: a stable ``slug``, a ``title`` and facts in ``details``.
+
+    The message names the offending value and what is allowed. ``details`` is JSON-serialisable.
+    """
+
+    slug: ClassVar[str] = "factory-error"
+    title: ClassVar[str] = "The factory could not do this"
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class MalformedRequest(FactoryError):
+    slug, title = "malformed-request", "The request could not be understood"
+
+
+class SpacingInvalid(FactoryError):
+    """A spacing that is no spacing: missing, zero, negative, not finite, or not three numbers."""
+
+    slug, title = "spacing-invalid", "The voxel spacing is not valid"
+
+
+class SpacingOutOfRange(FactoryError):
+    """The spacing lies outside the trained range and the policy is ``reject``."""
+
+    slug, title = "spacing-out-of-range", "The voxel spacing is outside the trained range"
+
+    def __init__(self, requested_mm: Sequence[float], trained_mm: Sequence[Sequence[float]]) -> None:
+        super().__init__(
+            f"spacing {tuple(requested_mm)} mm (R,A,S) is outside the trained range "
+            + " x ".join(f"[{low:g}, {high:g}]" for low, high in trained_mm)
+            + " mm; choose a spacing inside it, or outside=clamp or outside=extrapolate",
+            requested_mm=list(requested_mm),
+            trained_range_mm=[list(axis) for axis in trained_mm],
+        )
+
+
+class SpacingAmbiguous(FactoryError):
+    """The header contradicts itself about the spacing (sform/qform against pixdim)."""
+
+    slug, title = "spacing-ambiguous", "The header contradicts itself about the voxel spacing"
+
+
+class GeometryInvalid(FactoryError):
+    """The volume's geometry cannot be used: wrong number of dimensions, singular affine, no voxels."""
+
+    slug, title = "geometry-invalid", "The volume's geometry cannot be used"
+
+
+class NotAVolume(FactoryError):
+    """The bytes are no volume in a format that can be read (or are damaged)."""
+
+    slug, title = "not-a-volume", "The file is not a readable volume"
+
+
+class VolumeTooLarge(FactoryError):
+    """The volume exceeds a limit: compressed bytes, decompressed bytes or voxels."""
+
+    slug, title = "volume-too-large", "The volume is too large"
+
+
+class UnknownModel(FactoryError):
+    slug, title = "unknown-model", "There is no model of that name"
+
+
+class CheckpointInvalid(FactoryError):
+    """A checkpoint or standalone network file is damaged, or its manifest and tensors disagree."""
+
+    slug, title = "checkpoint-invalid", "The checkpoint cannot be used"
+
+
+class JobUnknown(FactoryError):
+    slug, title = "job-unknown", "There is no job of that id"
+
+
+class JobExpired(FactoryError):
+    slug, title = "job-expired", "The job and its result have expired or were purged"
+
+
+class JobCancelled(FactoryError):
+    slug, title = "job-cancelled", "The job was cancelled"
+
+
+class DeadlineExceeded(FactoryError):
+    slug, title = "deadline-exceeded", "The job took longer than its deadline"
+
+
+class WorkerLost(FactoryError):
+    """The job took its worker down more often than is allowed."""
+
+    slug, title = "worker-lost", "The job ended its worker repeatedly"
+
+
+class StorageFull(FactoryError):
+    slug, title = "storage-full", "The storage is full"
+
+
+class OutOfMemory(FactoryError):
+    slug, title = "out-of-memory", "The device has too little memory for this job"
+
+
+class DatasetInvalid(FactoryError):
+    """A training data set lacks a file, a label or a split that its description promises."""
+
+    slug, title = "dataset-invalid", "The data set cannot be used"

@@ -1,0 +1,110 @@
+"""The contract that gateway, worker and client share: what a job is asked to do, and what is known of it."""
+
+import secrets
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from unet_factory.spacing import OutsidePolicy, SpacingMm
+
+SEGMENT_TASK = "unet_factory.segment"
+GENERATE_TASK = "unet_factory.generate"
+SEGMENT_QUEUE = "segmentations"
+WEIGHTS_QUEUE = "weights"
+
+LabelMapFormat = Literal["nii.gz", "nrrd"]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class SegmentationRequest(Frozen):
+    """What the worker needs to know; the scan itself lies in the blob store under the job's id."""
+
+    model: str
+    checkpoint_digest: str
+    input_name: str = Field(description="blob name of the upload, for example input.nii.gz; never the user's file name")
+    spacing_ras_mm: SpacingMm | None = Field(default=None, description="given by the caller, overrides the header")
+    working_spacing_mm: SpacingMm | None = Field(default=None, description="requested; native when absent")
+    outside: OutsidePolicy = OutsidePolicy.CLAMP
+    output: LabelMapFormat = "nii.gz"
+    deadline_s: float = 3600.0
+
+    @property
+    def output_name(self) -> str:
+        return f"labelmap.{self.output}"
+
+
+class Spacings(Frozen):
+    """All in mm, order (R, A, S)."""
+
+    native: SpacingMm | None = None
+    requested: SpacingMm | None = None
+    working: SpacingMm | None = None
+
+
+class Problem(Frozen):
+    """RFC 9457 problem details, as stored with a failed job (its optional ``status`` belongs to HTTP)."""
+
+    type: str
+    title: str
+    detail: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class PolicyReport(Frozen):
+    """The policy asked for, and what it did: nothing is adjusted silently."""
+
+    outside: OutsidePolicy
+    out_of_range: bool = False
+    resampled: bool = False
+
+
+class Job(Frozen):
+    """All that is known of a segmentation. Times are seconds since the epoch, ``timings_s`` seconds per stage."""
+
+    id: str
+    state: JobState = JobState.QUEUED
+    progress: float = 0.0
+    model: str
+    policy: PolicyReport
+    spacing: Spacings = Spacings()
+    device: str | None = None
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    peak_bytes: int | None = None
+    weights_cached: bool | None = None
+    volumes_ml: dict[str, float] | None = None
+    error: Problem | None = None
+    attempts: int = 0
+    created: float
+    finished: float | None = None
+    expires: float
+
+
+class GenerationRequest(Frozen):
+    """A standalone network that someone waits for."""
+
+    model: str
+    checkpoint_digest: str
+    snapped_um: tuple[int, int, int]
+    format: Literal["safetensors"] = "safetensors"
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+def new_job_id() -> str:
+    """128 random bits: an id cannot be guessed, and says nothing of its patient."""
+    return secrets.token_hex(16)

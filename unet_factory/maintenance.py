@@ -1,0 +1,98 @@
+"""What keeps promises while nobody asks: lost workers' jobs go back to the queue, expired ones are purged.
+
+Runs in gateways and workers alike, one at a time by a lock in Redis; every action is safe to repeat.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from unet_factory.blob_store import BlobStore
+from unet_factory.errors import JobExpired, JobUnknown, WorkerLost
+from unet_factory.job_store import JobStore
+from unet_factory.jobs import SEGMENT_QUEUE, Job, JobState
+from unet_factory.problems import problem_of
+from unet_factory.settings import Settings
+
+log = logging.getLogger(__name__)
+
+ORPHAN_AGE_S = 3600.0
+_LOCK = "maintenance:lock"
+_RESEND_ANYWAY_S = 600.0
+
+
+class Maintenance:
+    """``send`` puts a job id on the queue; claims make a second message harmless."""
+
+    def __init__(
+        self, redis: "Redis[bytes]", blobs: BlobStore, send: Callable[[str], None], settings: Settings
+    ) -> None:
+        self._redis, self._blobs, self._send, self._settings = redis, blobs, send, settings
+        self._jobs = JobStore(redis)
+
+    def run_once(self) -> None:
+        """Reap, then purge; at most once per interval over all processes."""
+        interval_ms = round(self._settings.maintenance_interval_s * 1000)
+        if not self._redis.set(_LOCK, b"1", nx=True, px=max(1, interval_ms - 100)):
+            return
+        self.reap()
+        self.purge_expired()
+        self.purge_orphans()
+
+    def reap(self) -> None:
+        """Give jobs of dead workers back to the queue, and send queued jobs whose message may be lost again."""
+        queue_is_empty = self._redis.llen(SEGMENT_QUEUE) == 0
+        resend_after_s = self._settings.lease_s if queue_is_empty else _RESEND_ANYWAY_S
+        for job in self._jobs.active(untouched_s=self._settings.lease_s):
+            if job.state is JobState.RUNNING and not self._jobs.leased(job.id):
+                self._retry_or_give_up(job)
+        for job in self._jobs.active(untouched_s=resend_after_s):
+            if job.state is JobState.QUEUED:
+                self._send_again(job.id)
+
+    def purge_expired(self) -> None:
+        for job_id in self._jobs.due():
+            self._jobs.end(job_id, JobState.CANCELLED)
+            self._blobs.delete(job_id)
+            self._jobs.purge(job_id)
+
+    def purge_orphans(self) -> None:
+        """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
+        for job_id, modified in self._blobs.job_ids():
+            if time.time() - modified > ORPHAN_AGE_S and not self._known(job_id):
+                self._blobs.delete(job_id)
+
+    def _retry_or_give_up(self, job: Job) -> None:
+        if job.attempts >= self._settings.job_attempts:
+            error = WorkerLost(f"the worker was lost {job.attempts} times while it ran this job", attempts=job.attempts)
+            self._jobs.end(job.id, JobState.FAILED, problem_of(error))
+            log.error("job %s given up after %d attempts", job.id, job.attempts)
+        elif self._jobs.requeue(job.id):
+            log.warning("job %s lost its worker at attempt %d; queued again", job.id, job.attempts)
+            self._send_again(job.id)
+
+    def _send_again(self, job_id: str) -> None:
+        self._jobs.touch(job_id)
+        self._send(job_id)
+
+    def _known(self, job_id: str) -> bool:
+        try:
+            self._jobs.get(job_id)
+        except (JobUnknown, JobExpired):
+            return False
+        return True
+
+
+def run_maintenance(maintenance: Maintenance, interval_s: float, stop: threading.Event) -> None:
+    """Run until ``stop``; a Redis that is away is waited for."""
+    while not stop.wait(interval_s):
+        try:
+            maintenance.run_once()
+        except RedisError as error:
+            log.warning("maintenance waits for Redis: %s", type(error).__name__)
+        except Exception:
+            log.exception("maintenance failed; it will be tried again")

@@ -1,0 +1,103 @@
+"""Files: the checkpoint of a hypernetwork and the standalone U-Net. safetensors with a JSON manifest, never pickle."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load, save
+from torch import Tensor
+
+from unet_factory.errors import CheckpointInvalid
+from unet_factory.manifest import Manifest, StandaloneManifest
+from unet_factory.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
+from unet_factory.model.hypernetwork import Hypernetwork, Weights
+from unet_factory.model.unet import UNet, empty_unet
+from unet_factory.spacing import SnappedSpacing
+
+DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A hypernetwork ready to generate weights, with its manifest and the sha256 of its file."""
+
+    hypernetwork: Hypernetwork
+    manifest: Manifest
+    digest: str
+
+
+def save_checkpoint(path: Path, hypernetwork: Hypernetwork, manifest: Manifest, *, heads: str = "float32") -> str:
+    """Write a checkpoint atomically; ``heads`` is the dtype that the large head matrix is stored in. Returns its digest."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in hypernetwork.state_dict().items()}
+    tensors["heads"] = tensors["heads"].to(DTYPES[heads])
+    blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
+    write_atomically(path, blob)
+    return hashlib.sha256(blob).hexdigest()
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointInvalid: not a safetensors file, no or wrong manifest, or tensors that do not fit it.
+    """
+    manifest = read_manifest(path)
+    with torch.device("meta"):
+        hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid)
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        hypernetwork.load_state_dict(tensors, strict=True, assign=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
+    return Checkpoint(hypernetwork.requires_grad_(False).eval(), manifest, file_digest(path))
+
+
+def standalone_bytes(checkpoint: Checkpoint, snapped: SnappedSpacing, dtype: str = "float32") -> bytes:
+    """The standalone U-Net for a snapped spacing as the bytes of a safetensors file; equal askers get equal bytes."""
+    manifest = StandaloneManifest.of(checkpoint.manifest, checkpoint.digest, snapped).model_copy(
+        update={"dtype": dtype}
+    )
+    weights = checkpoint.hypernetwork.generate(snapped)
+    tensors = {name: tensor.to("cpu", DTYPES[dtype]).contiguous() for name, tensor in weights.items()}
+    return save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
+
+
+def parse_standalone(blob: bytes, device: torch.device | str = "cpu") -> tuple[Weights, StandaloneManifest]:
+    """Weights (float32) and manifest of a standalone file's bytes.
+
+    Raises:
+        CheckpointInvalid: the bytes are damaged or are no standalone network.
+    """
+    try:
+        tensors: dict[str, Tensor] = load(blob)
+        manifest = read_standalone_manifest(blob)
+    except SafetensorError as error:
+        raise CheckpointInvalid(f"not a standalone network: {error}") from error
+    return {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}, manifest
+
+
+def load_unet(path: Path | str) -> UNet:
+    """A standalone network as a plain ``torch.nn.Module`` in evaluation mode; its manifest is ``unet.manifest``."""
+    weights, manifest = parse_standalone(Path(path).read_bytes())
+    unet = empty_unet(manifest.architecture)
+    unet.load_state_dict(weights, strict=True, assign=True)
+    unet.manifest = manifest
+    return unet.requires_grad_(False).eval()
+
+
+def write_atomically(path: Path, blob: bytes) -> None:
+    """The whole file or none: written beside its place, synced, then renamed."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(blob)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""The U-Net, once, for two and three dimensions (paper section 4.1).
+
+The topology owns no opinion on where its weights come from: standalone networks hold them as parameters, the hypernetwork
+passes them in through ``torch.func.functional_call``.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from unet_factory.manifest import Architecture
+
+_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+class ConvBlock(nn.Module):
+    """Convolution -> ReLU -> affine instance norm, the paper's order."""
+
+    def __init__(self, dimensions: int, conv: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.conv = conv
+        self.norm = _NORM[dimensions](channels, affine=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, channels_in, *space) -> (batch, channels_out, *space')."""
+        normalised: Tensor = self.norm(torch.relu(self.conv(features)))
+        return normalised
+
+
+class UNet(nn.Module):
+    """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        channels, blocks = architecture.channels, architecture.blocks
+        self.stem = self._same(architecture.in_channels, channels[0])
+        self.encoders = nn.ModuleList(self._stage(width, width, blocks) for width in channels)
+        self.downs = nn.ModuleList(
+            self._down(fine, coarse) for fine, coarse in zip(channels, channels[1:], strict=False)
+        )
+        self.ups = nn.ModuleList(self._up(coarse, fine) for fine, coarse in zip(channels, channels[1:], strict=False))
+        self.decoders = nn.ModuleList(self._stage(2 * width, width, blocks) for width in channels[:-1])
+        self.head = _CONV[architecture.dimensions](channels[0], architecture.classes, kernel_size=3, padding=1)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Logits for a batch of volumes.
+
+        Args:
+            volume: (batch, in_channels, *space), every spatial extent a multiple of ``architecture.divisor``.
+
+        Returns:
+            (batch, classes, *space).
+        """
+        features = self.encoders[0](self.stem(volume))
+        skips = []
+        for down, encoder in zip(self.downs, self.encoders[1:], strict=True):
+            skips.append(features)
+            features = encoder(down(features))
+        for level in reversed(range(self.architecture.downs)):
+            features = torch.cat([skips[level], self.ups[level](features)], dim=1)
+            features = self.decoders[level](features)
+        logits: Tensor = self.head(features)
+        return logits
+
+    def _stage(self, channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
+        widths = [channels_in] + [channels_out] * blocks
+        return nn.Sequential(*(self._same(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+
+    def _same(self, channels_in: int, channels_out: int) -> ConvBlock:
+        dimensions = self.architecture.dimensions
+        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, padding=1)
+        return ConvBlock(dimensions, conv, channels_out)
+
+    def _down(self, channels_in: int, channels_out: int) -> ConvBlock:
+        dimensions = self.architecture.dimensions
+        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, stride=2, padding=1)
+        return ConvBlock(dimensions, conv, channels_out)
+
+    def _up(self, channels_in: int, channels_out: int) -> ConvBlock:
+        dimensions = self.architecture.dimensions
+        conv = _TRANSPOSED[dimensions](channels_in, channels_out, kernel_size=4, stride=2, padding=1)
+        return ConvBlock(dimensions, conv, channels_out)
+
+
+def empty_unet(architecture: Architecture) -> UNet:
+    """The topology without storage (meta device): for shapes, and to run with weights passed in."""
+    with torch.device("meta"):
+        return UNet(architecture)
+
+
+def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
+    """Name -> shape of every weight of the U-Net, in the order of its state dict."""
+    return {name: tensor.shape for name, tensor in empty_unet(architecture).state_dict().items()}

@@ -1,0 +1,58 @@
+"""Everything an operator can set, one frozen value per process, read from ``UNET_FACTORY_*`` and passed in."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from unet_factory.volume import VolumeLimits
+
+
+class Settings(BaseSettings):
+    """Built once in the ``main`` of a role. Times in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(env_prefix="UNET_FACTORY_", frozen=True, extra="ignore")
+
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="jobs and queue; must not evict")
+    cache_url: str = Field(default="", description="generated weights; may evict; empty: the same as redis_url")
+    blob_url: str = Field(default="file:///tmp/unet-factory", description="uploads and results, an fsspec URL")
+    models_dir: Path = Path("models")
+    default_model: str = Field(default="", description="empty: the first model by name")
+
+    max_upload_bytes: int = 2 * 2**30
+    max_decompressed_bytes: int = 8 * 2**30
+    max_voxels: int = 1024**3
+    max_queued_jobs: int = 1000
+
+    job_deadline_s: float = 3600.0
+    job_attempts: int = 3
+    lease_s: float = 10.0
+    retention_s: float = 24 * 3600.0
+    max_wait_s: float = 300.0
+    maintenance_interval_s: float = 2.0
+
+    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(default=0, description="CPU threads per worker; 0: all")
+    device_cache_networks: int = Field(default=16, description="networks kept ready on the device")
+    metrics_port: int = Field(
+        default=0, description="the worker's own exporter; 0: none (the gateway shows its figures)"
+    )
+
+    @model_validator(mode="after")
+    def _lease_outlives_renewals(self) -> Self:
+        if self.lease_s < 1:
+            raise ValueError(f"lease_s is {self.lease_s}, must be at least 1 second")
+        return self
+
+    @property
+    def weights_url(self) -> str:
+        return self.cache_url or self.redis_url
+
+    @property
+    def volume_limits(self) -> VolumeLimits:
+        return VolumeLimits(
+            compressed_bytes=self.max_upload_bytes,
+            decompressed_bytes=self.max_decompressed_bytes,
+            voxels=self.max_voxels,
+        )
