@@ -20,7 +20,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS
 
 
 @pytest.fixture
-def redis(redis_server: EmbeddedServer) -> Iterator["Redis[bytes]"]:
+def redis(redis_server: EmbeddedServer) -> Iterator[Redis]:
     """An empty database."""
     with Redis.from_url(redis_server.redis_url) as client:
         client.flushall()
@@ -56,7 +56,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_manifest: Manifes
 
 
 @pytest.fixture
-def settings(redis_server: EmbeddedServer, redis: "Redis[bytes]", tiny_models: Path, tmp_path: Path) -> Settings:
+def settings(redis_server: EmbeddedServer, redis: Redis, tiny_models: Path, tmp_path: Path) -> Settings:
     """For one process of the system under test, on empty stores."""
     return Settings(
         redis_url=redis_server.redis_url,

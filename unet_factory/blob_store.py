@@ -67,7 +67,7 @@ class BlobStore:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary folder, on the store's own disk where that is local, gone after the block."""
-        parent = f"{self._root}/tmp" if self._is_local else None
+        parent = f"{self._root}/scratch" if self._is_local else None
         if parent:
             Path(parent).mkdir(parents=True, exist_ok=True)
         with storage_errors(), tempfile.TemporaryDirectory(dir=parent) as folder:

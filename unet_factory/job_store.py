@@ -18,10 +18,10 @@ TOMBSTONE_S = 7 * 24 * 3600
 ACTIVE = "jobs:active"
 EXPIRY = "jobs:expiry"
 
-# KEYS: job hash, lease. ARGV: owner, lease ms. Returns 1 when the owner now holds the job.
+# KEYS: job hash, lease. ARGV: owner, lease ms. Returns 1 when the owner now holds the job. Only a queued job can be
+# claimed: a running one whose lease has ended comes back through the reaper alone, which caps the attempts.
 _CLAIM = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= '"queued"' and state ~= '"running"' then return 0 end
+if redis.call('HGET', KEYS[1], 'state') ~= '"queued"' then return 0 end
 if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
 redis.call('HSET', KEYS[1], 'state', '"running"')
 redis.call('HINCRBY', KEYS[1], 'attempts', 1)
@@ -59,7 +59,7 @@ return 1
 class JobStore:
     """Synchronous; safe to share between threads."""
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._claim = redis.register_script(_CLAIM)
         self._renew = redis.register_script(_RENEW)
@@ -70,7 +70,8 @@ class JobStore:
     def create(self, job: Job, request: SegmentationRequest) -> None:
         """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it."""
         with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.hset(_key(job.id), mapping=_fields(job) | {"request": request.model_dump_json()})
+            fields: dict[Any, Any] = {**_fields(job), "request": request.model_dump_json()}
+            pipeline.hset(_key(job.id), mapping=fields)
             pipeline.zadd(ACTIVE, {job.id: time.time()})
             pipeline.zadd(EXPIRY, {job.id: job.expires})
             pipeline.execute()
@@ -81,7 +82,7 @@ class JobStore:
             JobExpired: it was here once, and was purged.
             JobUnknown: it never was.
         """
-        fields: dict[bytes, bytes] = self._redis.hgetall(_key(job_id))
+        fields: Any = self._redis.hgetall(_key(job_id))
         if b"state" not in fields:
             if self._redis.exists(_gone_key(job_id)):
                 raise JobExpired(f"job {job_id} has expired or was purged", id=job_id)
@@ -92,13 +93,13 @@ class JobStore:
 
     def request(self, job_id: str) -> SegmentationRequest:
         """What the job was asked to do. Raises like :meth:`get`."""
-        value: bytes | None = self._redis.hget(_key(job_id), "request")
+        value: Any = self._redis.hget(_key(job_id), "request")
         if value is None:
             raise JobUnknown(f"there is no job {job_id}", id=job_id)
         return SegmentationRequest.model_validate_json(value)
 
     def claim(self, job_id: str, owner: str, lease_s: float) -> bool:
-        """Take a job that nobody holds and that is not final; counts the attempt. At most one owner at a time."""
+        """Take a queued job that nobody holds; counts the attempt. At most one owner at a time."""
         claimed = bool(self._claim(keys=[_key(job_id), _lease_key(job_id)], args=[owner, _ms(lease_s)]))
         if claimed:
             self._redis.zadd(ACTIVE, {job_id: time.time()})
@@ -156,7 +157,8 @@ class JobStore:
 
     def active(self, untouched_s: float = 0.0) -> Iterator[Job]:
         """Jobs that are not final and were neither made, claimed nor requeued in the last ``untouched_s`` seconds."""
-        for raw in self._redis.zrangebyscore(ACTIVE, "-inf", time.time() - untouched_s):
+        raw_ids: Any = self._redis.zrangebyscore(ACTIVE, "-inf", time.time() - untouched_s)
+        for raw in raw_ids:
             try:
                 yield self.get(raw.decode())
             except (JobUnknown, JobExpired):
@@ -171,12 +173,13 @@ class JobStore:
 
     def due(self) -> list[str]:
         """Ids of the jobs whose time is over."""
-        return [raw.decode() for raw in self._redis.zrangebyscore(EXPIRY, "-inf", time.time())]
+        raw_ids: Any = self._redis.zrangebyscore(EXPIRY, "-inf", time.time())
+        return [raw.decode() for raw in raw_ids]
 
     def remember(self, idempotency_key: str, fingerprint: str, job_id: str, ttl_s: float) -> tuple[str, str]:
-        """(fingerprint, job id) first stored under an idempotency key: the given ones, or those of the earlier request."""
+        """(fingerprint, job id) first stored under an idempotency key: the given ones, or an earlier request's."""
         key, value = f"idempotency:{idempotency_key}", f"{fingerprint} {job_id}"
-        earlier = self._redis.set(key, value, nx=True, get=True, ex=max(1, round(ttl_s)))
+        earlier: Any = self._redis.set(key, value, nx=True, get=True, ex=max(1, round(ttl_s)))
         stored = value if earlier is None else earlier.decode()
         first, second = stored.split(" ")
         return first, second

@@ -29,7 +29,7 @@ class Maintenance:
     """``send`` puts a job id on the queue; claims make a second message harmless."""
 
     def __init__(
-        self, redis: "Redis[bytes]", blobs: BlobStore, send: Callable[[str], None], settings: Settings
+        self, redis: Redis, blobs: BlobStore, send: Callable[[str], None], settings: Settings
     ) -> None:
         self._redis, self._blobs, self._send, self._settings = redis, blobs, send, settings
         self._jobs = JobStore(redis)

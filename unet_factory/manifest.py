@@ -1,6 +1,6 @@
 """The manifest: what a checkpoint or a standalone network is, so that its file alone is enough to use it.
 
-Travels as JSON in the metadata of a safetensors file, and is what ``GET /models`` answers from. Nothing here needs torch.
+Travels as JSON in the metadata of a safetensors file; ``GET /models`` answers from it. Nothing here needs torch.
 """
 
 from enum import StrEnum

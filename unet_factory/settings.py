@@ -1,7 +1,8 @@
 """Everything an operator can set, one frozen value per process, read from ``UNET_FACTORY_*`` and passed in."""
 
+import re
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -35,15 +36,24 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(default=0, description="CPU threads per worker; 0: all")
     device_cache_networks: int = Field(default=16, description="networks kept ready on the device")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the networks' arithmetic")
+    stop_grace_s: float = Field(default=60.0, description="how long a worker told to stop may finish its job")
     metrics_port: int = Field(
         default=0, description="the worker's own exporter; 0: none (the gateway shows its figures)"
     )
+    metrics_host: str = Field(default="127.0.0.1", description="where the worker's own exporter listens")
+    log_format: Literal["plain", "json"] = "plain"
 
     @model_validator(mode="after")
     def _lease_outlives_renewals(self) -> Self:
         if self.lease_s < 1:
             raise ValueError(f"lease_s is {self.lease_s}, must be at least 1 second")
         return self
+
+    @property
+    def broker_url(self) -> str:
+        """``redis_url`` as Celery spells it."""
+        return re.sub(r"^unix://", "redis+socket://", self.redis_url)
 
     @property
     def weights_url(self) -> str:

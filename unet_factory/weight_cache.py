@@ -1,4 +1,4 @@
-"""The cache of generated networks in Redis, keyed so that equal answers have equal keys; one generation for many askers."""
+"""Generated networks in Redis, keyed so that equal answers have equal keys; one generation for many askers."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class CachedWeights:
 class WeightCache:
     """Values are ``sha256 || blob``; a damaged value is deleted and counts as absent."""
 
-    def __init__(self, redis: "Redis[bytes]") -> None:
+    def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def get(self, request: GenerationRequest) -> CachedWeights | None:
         """The cached network, verified against its digest; None on a miss."""
-        value: bytes | None = self._redis.get(weight_key(request))
+        value: Any = self._redis.get(weight_key(request))
         if value is None:
             return None
         digest, blob = value[:_DIGEST_LENGTH], value[_DIGEST_LENGTH:]

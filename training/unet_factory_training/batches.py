@@ -47,7 +47,7 @@ class SpacingBatches(Dataset[Batch]):
     def _patch(self, spacing: SnappedSpacing) -> tuple[int, ...]:
         """Large enough for the largest scan at this spacing, within ``max_patch``, divisible as the network wants."""
         divisor = self.config.architecture.divisor
-        extents_mm = torch.tensor([[n * mm for n, mm in zip(s.image.shape, s.spacing_ras_mm)] for s in self.scans])
+        extents_mm = torch.stack([torch.tensor(s.image.shape) * torch.tensor(s.spacing_ras_mm) for s in self.scans])
         wanted = extents_mm.quantile(0.9, dim=0) / torch.tensor(spacing.mm)
         return tuple(
             min(limit, max(2, -(-int(extent) // divisor)) * divisor)
@@ -78,7 +78,7 @@ def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, g
 def draw_patch(
     scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """An augmented crop of a scan at ``spacing``: image (r, a, s) z-scored, labels (r, a, s) int64; one interpolation."""
+    """An augmented crop of a scan at ``spacing``: image (r, a, s) z-scored, labels (r, a, s) int64."""
     classes = config.architecture.classes
     one_hot = [scan.labels == value for value in range(classes)]
     channels = _smooth(torch.stack([scan.image, *one_hot]).float(), scan, spacing)

@@ -15,7 +15,7 @@ class Frozen(BaseModel):
 
 
 class DatasetConfig(Frozen):
-    """Where the scans are. ``splits``: our ``splits.json`` with images/ and labels/; ``msd``: the MSD / nnU-Net raw layout.
+    """Where the scans are: ``splits`` (``splits.json``, images/, labels/) or ``msd`` (the MSD / nnU-Net raw layout).
 
     ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for data sets whose affine is
     known to be wrong.
@@ -38,7 +38,7 @@ class SpacingSampling(Frozen):
 
 
 class BatchConfig(Frozen):
-    """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop per axis."""
+    """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop."""
 
     min_scans: int = 2
     max_scans: int = 12

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import nibabel
 import numpy as np
@@ -88,8 +88,9 @@ def _from_msd(root: Path, split: Split) -> list[Subject]:
     ]
 
 
-def _read_json(path: Path) -> dict[str, list]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
         raise DatasetInvalid(f"{path.parent.name} has no {path.name}") from None
+    return content

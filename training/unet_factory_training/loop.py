@@ -32,7 +32,7 @@ _VALIDATION_DRAWS = 4
 
 
 def train(config: TrainingConfig, run_dir: Path, device: torch.device) -> Path:
-    """Train until the configured iteration, resuming from ``run_dir`` if it holds a state. Returns the checkpoint's path.
+    """Train to the configured iteration, from the state in ``run_dir`` if there is one. Returns the checkpoint's path.
 
     Raises:
         DatasetInvalid: the data set lacks what its description promises.

@@ -1,16 +1,19 @@
-"""Entry point of the training role: reads a configuration, prepares the run, trains."""
+"""Entry points of the training role: read a configuration, then train or evaluate."""
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from unet_factory_training.config import read_config
+from unet_factory_training.datasets import Split
 from unet_factory_training.loop import train
+from unet_factory_training.report import evaluate, publish
 
 
 def run(config_path: Path, run_dir: Path | None = None, device: str | None = None) -> Path:
-    """Train ``config_path``; logs and state go to ``run_dir`` (default ``runs/NAME``). Returns the checkpoint's path."""
+    """Train; logs and state go to ``run_dir`` (default ``runs/NAME``). Returns the checkpoint's path."""
     config = read_config(config_path)
     run_dir = run_dir or Path("runs") / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -24,3 +27,19 @@ def run(config_path: Path, run_dir: Path | None = None, device: str | None = Non
 def _log_to(path: Path) -> None:
     handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler()]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers, force=True)
+
+
+def run_evaluation(
+    config_path: Path, checkpoint: Path, split: Split = "test", draws: int = 100, publish_to: Path | None = None
+) -> list[dict[str, Any]]:
+    """Score ``checkpoint`` on a split; scores go to ``CHECKPOINT.SPLIT.jsonl``, and with ``publish_to`` a copy of the
+    checkpoint with the figures in its manifest is written there. Returns the figures.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = read_config(config_path)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
+    if publish_to is not None:
+        publish(checkpoint, figures, config, publish_to)
+    return figures

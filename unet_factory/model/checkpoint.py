@@ -31,7 +31,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, hypernetwork: Hypernetwork, manifest: Manifest, *, heads: str = "float32") -> str:
-    """Write a checkpoint atomically; ``heads`` is the dtype that the large head matrix is stored in. Returns its digest."""
+    """Write a checkpoint atomically, the large head matrix stored as dtype ``heads``. Returns its digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in hypernetwork.state_dict().items()}
     tensors["heads"] = tensors["heads"].to(DTYPES[heads])
     blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})

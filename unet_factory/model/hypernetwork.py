@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ Weights = dict[str, Tensor]
 class Hypernetwork(nn.Module):
     """MLP on the spacing, then one linear head per U-Net tensor; all heads are stored, and multiplied, as one matrix.
 
-    ``heads`` has shape (weights of the U-Net, last hidden width + 1); its last column is the bias. Under ``MIP`` that
-    column is the learned base weights, so the spacing only has to learn the difference.
+    ``heads`` has shape (weights of the U-Net, last hidden width), ``bias`` (weights of the U-Net,). Under ``MIP`` the
+    bias is the learned base weights, so the heads only have to learn what the spacing changes.
     """
 
     def __init__(self, architecture: Architecture, shape: HypernetworkShape, grid: SpacingGrid) -> None:
@@ -25,7 +26,7 @@ class Hypernetwork(nn.Module):
         self.architecture, self.shape, self.grid = architecture, shape, grid
         self.weight_shapes = weight_shapes(architecture)
         widths = [_ENCODED_WIDTH[shape.parametrization], *shape.hidden]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         count = sum(size.numel() for size in self.weight_shapes.values())
         self.heads = nn.Parameter(torch.empty(count, widths[-1]))
         self.bias = nn.Parameter(torch.empty(count))
@@ -48,7 +49,8 @@ class Hypernetwork(nn.Module):
     def generate(self, snapped: SnappedSpacing) -> Weights:
         """Weights for a snapped spacing, without gradients, on the hypernetwork's device."""
         with torch.inference_mode():
-            return self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device))
+            weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device))
+        return weights
 
     def _encode(self, spacing_ras_mm: Tensor) -> Tensor:
         if self.shape.parametrization is Parametrization.PAPER:
@@ -64,19 +66,16 @@ class Hypernetwork(nn.Module):
         return {name: part.view(size) for (name, size), part in zip(self.weight_shapes.items(), parts, strict=True)}
 
     def _initialise(self) -> None:
-        """Start from the U-Net's own initialisation, and let the spacing matter little at first.
-
-        Under ``PAPER`` the bias goes through the inverse of the final activation, so that both start alike.
-        """
-        base = torch.cat([tensor.flatten() for tensor in UNet(self.architecture).state_dict().values()])
+        """``PAPER``: as PyTorch starts linear layers. ``MIP``: as a U-Net starts, the spacing mattering little."""
         with torch.no_grad():
             if self.shape.parametrization is Parametrization.PAPER:
                 bound = 1 / math.sqrt(self.heads.shape[1])
                 self.heads.uniform_(-bound, bound)
                 self.bias.uniform_(-bound, bound)
             else:
+                unet = UNet(self.architecture)
                 self.heads.normal_(std=_MIP_HEAD_STD)
-                self.bias.copy_(base)
+                self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
 _ENCODED_WIDTH: Mapping[Parametrization, int] = {Parametrization.PAPER: 3, Parametrization.MIP: 6}

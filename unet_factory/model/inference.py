@@ -63,7 +63,7 @@ def logits(
 def pad_to_divisor(volume: Tensor, divisor: int) -> Tensor:
     """Zeros (the mean, after z-scoring) behind the far end of each axis, up to a multiple of ``divisor``.
 
-    Two multiples at least on the first axis when all would be one: instance norm needs more than one voxel at the bottom.
+    Two multiples on the first axis where all would be one: instance norm needs more than one voxel at the bottom.
     """
     extents = [_round_up(extent, divisor) for extent in volume.shape]
     if all(extent == divisor for extent in extents):

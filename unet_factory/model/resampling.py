@@ -25,7 +25,7 @@ def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm
 def resample(
     volume: Tensor, spacing_mm: Sequence[float], target_mm: Sequence[float], shape: Sequence[int] | None = None
 ) -> Tensor:
-    """Resample the last three axes from ``spacing_mm`` to ``target_mm``; linear, so one-hot maps sum to one after it too.
+    """Resample the last three axes from ``spacing_mm`` to ``target_mm``; linear, so one-hot maps still sum to one.
 
     Args:
         volume: (*, r, a, s), floating point.

@@ -1,13 +1,15 @@
 """The U-Net, once, for two and three dimensions (paper section 4.1).
 
-The topology owns no opinion on where its weights come from: standalone networks hold them as parameters, the hypernetwork
-passes them in through ``torch.func.functional_call``.
+The topology has no opinion on where its weights come from: standalone networks hold them as parameters, the
+hypernetwork passes them in through ``torch.func.functional_call``.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from unet_factory.manifest import Architecture
+from unet_factory.manifest import Architecture, StandaloneManifest
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -29,7 +31,12 @@ class ConvBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits."""
+    """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits.
+
+    ``manifest`` tells what a network that was loaded from a standalone file is for.
+    """
+
+    manifest: StandaloneManifest | None = None
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -37,10 +44,8 @@ class UNet(nn.Module):
         channels, blocks = architecture.channels, architecture.blocks
         self.stem = self._same(architecture.in_channels, channels[0])
         self.encoders = nn.ModuleList(self._stage(width, width, blocks) for width in channels)
-        self.downs = nn.ModuleList(
-            self._down(fine, coarse) for fine, coarse in zip(channels, channels[1:], strict=False)
-        )
-        self.ups = nn.ModuleList(self._up(coarse, fine) for fine, coarse in zip(channels, channels[1:], strict=False))
+        self.downs = nn.ModuleList(self._down(fine, coarse) for fine, coarse in pairwise(channels))
+        self.ups = nn.ModuleList(self._up(coarse, fine) for fine, coarse in pairwise(channels))
         self.decoders = nn.ModuleList(self._stage(2 * width, width, blocks) for width in channels[:-1])
         self.head = _CONV[architecture.dimensions](channels[0], architecture.classes, kernel_size=3, padding=1)
 
@@ -66,7 +71,7 @@ class UNet(nn.Module):
 
     def _stage(self, channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
         widths = [channels_in] + [channels_out] * blocks
-        return nn.Sequential(*(self._same(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        return nn.Sequential(*(self._same(a, b) for a, b in pairwise(widths)))
 
     def _same(self, channels_in: int, channels_out: int) -> ConvBlock:
         dimensions = self.architecture.dimensions

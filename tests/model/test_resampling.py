@@ -1,0 +1,76 @@
+"""Resampling: linear, anti-aliased, centred, and kind to label maps."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unet_factory.model.resampling import resample, resample_labels, resampled_shape
+
+spacing = st.tuples(*[st.floats(0.3, 6.0)] * 3)
+shapes = st.tuples(*[st.integers(1, 14)] * 3)
+
+
+@given(shapes, spacing)
+@settings(max_examples=30, deadline=None)
+def test_the_same_spacing_changes_nothing(shape: tuple[int, int, int], mm: tuple[float, float, float]) -> None:
+    volume = torch.randn(shape)
+    assert torch.equal(resample(volume, mm, mm), volume)
+
+
+@given(shapes, spacing, spacing)
+@settings(max_examples=50, deadline=None)
+def test_constants_stay_and_extremes_are_not_exceeded(
+    shape: tuple[int, int, int], source: tuple[float, float, float], target: tuple[float, float, float]
+) -> None:
+    volume = torch.rand(shape)
+    resampled = resample(volume, source, target)
+    assert resampled.shape == resampled_shape(shape, source, target)
+    assert volume.min() - 1e-5 <= resampled.min()
+    assert resampled.max() <= volume.max() + 1e-5
+    assert torch.allclose(resample(torch.full(shape, 3.0), source, target), torch.tensor(3.0), atol=1e-4)
+
+
+@given(shapes, spacing, spacing)
+@settings(max_examples=30, deadline=None)
+def test_the_centre_stays_where_it_was(
+    shape: tuple[int, int, int], source: tuple[float, float, float], target: tuple[float, float, float]
+) -> None:
+    """Resampling a mirrored volume is mirroring the resampled one."""
+    volume = torch.randn(shape)
+    for axis in range(3):
+        there = resample(volume.flip(axis), source, target)
+        assert torch.allclose(there, resample(volume, source, target).flip(axis), atol=1e-4)
+
+
+def test_refining_a_ramp_is_exact() -> None:
+    ramp = torch.arange(10.0)[:, None, None].expand(10, 4, 4).contiguous()
+    fine = resample(ramp, (1, 1, 1), (0.5, 1, 1))
+    inner = fine[1:-1, 0, 0]
+    assert torch.allclose(inner, torch.arange(1, 19) / 2 - 0.25, atol=1e-5)
+
+
+def test_coarsening_does_not_alias() -> None:
+    """A pattern finer than the coarse voxel averages out; point sampling would keep it whole."""
+    stripes = torch.ones(60, 1, 1)
+    stripes[::2] = -1
+    coarse = resample(stripes, (1, 1, 1), (4, 1, 1))
+    assert coarse[2:-2].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), (0.5, 1.0, 3.0)])
+def test_label_volumes_survive(target: tuple[float, float, float]) -> None:
+    labels = torch.zeros(24, 24, 24, dtype=torch.uint8)
+    labels[4:20, 6:18, 6:12], labels[4:20, 6:18, 12:20] = 1, 2
+    resampled = resample_labels(labels, 3, (1, 1, 1), target)
+    assert resampled.dtype == torch.uint8
+    for value in (1, 2):
+        before = float((labels == value).sum())
+        after = float((resampled == value).sum()) * target[0] * target[1] * target[2]
+        assert after == pytest.approx(before, rel=0.2)
+
+
+def test_absent_labels_do_not_appear() -> None:
+    labels = torch.zeros(10, 10, 10, dtype=torch.uint8)
+    labels[3:7, 3:7, 3:7] = 2
+    assert set(resample_labels(labels, 3, (1, 1, 1), (2, 0.7, 1.3)).unique().tolist()) == {0, 2}

@@ -1,0 +1,86 @@
+"""Batches: a pure function of seed and iteration, one spacing each, image and labels in step."""
+
+import pytest
+import torch
+
+from unet_factory.model.resampling import resample_labels
+from unet_factory.spacing import SnappedSpacing
+from unet_factory_training.batches import SpacingBatches, draw_patch
+from unet_factory_training.config import AugmentationConfig, TrainingConfig
+from unet_factory_training.datasets import Scan, find_subjects, read_scan
+
+STILL = AugmentationConfig(
+    rotation_deg=0,
+    scale=0,
+    translation_mm=0,
+    flip_axes=(),
+    elastic_mm=0,
+    gamma=0,
+    contrast=0,
+    bias_field=0,
+    noise=0,
+    blur_probability=0,
+)
+
+
+@pytest.fixture
+def scans(config: TrainingConfig) -> list[Scan]:
+    return [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
+
+
+def test_a_batch_depends_on_seed_and_iteration_only(scans: list[Scan], config: TrainingConfig) -> None:
+    batches = SpacingBatches(scans, config)
+    torch.manual_seed(1)
+    first = batches[7]
+    torch.manual_seed(2)
+    again = SpacingBatches(scans, config)[7]
+    assert first.names == again.names
+    assert first.spacing == again.spacing
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, again.labels)
+    other = SpacingBatches(scans, config.model_copy(update={"seed": 1}))[7]
+    assert first.spacing != other.spacing or not torch.equal(first.images, other.images)
+
+
+def test_batches_keep_their_bounds(scans: list[Scan], config: TrainingConfig) -> None:
+    divisor, bounds = config.architecture.divisor, config.batch
+    spacings = set()
+    for batch in (SpacingBatches(scans, config)[iteration] for iteration in range(30)):
+        count, _, *patch = batch.images.shape
+        spacings.add(batch.spacing)
+        assert config.grid.contains(batch.spacing)
+        assert bounds.min_scans <= count <= bounds.max_scans
+        assert all(
+            extent % divisor == 0 and extent <= limit for extent, limit in zip(patch, bounds.max_patch, strict=True)
+        )
+        assert batch.labels.shape == batch.images.shape
+        assert torch.isfinite(batch.images).all()
+        assert set(batch.labels.unique().tolist()) <= {0, 1, 2}
+    assert len(spacings) > 15
+
+
+@pytest.mark.parametrize("mm", [(1.0, 1.0, 1.2), (2.0, 1.5, 3.0), (0.5, 2.0, 0.6)])
+def test_without_augmentation_a_patch_is_the_resampled_scan(
+    scans: list[Scan], config: TrainingConfig, mm: tuple[float, float, float]
+) -> None:
+    """Training sees labels as evaluation and service do, up to how a field of view is rounded to voxels."""
+    still = config.model_copy(update={"augmentation": STILL})
+    spacing = SnappedSpacing(*(round(value * 1000) for value in mm))
+    scan = scans[0]
+    reference = resample_labels(scan.labels, 3, scan.spacing_ras_mm, mm)
+    generator = torch.Generator().manual_seed(0)
+    _, labels = draw_patch(scan, spacing, tuple(reference.shape), still, generator)
+    agreement = float((labels == reference).float().mean())
+    assert agreement > 0.99
+
+
+def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[Scan], config: TrainingConfig) -> None:
+    spacing = SnappedSpacing(1000, 1000, 1200)
+    patch = tuple(scans[0].image.shape)
+    first, second = (
+        draw_patch(scans[0], spacing, patch, config, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    assert not torch.equal(first[0], second[0])
+    for image, labels in (first, second):
+        brightness = [image[labels == value].mean() for value in range(3)]
+        assert brightness[0] < brightness[1] < brightness[2]

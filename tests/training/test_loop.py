@@ -1,0 +1,100 @@
+"""The loop: it learns, it resumes to the very same result after kill -9, and it says which batch went wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from unet_factory.model.checkpoint import load_checkpoint
+from unet_factory_training.batches import Batch, SpacingBatches
+from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
+from unet_factory_training.datasets import find_subjects, read_scan
+from unet_factory_training.evaluation import dice, draw_spacings, mean_dice, score_scans
+from unet_factory_training.loop import STATE_FILE, Trainer, learning_rate_at, train
+
+RUN = """
+import sys
+from pathlib import Path
+from unet_factory_training.main import run
+run(Path(sys.argv[1]), Path(sys.argv[2]), "cpu")
+"""
+
+
+def start_training(config_path: Path, run_dir: Path) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-W", "ignore", "-c", RUN, str(config_path), str(run_dir)]
+    with (run_dir.parent / f"{run_dir.name}.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def test_a_killed_run_resumes_to_the_same_checkpoint(config: TrainingConfig, tmp_path: Path) -> None:
+    config_path = tmp_path / "config.yaml"
+    config_path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    assert read_config(config_path) == config
+    interrupted, whole = tmp_path / "interrupted", tmp_path / "whole"
+    killed = start_training(config_path, interrupted)
+    deadline = time.monotonic() + 60
+    while not (interrupted / STATE_FILE).exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    reached = torch.load(interrupted / STATE_FILE, weights_only=True)["iteration"]
+    assert 0 < reached < config.optimisation.iterations
+    for run_dir in (interrupted, whole):
+        assert start_training(config_path, run_dir).wait(timeout=100) == 0, run_dir.with_suffix(".log").read_text()
+    name = f"{config.name}.safetensors"
+    assert (interrupted / name).read_bytes() == (whole / name).read_bytes()
+    scalars = EventAccumulator(str(whole / "tensorboard")).Reload()
+    assert "loss" in scalars.Tags()["scalars"]
+
+
+def test_it_learns(config: TrainingConfig, tmp_path: Path) -> None:
+    longer = OptimisationConfig(iterations=150, warmup=5, learning_rate=5e-3, ema_decay=0.9)
+    config = config.model_copy(update={"optimisation": longer, "validate_every": 150, "save_every": 150})
+    torch.set_num_threads(1)
+    checkpoint = load_checkpoint(train(config, tmp_path, torch.device("cpu")))
+    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "test")]
+    scores = score_scans(checkpoint.hypernetwork, checkpoint.manifest, scans, draw_spacings(config.grid, 4, seed=0))
+    assert mean_dice(scores) > 0.7
+
+
+def test_a_loss_that_is_not_finite_names_its_batch(config: TrainingConfig) -> None:
+    trainer = Trainer(config, torch.device("cpu"))
+    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
+    good = SpacingBatches(scans, config)[0]
+    bad = Batch(good.images * float("nan"), good.labels, good.spacing, good.names)
+    with pytest.raises(FloatingPointError, match=good.names[0]):
+        trainer.step(bad)
+    assert trainer.iteration == 0
+
+
+def test_schedule_warms_up_and_ends_at_zero() -> None:
+    config = OptimisationConfig(iterations=1000, warmup=10, learning_rate=1.0)
+    rates = [learning_rate_at(iteration, config) for iteration in range(1001)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(1.0, abs=0.01)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_dice_of_known_overlaps() -> None:
+    reference = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    reference[:2], reference[2:] = 1, 2
+    half = reference.clone()
+    half[1], half[3] = 0, 0
+    assert dice(reference, reference, 3) == pytest.approx((1.0, 1.0))
+    assert dice(half, reference, 3) == pytest.approx((2 / 3, 2 / 3))
+
+
+def test_the_environment_is_expanded_in_the_data_root(
+    config: TrainingConfig, dataset_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOMEWHERE", os.fspath(dataset_root))
+    moved = config.dataset.model_copy(update={"root": "$SOMEWHERE"})
+    assert len(find_subjects(moved, "train")) == 4
