@@ -55,11 +55,12 @@ class HypernetworkShape(Frozen):
 
 
 class Label(Frozen):
-    """One value of the label map. ``code`` is (coding scheme, code value, meaning), for example SNOMED CT."""
+    """One value of the label map. ``code`` and ``modifier`` are (coding scheme, code value, meaning), as in DICOM."""
 
     value: int = Field(ge=0)
     name: str
     code: tuple[str, str, str] | None = None
+    modifier: tuple[str, str, str] | None = None
 
 
 class Normalisation(Frozen):

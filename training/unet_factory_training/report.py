@@ -15,6 +15,7 @@ from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, Split, find_subjects, read_scan
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.loop import manifest_of
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ def evaluate(
 
 
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
-    """Write the checkpoint to ``target`` with its figures in the manifest. Returns its digest."""
+    """Write the checkpoint to ``target``, its manifest made from the configuration and the figures. Returns its digest."""
     checkpoint = load_checkpoint(checkpoint_path)
-    manifest = checkpoint.manifest.model_copy(update={"metrics": tuple(figures)})
+    manifest = manifest_of(config).model_copy(update={"metrics": tuple(figures)})
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
 
 
