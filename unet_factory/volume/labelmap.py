@@ -1,0 +1,89 @@
+"""Label maps on the grid of the scan that they belong to."""
+
+import errno
+import gzip
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_factory.errors import GeometryInvalid, MalformedRequest, StorageFull
+from unet_factory.volume.formats import read_stored
+from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
+from unet_factory.volume.metaimage import metaimage_labelmap
+from unet_factory.volume.nifti import nifti_labelmap
+from unet_factory.volume.nrrd import nrrd_labelmap
+from unet_factory.volume.payload import COMPRESSION_LEVEL
+from unet_factory.volume.stored import StoredVolume
+
+_Writer = Callable[[Path, StoredVolume, NDArray[np.uint8]], tuple[bytes, bytes]]
+_WRITERS: dict[str, _Writer] = {
+    ".nii.gz": nifti_labelmap,
+    ".nii": nifti_labelmap,
+    ".nrrd": nrrd_labelmap,
+    ".mha": metaimage_labelmap,
+}
+
+
+def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path) -> None:
+    """Write ``labels_ras`` (r, a, s) to ``path`` on the own grid of the volume file ``source``.
+
+    The suffix of ``path`` says the format. In the source's own format the header's geometry is copied as it stands, so
+    shape and affine are bit-equal, contradictions of the source included; in another it is the closest that format can
+    say. ``path`` appears complete or not at all.
+
+    Raises:
+        MalformedRequest: a suffix other than .nii.gz, .nii, .nrrd and .mha.
+        GeometryInvalid: ``labels_ras`` is not uint8 of the source's shape in RAS+, or the source has no usable affine.
+        NotAVolume: ``source`` cannot be read.
+        StorageFull: no space left. Any other trouble with the target folder stays the OSError that it is.
+    """
+    suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
+    if suffix is None:
+        raise MalformedRequest(f"a label map's name must end in one of {', '.join(_WRITERS)}", suffix=path.suffix)
+    stored = read_stored(source)
+    check_affine(stored.affine)
+    _check_labels(labels_ras, in_ras_order(stored.shape, stored.affine))
+    header, voxels = _WRITERS[suffix](source, stored, as_stored(labels_ras, stored.affine))
+    with _replacing(path) as target:
+        _write(target, header, voxels, gzipped=suffix == ".nii.gz")
+
+
+def _check_labels(labels_ras: NDArray[np.uint8], shape_ras: tuple[int, int, int]) -> None:
+    if labels_ras.dtype != np.uint8 or labels_ras.shape != shape_ras:
+        raise GeometryInvalid(
+            f"the labels are {labels_ras.dtype} {labels_ras.shape}, the source needs uint8 {shape_ras} (r, a, s)",
+            shape=list(labels_ras.shape),
+            shape_ras=list(shape_ras),
+        )
+
+
+def _write(target: BinaryIO, header: bytes, voxels: bytes, *, gzipped: bool) -> None:
+    if not gzipped:
+        target.writelines((header, voxels))
+        return
+    with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, target, mtime=0) as stream:
+        stream.writelines((header, voxels))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside ``path`` that takes its place when it is complete and on the disk, and vanishes otherwise."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with part.open("xb") as target:
+            yield target
+            target.flush()
+            os.fsync(target.fileno())
+        part.replace(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"the label map could not be written: {error.strerror}") from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)

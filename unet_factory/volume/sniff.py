@@ -1,0 +1,67 @@
+"""Which format a file is in, told from its first bytes and never from its name."""
+
+import re
+import struct
+from pathlib import Path
+
+from unet_factory.errors import NotAVolume
+from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
+from unet_factory.volume.stored import FileFormat
+
+_SNIFFED_BYTES = 1024
+_METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType|TransformType|Name|ID)[ \t]*=")
+_NIFTI_MAGIC = {348: (344, (b"n+1\0",), (b"ni1\0",)), 540: (4, (b"n+2\0",), (b"ni2\0",))}
+
+
+def sniff_format(path: Path) -> FileFormat:
+    """``nifti`` (plain or gzipped), ``mha`` or ``nrrd``.
+
+    Raises:
+        NotAVolume: no such file, or none of these; the message says what the file looks like instead.
+    """
+    stored = first_bytes(path, _SNIFFED_BYTES)
+    gzipped = stored.startswith(GZIP_MAGIC)
+    head = first_bytes(path, _SNIFFED_BYTES, deflated_from=0) if gzipped else stored
+    if _is_nifti(head):
+        return "nifti"
+    if not gzipped and head.startswith(b"NRRD"):
+        return "nrrd"
+    if not gzipped and _METAIMAGE_START.match(head):
+        return "mha"
+    raise NotAVolume(
+        f"the file is no NIfTI, MHA or NRRD volume: it {'holds gzipped data that' if gzipped else ''} "
+        f"{_impression(head)}".replace("  ", " ")
+    )
+
+
+def _is_nifti(head: bytes) -> bool:
+    kind = _nifti_kind(head)
+    if kind == "pair":
+        raise NotAVolume("the file is the .hdr half of a NIfTI pair, without its voxels; send a single .nii or .nii.gz")
+    return kind == "single"
+
+
+def _nifti_kind(head: bytes) -> str | None:
+    if len(head) < 348:
+        return None
+    for byte_order in "<>":
+        (header_bytes,) = struct.unpack_from(f"{byte_order}i", head)
+        if header_bytes in _NIFTI_MAGIC:
+            at, single, pair = _NIFTI_MAGIC[header_bytes]
+            magic = head[at : at + 4]
+            return "single" if magic in single else "pair" if magic in pair else None
+    return None
+
+
+def _impression(head: bytes) -> str:
+    if not head:
+        return "is empty"
+    if head[128:132] == b"DICM":
+        return "is a DICOM file"
+    if head.startswith(b"PK\3\4"):
+        return "is a zip archive"
+    if head.startswith((b"\x89HDF", b"CDF")):
+        return "is an HDF5 or NetCDF file (MINC?)"
+    if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
+        return "is text"
+    return "begins with the bytes " + head[:8].hex(" ")

@@ -1,0 +1,78 @@
+"""What a volume file says about itself, before anyone decides whether to believe its spacing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_factory.errors import GeometryInvalid
+
+FileFormat = Literal["nifti", "mha", "nrrd"]
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Where the voxels lie: ``n_bytes`` after ``offset``.
+
+    Both count bytes of the file or, where ``deflated_from`` is set, of what the zlib or gzip stream that begins there
+    inflates to.
+    """
+
+    offset: int
+    n_bytes: int
+    deflated_from: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class StoredVolume:
+    """A header's statements in the file's axis order (i, j, k), i fastest in the payload.
+
+    ``affine`` (4, 4) maps voxel indices to RAS mm and comes from ``affine_source``. ``declared_spacing_mm`` is the
+    header's separate statement in ``spacing_source``, unrepaired (it may hold 0 or NaN); None where there is none, and
+    then the affine's columns are unit vectors.
+    """
+
+    format: FileFormat
+    shape: tuple[int, int, int]
+    dtype: np.dtype[np.generic]
+    affine: NDArray[np.float64]
+    affine_source: str
+    declared_spacing_mm: Triple | None
+    spacing_source: str
+    payload: Payload
+    slope: float = 1.0
+    inter: float = 0.0
+
+    @property
+    def is_scaled(self) -> bool:
+        return (self.slope, self.inter) != (1.0, 0.0)
+
+
+def spatial_shape(stored_shape: Sequence[int]) -> tuple[int, int, int]:
+    """The three spatial axes of ``stored_shape``: trailing axes of length 1 beyond the third are dropped.
+
+    Raises:
+        GeometryInvalid: not three axes, or an axis without voxels.
+    """
+    shape = list(stored_shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) != 3:
+        raise GeometryInvalid(
+            f"the volume has {len(shape)} dimensions, shape {tuple(stored_shape)}; one 3D volume is needed",
+            shape=list(stored_shape),
+        )
+    if min(shape) < 1:
+        raise GeometryInvalid(
+            f"the shape {tuple(stored_shape)} has an axis without voxels; every axis needs at least one",
+            shape=list(stored_shape),
+        )
+    return (shape[0], shape[1], shape[2])
+
+
+def payload_bytes(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> int:
+    return math.prod(shape) * dtype.itemsize
