@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from unet_factory.errors import DatasetInvalid
-from unet_factory.spacing import SpacingMm
+from unet_factory.spacing import SpacingMm, validate_spacing
+from unet_factory.volume import Volume, read_volume
 from unet_factory_training.config import DatasetConfig
 
 Split = Literal["train", "validation", "test"]
@@ -54,20 +55,20 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
 
 def read_scan(subject: Subject, config: DatasetConfig) -> Scan:
     """Load image and labels, both reoriented to RAS+."""
-    image, spacing = _read_ras(subject.image, config)
-    labels, _ = _read_ras(subject.label, config)
-    if image.shape != labels.shape:
-        raise DatasetInvalid(f"{subject.name}: image {image.shape} and labels {labels.shape} differ in shape")
-    return Scan(subject.name, torch.from_numpy(image), torch.from_numpy(labels.astype(np.uint8)), spacing)
+    image, labels = _read_ras(subject.image, config), _read_ras(subject.label, config)
+    if image.data.shape != labels.data.shape:
+        raise DatasetInvalid(f"{subject.name}: image {image.data.shape} and labels {labels.data.shape} differ in shape")
+    values = torch.from_numpy(labels.data.astype(np.uint8))
+    return Scan(subject.name, torch.from_numpy(image.data), values, image.spacing_ras_mm)
 
 
-def _read_ras(path: Path, config: DatasetConfig) -> tuple[np.ndarray, SpacingMm]:
-    image = nibabel.as_closest_canonical(nibabel.load(path))
-    zooms = (
-        image.header.get_zooms()[:3] if config.spacing_from == "pixdim" else nibabel.affines.voxel_sizes(image.affine)
-    )
-    r, a, s = (float(value) for value in zooms)
-    return np.ascontiguousarray(image.get_fdata(dtype=np.float32)), (r, a, s)
+def _read_ras(path: Path, config: DatasetConfig) -> Volume:
+    return read_volume(path, spacing_ras_mm=_pixdim_ras_mm(path) if config.spacing_from == "pixdim" else None)
+
+
+def _pixdim_ras_mm(path: Path) -> SpacingMm:
+    zooms = nibabel.as_closest_canonical(nibabel.load(path)).header.get_zooms()
+    return validate_spacing(zooms[:3])
 
 
 def _from_splits(root: Path, split: Split) -> list[Subject]:

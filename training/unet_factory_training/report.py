@@ -49,14 +49,14 @@ def evaluate(
 
 
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
-    """Write the checkpoint to ``target``, its manifest made from the configuration and the figures. Returns its digest."""
+    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
     checkpoint = load_checkpoint(checkpoint_path)
     manifest = manifest_of(config).model_copy(update={"metrics": tuple(figures)})
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
 
 
 def regions(checkpoint: Checkpoint, scans: Sequence[Scan], draws: int) -> list[Region]:
-    """Native, isotropic steps, some anisotropic ones, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
+    """Native, isotropic steps, anisotropic ones, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
     grid = checkpoint.manifest.grid
     fixed = [(value, value, value) for value in _ISOTROPIC_MM] + list(_ANISOTROPIC_MM)
     inside = [spacing for spacing in map(grid.snap, fixed) if grid.contains(spacing)]
