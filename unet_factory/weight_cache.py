@@ -53,6 +53,10 @@ class WeightCache:
         """True for the one asker who is to have it generated; the claim ends by itself after a while."""
         return bool(self._redis.set(_lease_key(request), b"1", nx=True, ex=GENERATION_LEASE_S))
 
+    def abandon_generation(self, request: GenerationRequest) -> None:
+        """Give a claim back that came to nothing, so that the next asker need not wait for its end."""
+        self._redis.delete(_lease_key(request))
+
     def fail(self, request: GenerationRequest, problem_json: str) -> None:
         """Tell everyone who waits that it cannot be made."""
         self._redis.set(_failure_key(request), problem_json, ex=FAILURE_TTL_S)

@@ -1,0 +1,92 @@
+"""The gateway: thin routes over the core, without torch."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+import unet_factory
+from unet_factory.settings import Settings
+from unet_factory_service import health_routes, metrics_routes, model_routes, segmentation_routes, unet_routes
+from unet_factory_service.documentation import ProblemDocument
+from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
+from unet_factory_service.problems import install_problem_handlers
+from unet_factory_service.services import Services
+
+_STOPS_WITHIN_S = 20
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app over the models and stores that ``settings`` name.
+
+    Raises:
+        CheckpointInvalid: a file in the model folder is no checkpoint.
+        UnknownModel: the default model is not there.
+    """
+    services = Services.build(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with services.running():
+            yield
+
+    app = _Gateway(
+        title="U-Net factory",
+        version=unet_factory.__version__,
+        summary="Segmentation networks made to measure for a scan's voxel spacing",
+        lifespan=lifespan,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.services = services
+    for module in (unet_routes, segmentation_routes, model_routes, health_routes, metrics_routes):
+        app.include_router(module.router)
+    install_problem_handlers(app)
+    for middleware in (UnexpectedErrors, RequestDuration, RequestId):  # the last one is the outermost
+        app.add_middleware(middleware)
+    return app
+
+
+def run(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
+    GatewayServer(create_app(settings), host=host, port=port).run()
+
+
+class GatewayServer(uvicorn.Server):
+    """Tells the app's waiters that the server stops, before it waits for their answers."""
+
+    def __init__(self, app: FastAPI, **options: Any) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, timeout_graceful_shutdown=_STOPS_WITHIN_S, access_log=False, server_header=False, **options
+            )
+        )
+        self.app = app
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        self.app.state.services.wakeups.close()
+        await super().shutdown(sockets)
+
+
+class _Gateway(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's, plus the schema that all problem answers refer to, less its own 422, which never occurs."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+            _drop_default_validation_answers(document)
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def _drop_default_validation_answers(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            answer = operation.get("responses", {}).get("422", {})
+            if "application/json" in answer.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

@@ -1,0 +1,51 @@
+"""``GET /metrics`` for Prometheus: this process, those that share its metrics folder, and the queues as they are."""
+
+import logging
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from redis import Redis
+from redis.exceptions import RedisError
+
+from unet_factory.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
+from unet_factory.metrics import scrape_registry
+from unet_factory_service.services import ServicesDependency
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+
+
+class QueueDepth(Collector):
+    """Messages that no worker has taken yet, read from Redis at each scrape; absent while Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        depth = GaugeMetricFamily("unet_factory_queue_depth", "Messages that wait for a worker", labels=["queue"])
+        try:
+            for queue in (SEGMENT_QUEUE, WEIGHTS_QUEUE):
+                depth.add_metric([queue], self._redis.llen(queue))
+        except RedisError as error:
+            log.warning("the queue depth is unknown: %s", type(error).__name__)
+            return
+        yield depth
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(services: ServicesDependency) -> Response:
+    queues = CollectorRegistry()
+    queues.register(QueueDepth(services.redis))
+    return Response(
+        generate_latest(scrape_registry()) + generate_latest(queues), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )

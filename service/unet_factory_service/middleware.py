@@ -1,0 +1,110 @@
+"""Around every request: an id to find it by, its duration as a metric, and a last net for unexpected errors."""
+
+import logging
+import re
+import time
+import traceback
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from unet_factory.metrics import HTTP_REQUEST_SECONDS
+from unet_factory_service.problems import unexpected_response
+
+log = logging.getLogger(__name__)
+
+REQUEST_ID_HEADER = "X-Request-ID"
+
+_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class RequestId:
+    """Takes the caller's id if it is harmless, else makes one; answers it and keeps it in ``request.state``."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)
+
+
+class RequestDuration:
+    """Observes each answer by method, route template and status; paths and ids never become labels."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_status)
+        finally:
+            HTTP_REQUEST_SECONDS.labels(_method(scope), _route(scope), str(status)).observe(
+                time.perf_counter() - started
+            )
+
+
+class UnexpectedErrors:
+    """Logs what no handler knew, and answers it without a trace."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_noting_start(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_start)
+        except Exception as error:
+            if scope["type"] != "http" or started:
+                raise
+            log.error(
+                "unexpected error in %s, request %s\n%s", _route(scope), scope["state"]["request_id"], _trace(error)
+            )
+            await unexpected_response()(scope, receive, send)
+
+
+def _trace(error: Exception) -> str:
+    """Where it came from and its type, without its message: that may quote the scan's header."""
+    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+    return given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in _METHODS else "OTHER"
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")

@@ -1,0 +1,77 @@
+"""Putting work on the queue: a Celery client that knows tasks by name only, so nothing of the worker is imported."""
+
+import threading
+from functools import cached_property
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from unet_factory.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory_service.refusals import NotReady
+
+_CONNECT_TIMEOUT_S = 2.0
+_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+
+
+class Publisher:
+    """Safe to share between threads. A message counts as sent when Redis has answered that it holds it."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._broker_url = broker_url
+        self._lock = threading.Lock()
+
+    def segment(self, job_id: str) -> None:
+        """
+        Raises:
+            NotReady: the broker did not take it.
+        """
+        self._send(SEGMENT_TASK, job_id, SEGMENT_QUEUE)
+
+    def generate(self, request: GenerationRequest) -> None:
+        """
+        Raises:
+            NotReady: the broker did not take it.
+        """
+        self._send(GENERATE_TASK, request.model_dump_json(), WEIGHTS_QUEUE)
+
+    def warm_up(self) -> None:
+        """Import what the first message would have to wait for."""
+        with self._lock:
+            self._app.amqp.producer_pool  # noqa: B018 (creating it is the point)
+
+    def close(self) -> None:
+        with self._lock:
+            self._app.close()
+
+    @cached_property
+    def _app(self) -> Any:
+        from celery import Celery  # takes as long to import as half of the gateway
+
+        return Celery(
+            "unet_factory_gateway",
+            broker=self._broker_url,
+            backend=None,
+            set_as_current=False,
+            changes={
+                "task_serializer": "json",
+                "accept_content": ["json"],
+                "task_ignore_result": True,
+                "broker_connection_timeout": _CONNECT_TIMEOUT_S,
+                "broker_transport_options": {
+                    "socket_timeout": 5.0,
+                    "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+                },
+            },
+        )
+
+    def _send(self, task: str, argument: str, queue: str) -> None:
+        from kombu.exceptions import OperationalError
+
+        with self._lock:
+            app = self._app
+        try:
+            app.send_task(
+                task, args=[argument], queue=queue, ignore_result=True, retry=True, retry_policy=_RETRY_POLICY
+            )
+        except (OperationalError, RedisError) as error:
+            raise NotReady("the queue cannot be reached now; try again") from error

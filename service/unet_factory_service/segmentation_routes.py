@@ -1,0 +1,173 @@
+"""Segmentations: upload a scan, follow its job, fetch the label map, purge."""
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse, JSONResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.errors import JobCancelled, JobExpired, JobUnknown
+from unet_factory.jobs import Job, JobState
+from unet_factory.metrics import JOBS
+from unet_factory_service.documentation import (
+    EVENTS_RESPONSES,
+    JOB_EXAMPLE,
+    LABELMAP_RESPONSES,
+    SEGMENTATION_BODY,
+    Responses,
+    problems,
+)
+from unet_factory_service.idempotency import storage_key
+from unet_factory_service.job_changes import job_after, job_changes
+from unet_factory_service.preferences import parse_prefer
+from unet_factory_service.problems import StoredProblem
+from unet_factory_service.refusals import JobNotFinished
+from unet_factory_service.services import Services, ServicesDependency
+from unet_factory_service.submission import check_capacity, submit
+from unet_factory_service.upload import receive_form
+
+HEARTBEAT_S = 15
+
+router = APIRouter(prefix="/segmentations", tags=["segmentations"])
+
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_PRIVATE = {"Cache-Control": "private, no-store"}
+_MEDIA_TYPES = {"nii.gz": "application/gzip", "nrrd": "application/octet-stream"}
+_JOB: dict[str, Any] = {"content": {"application/json": {"example": JOB_EXAMPLE}}, "model": Job}
+_JOB_RESPONSES: Responses = {200: _JOB | {"description": "The job as it is now"}}
+_CREATE_RESPONSES: Responses = {
+    200: _JOB | {"description": "Final already; only with `Prefer: wait=N`"},
+    202: _JOB | {"description": "Accepted; follow `Location`"},
+}
+
+
+def _job_id(job_id: Annotated[str, PathParameter(examples=[JOB_EXAMPLE["id"]])]) -> str:
+    """Only what can be a job's id reaches the stores."""
+    if not _JOB_ID.fullmatch(job_id):
+        raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
+    return job_id
+
+
+JobId = Annotated[str, Depends(_job_id)]
+
+
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_segmentation",
+    summary="Upload a scan to be segmented",
+    response_model=Job,
+    openapi_extra=SEGMENTATION_BODY,
+    responses=_CREATE_RESPONSES | problems(400, 404, 409, 410, 413, 415, 422, 429, 503, 507),
+)
+async def create_segmentation(
+    request: Request,
+    services: ServicesDependency,
+    prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds for the job to end")] = None,
+    idempotency_key: Annotated[
+        str | None, Header(description="the same key and content make one job, however often they are sent")
+    ] = None,
+) -> Response:
+    """The volume is checked before it is queued; what is refused leaves nothing behind."""
+    preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
+    key = None if idempotency_key is None else storage_key(idempotency_key)
+    if key is None:
+        await run_in_threadpool(check_capacity, services)  # before the upload: a full queue should cost nobody one
+    with services.blobs.scratch() as folder:
+        received = await receive_form(request, folder, services.settings.max_upload_bytes)
+        job = await run_in_threadpool(submit, services, received, key)
+    job = await job_after(services, job, preference.wait_s)
+    headers = preference.headers | _PRIVATE | {"Location": f"/segmentations/{job.id}"}
+    if job.state.final and preference.wait_s > 0:
+        return _job_response(job, 200, headers)
+    return _job_response(job, 202, headers | {"Retry-After": "1"})
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_segmentation",
+    summary="A job: state, progress, timings, result in numbers",
+    responses=_JOB_RESPONSES | problems(404, 410, 503),
+)
+def get_segmentation(job_id: JobId, response: Response, services: ServicesDependency) -> Job:
+    response.headers.update(_PRIVATE)
+    return services.jobs.get(job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    operation_id="follow_segmentation",
+    summary="The job now and at each change, as server-sent events",
+    response_class=EventSourceResponse,
+    responses=EVENTS_RESPONSES | problems(404, 410, 503),
+)
+async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> EventSourceResponse:
+    await run_in_threadpool(services.jobs.get, job_id)  # an unknown job is a problem, not a stream
+    return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=_PRIVATE)
+
+
+def _labelmap(job_id: JobId, services: ServicesDependency) -> Iterator[tuple[Path, str]]:
+    """(file, format) for as long as it takes to send it."""
+    job = services.jobs.get(job_id)
+    _check_has_result(job)
+    output = services.jobs.request(job_id)
+    try:
+        with services.blobs.local(job_id, output.output_name) as path:
+            yield path, output.output
+    except FileNotFoundError as error:
+        raise JobExpired(f"the result of job {job_id} was purged", id=job_id) from error
+
+
+@router.get(
+    "/{job_id}/labelmap",
+    operation_id="get_labelmap",
+    summary="The label map on the scan's own grid",
+    response_class=FileResponse,
+    responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
+)
+def get_labelmap(job_id: JobId, labelmap: Annotated[tuple[Path, str], Depends(_labelmap)]) -> FileResponse:
+    """409 while the job is not final; a failed job answers what it failed of."""
+    path, output = labelmap
+    return FileResponse(path, media_type=_MEDIA_TYPES[output], filename=f"{job_id}-labelmap.{output}", headers=_PRIVATE)
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    operation_id="delete_segmentation",
+    summary="Cancel the job where it still runs, and delete everything of it now",
+    responses=problems(404, 410, 503),
+)
+def delete_segmentation(job_id: JobId, services: ServicesDependency) -> None:
+    job = services.jobs.get(job_id)
+    if services.jobs.end(job_id, JobState.CANCELLED):
+        JOBS.labels(job.model, JobState.CANCELLED.value).inc()
+    services.blobs.delete(job_id)
+    services.jobs.purge(job_id)
+
+
+async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEvent]:
+    """A job that is purged while it is followed simply ends the stream: asking for it says the rest."""
+    try:
+        async for job in job_changes(services, job_id):
+            yield ServerSentEvent(job.model_dump_json(), event="job")
+    except JobExpired:
+        return
+
+
+def _check_has_result(job: Job) -> None:
+    if job.error is not None:
+        raise StoredProblem(job.error)
+    if job.state is JobState.CANCELLED:
+        raise JobCancelled(f"job {job.id} was cancelled", id=job.id)
+    if job.state is not JobState.SUCCEEDED:
+        raise JobNotFinished(f"job {job.id} is {job.state}, {job.progress:.0%} done", id=job.id, state=job.state)
+
+
+def _job_response(job: Job, status: int, headers: dict[str, str]) -> Response:
+    return JSONResponse(job.model_dump(mode="json"), status, headers=headers)

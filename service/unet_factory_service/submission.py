@@ -1,0 +1,126 @@
+"""From a received form to a queued job, or to an error that leaves nothing behind."""
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from unet_factory.errors import SpacingOutOfRange
+from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
+from unet_factory.metrics import SPACING_OUT_OF_RANGE
+from unet_factory.model_registry import RegisteredModel
+from unet_factory.volume import VolumeHeader, read_header
+from unet_factory_service.idempotency import reserve
+from unet_factory_service.refusals import NotReady, QueueFull
+from unet_factory_service.segmentation_form import SegmentationForm
+from unet_factory_service.services import Services
+from unet_factory_service.upload import ReceivedForm
+
+log = logging.getLogger(__name__)
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
+
+
+class _Accepted(NamedTuple):
+    job: Job
+    request: SegmentationRequest
+
+
+def submit(services: Services, received: ReceivedForm, idempotency_key: str | None) -> Job:
+    """The new job; where a key is given (as it is stored), that of an earlier request of the same key and content.
+
+    Raises:
+        FactoryError: what is wrong with the form or its volume; QueueFull; IdempotencyConflict. Nothing is kept then.
+    """
+    form = SegmentationForm.of(received.fields)
+    model = services.registry.get(form.model)
+    header = read_header(received.file, limits=services.settings.volume_limits, spacing_ras_mm=form.spacing)
+    accepted = _accept(services, form, model, header, _input_name(received.file, header))
+    if idempotency_key is None:
+        _enqueue(services, accepted, received.file)
+        return accepted.job
+    return _enqueue_once(services, accepted, received, idempotency_key)
+
+
+def check_capacity(services: Services) -> None:
+    """
+    Raises:
+        QueueFull: as many jobs as are allowed are waiting or running.
+    """
+    active, allowed = services.jobs.count_active(), services.settings.max_queued_jobs
+    if active >= allowed:
+        raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
+
+
+def _accept(
+    services: Services, form: SegmentationForm, model: RegisteredModel, header: VolumeHeader, input_name: str
+) -> _Accepted:
+    now = time.time()
+    try:
+        resolved = model.manifest.grid.resolve(form.working_spacing or header.spacing_ras_mm, form.outside)
+    except SpacingOutOfRange:
+        SPACING_OUT_OF_RANGE.inc()
+        raise
+    request = SegmentationRequest(
+        model=model.manifest.name,
+        checkpoint_digest=model.digest,
+        input_name=input_name,
+        spacing_ras_mm=form.spacing,
+        working_spacing_mm=form.working_spacing,
+        outside=form.outside,
+        output=form.output,
+        deadline_s=services.settings.job_deadline_s,
+    )
+    job = Job(
+        id=new_job_id(),
+        model=model.manifest.name,
+        policy=PolicyReport(outside=form.outside, out_of_range=resolved.out_of_range),
+        spacing=Spacings(native=header.spacing_ras_mm, requested=form.working_spacing),
+        created=now,
+        expires=now + services.settings.retention_s,
+    )
+    return _Accepted(job, request)
+
+
+def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedForm, key: str) -> Job:
+    earlier = reserve(
+        services.jobs, key, _fingerprint(accepted.request, received), accepted.job.id, services.settings.retention_s
+    )
+    if earlier is not None:
+        return earlier
+    try:
+        _enqueue(services, accepted, received.file)
+    except BaseException:
+        services.jobs.forget(key)
+        raise
+    return accepted.job
+
+
+def _enqueue(services: Services, accepted: _Accepted, file: Path) -> None:
+    """Store, record, send, in this order: once it is recorded, the job survives a lost message."""
+    check_capacity(services)
+    job_id = accepted.job.id
+    try:
+        services.blobs.put(job_id, accepted.request.input_name, file)
+        services.jobs.create(accepted.job, accepted.request)
+    except BaseException:
+        services.blobs.delete(job_id)
+        raise
+    try:
+        services.publisher.segment(job_id)
+    except NotReady:
+        log.warning("job %s is recorded but could not be sent; maintenance will send it", job_id)
+
+
+def _fingerprint(request: SegmentationRequest, received: ReceivedForm) -> str:
+    """Of the request as understood and of the file's bytes; a replaced checkpoint does not make it another request."""
+    parameters = request.model_dump_json(exclude={"checkpoint_digest", "deadline_s"})
+    return hashlib.sha256(f"{parameters} {received.sha256}".encode()).hexdigest()
+
+
+def _input_name(file: Path, header: VolumeHeader) -> str:
+    with file.open("rb") as opened:
+        zipped = ".gz" if opened.read(2) == _GZIP_MAGIC else ""
+    return f"input.{_EXTENSIONS[header.format]}{zipped}"
