@@ -160,9 +160,14 @@ class JobStore:
         raw_ids: Any = self._redis.zrangebyscore(ACTIVE, "-inf", time.time() - untouched_s)
         for raw in raw_ids:
             try:
-                yield self.get(raw.decode())
+                job = self.get(raw.decode())
             except (JobUnknown, JobExpired):
                 self._redis.zrem(ACTIVE, raw)
+                continue
+            if job.state.final:  # whoever ended it was lost before closing it
+                self._close(job.id)
+            else:
+                yield job
 
     def touch(self, job_id: str) -> None:
         """Note that a job was just sent to the queue (again)."""

@@ -72,6 +72,7 @@ class PolicyReport(Frozen):
     outside: OutsidePolicy
     out_of_range: bool = False
     resampled: bool = False
+    reduced_memory: bool = Field(default=False, description="memory ran out; done again in smaller windows")
 
 
 class Job(Frozen):

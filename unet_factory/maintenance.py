@@ -11,6 +11,7 @@ from collections.abc import Callable
 from redis import Redis
 from redis.exceptions import RedisError
 
+from unet_factory import metrics
 from unet_factory.blob_store import BlobStore
 from unet_factory.errors import JobExpired, JobUnknown, WorkerLost
 from unet_factory.job_store import JobStore
@@ -22,15 +23,15 @@ log = logging.getLogger(__name__)
 
 ORPHAN_AGE_S = 3600.0
 _LOCK = "maintenance:lock"
+_ORPHANS_LOCK = "maintenance:orphans"
+_ORPHANS_INTERVAL_S = 60  # a listing of the whole store
 _RESEND_ANYWAY_S = 600.0
 
 
 class Maintenance:
     """``send`` puts a job id on the queue; claims make a second message harmless."""
 
-    def __init__(
-        self, redis: Redis, blobs: BlobStore, send: Callable[[str], None], settings: Settings
-    ) -> None:
+    def __init__(self, redis: Redis, blobs: BlobStore, send: Callable[[str], None], settings: Settings) -> None:
         self._redis, self._blobs, self._send, self._settings = redis, blobs, send, settings
         self._jobs = JobStore(redis)
 
@@ -41,15 +42,17 @@ class Maintenance:
             return
         self.reap()
         self.purge_expired()
-        self.purge_orphans()
+        if self._redis.set(_ORPHANS_LOCK, b"1", nx=True, ex=_ORPHANS_INTERVAL_S):
+            self.purge_orphans()
 
     def reap(self) -> None:
         """Give jobs of dead workers back to the queue, and send queued jobs whose message may be lost again."""
-        queue_is_empty = self._redis.llen(SEGMENT_QUEUE) == 0
-        resend_after_s = self._settings.lease_s if queue_is_empty else _RESEND_ANYWAY_S
         for job in self._jobs.active(untouched_s=self._settings.lease_s):
             if job.state is JobState.RUNNING and not self._jobs.leased(job.id):
                 self._retry_or_give_up(job)
+        queued = sum(job.state is JobState.QUEUED for job in self._jobs.active())
+        messages_are_missing = self._redis.llen(SEGMENT_QUEUE) < queued
+        resend_after_s = self._settings.lease_s if messages_are_missing else _RESEND_ANYWAY_S
         for job in self._jobs.active(untouched_s=resend_after_s):
             if job.state is JobState.QUEUED:
                 self._send_again(job.id)
@@ -69,8 +72,9 @@ class Maintenance:
     def _retry_or_give_up(self, job: Job) -> None:
         if job.attempts >= self._settings.job_attempts:
             error = WorkerLost(f"the worker was lost {job.attempts} times while it ran this job", attempts=job.attempts)
-            self._jobs.end(job.id, JobState.FAILED, problem_of(error))
-            log.error("job %s given up after %d attempts", job.id, job.attempts)
+            if self._jobs.end(job.id, JobState.FAILED, problem_of(error)):
+                metrics.JOBS.labels(job.model, JobState.FAILED.value).inc()
+                log.error("job %s given up after %d attempts", job.id, job.attempts)
         elif self._jobs.requeue(job.id):
             log.warning("job %s lost its worker at attempt %d; queued again", job.id, job.attempts)
             self._send_again(job.id)

@@ -1,0 +1,110 @@
+"""``unet-factory demo``: the whole factory at work on real scans, from start to stop, with proof."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from unet_factory.spacing import SpacingMm
+from unet_factory_cli.demo_picture import draw_overlay
+from unet_factory_cli.demo_scans import Scan, Segmented, labels_in_process, read_scans, simulate
+from unet_factory_cli.demo_service import running_service
+from unet_factory_cli.demo_table import Row, spacing_text, table_of
+from unet_factory_cli.failures import Failure
+from unet_factory_client import FactoryClient, FactoryProblem
+
+NATIVE: SpacingMm = (1.0, 1.0, 1.0)
+PROOF: SpacingMm = (1.0, 0.5, 0.5)
+# coarse slices, coarse, very coarse, finer than acquired, and the first again: its networks are ready by then
+SPACINGS: tuple[SpacingMm, ...] = (NATIVE, (1.0, 1.0, 3.0), (2.0,) * 3, (3.0,) * 3, (0.7,) * 3, PROOF, NATIVE)
+LOWEST_CREDIBLE_DICE = 0.7
+
+_ROOT = Path(__file__).parents[2]
+
+
+def run_demo(output: Path, models_dir: Path | None) -> None:
+    """Write ``overlay.png`` and a standalone network to ``output``, and print the results.
+
+    Raises:
+        Failure: any step failed, or a result is not what it must be.
+    """
+    started = time.monotonic()
+    console = Console()
+    scans = read_scans(_ROOT / "examples" / "hippocampus")
+    output.mkdir(parents=True, exist_ok=True)
+    with _clear_failures(), tempfile.TemporaryDirectory(prefix="unet-factory-demo-") as scratch:
+        folder = Path(scratch)
+        console.print("starting servers, worker and gateway ...")
+        with running_service(folder, models_dir or _ROOT / "models") as client:
+            segmented = _segment_all(client, scans, folder, console)
+            console.print(table_of(_rows(segmented)))
+            _prove_network(client, segmented[SPACINGS.index(PROOF)], output, console)
+        console.print("stopped servers, worker and gateway")
+    draw_overlay(output / "overlay.png", [results[0] for results in segmented[:-1]])
+    console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in all", soft_wrap=True)
+    _check_dice(_rows(segmented)[0])
+
+
+def _segment_all(client: FactoryClient, scans: Sequence[Scan], folder: Path, console: Console) -> list[list[Segmented]]:
+    """Per spacing, every scan's result."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("", total=len(SPACINGS) * len(scans))
+
+        def one(scan: Scan, spacing_mm: SpacingMm) -> Segmented:
+            progress.update(bar, description=f"{scan.name} at {spacing_text(spacing_mm)} mm")
+            result = _segment(client, simulate(scan, spacing_mm, folder), folder)
+            progress.advance(bar)
+            return result
+
+        return [[one(scan, spacing_mm) for scan in scans] for spacing_mm in SPACINGS]
+
+
+def _segment(client: FactoryClient, scan: Scan, folder: Path) -> Segmented:
+    """Through the service, as anybody would."""
+    started = time.perf_counter()
+    labelmap = folder / f"{scan.name}-labels.nii.gz"
+    job = client.segment(scan.path, labelmap)
+    return Segmented.of(scan, labelmap, job, seconds=time.perf_counter() - started)
+
+
+def _rows(segmented: Sequence[Sequence[Segmented]]) -> list[Row]:
+    return [Row.of(results) for results in segmented]
+
+
+def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: Path, console: Console) -> None:
+    """The network that ``/unet`` hands out, run in plain PyTorch here, gives the service's own label maps."""
+    network = client.unet(PROOF)
+    path = output / f"unet-{spacing_text(network.snapped_mm).replace(' ', '')}mm.safetensors"
+    network.save(path)
+    voxels = sum(result.labels.size for result in results)
+    equal = sum(int((labels_in_process(path, result) == result.labels).sum()) for result in results)
+    console.print(
+        f"GET /unet?spacing=1,0.5,0.5: {len(network.blob) / 1e6:.1f} MB, {path}\n"
+        f"in plain PyTorch it gives {equal} of {voxels} voxels the service's own label: {equal / voxels:.2%}",
+        soft_wrap=True,
+    )
+    if equal != voxels:
+        raise Failure(f"the standalone network and the service differ in {voxels - equal} voxels")
+
+
+def _check_dice(native: Row) -> None:
+    if min(native.dice) < LOWEST_CREDIBLE_DICE:
+        raise Failure(f"Dice at native spacing is {native.dice}, below {LOWEST_CREDIBLE_DICE}: something is wrong")
+
+
+@contextmanager
+def _clear_failures() -> Iterator[None]:
+    try:
+        yield
+    except FactoryProblem as problem:
+        raise Failure(f"the service refused a step: {problem}") from problem
+    except httpx.TransportError as error:
+        raise Failure(f"the service went away: {error or type(error).__name__}") from error
+    except KeyboardInterrupt:
+        raise Failure("interrupted") from None

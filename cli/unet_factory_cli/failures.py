@@ -1,0 +1,43 @@
+"""Errors that a person reads: one clear line and an exit code, never a traceback for a mistake of theirs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from unet_factory.errors import FactoryError
+
+FAILED = 1
+MISUSED = 2
+
+
+class Failure(Exception):
+    """The command cannot go on; the message says why and what to do. ``exit_code`` 2: it was called wrongly."""
+
+    def __init__(self, message: str, exit_code: int = FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Say what went wrong on standard error and end the command."""
+    try:
+        yield
+    except Failure as failure:
+        raise _ended(str(failure), failure.exit_code) from None
+    except FactoryError as error:
+        raise _ended(f"{error.title}: {error}", FAILED) from None
+    except ModuleNotFoundError as error:
+        extras = "service,worker,training,dev"
+        raise _ended(f"the package {error.name} is missing; install unet-factory[{extras}]", FAILED) from None
+
+
+def say(message: str) -> None:
+    """A line for the person at the terminal, apart from the command's output."""
+    typer.echo(message, err=True)
+
+
+def _ended(message: str, exit_code: int) -> typer.Exit:
+    say(f"unet-factory: {message}")
+    return typer.Exit(exit_code)

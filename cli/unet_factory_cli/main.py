@@ -1,0 +1,147 @@
+"""The command ``unet-factory``. A role is imported only when its subcommand runs."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unet_factory import __version__
+from unet_factory_cli.failures import clear_errors
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_PORT = 8000
+
+app = typer.Typer(
+    help="U-Net factory: segmentation networks made to measure for a scan's voxel spacing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
+ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
+Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
+Host = Annotated[str, typer.Option(help="Address to listen on.")]
+Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
+
+
+@app.command()
+def serve(
+    host: Host = "127.0.0.1",
+    port: Port = DEFAULT_PORT,
+    data_dir: Annotated[Path | None, typer.Option(help="Jobs and files; default: your user data folder.")] = None,
+    models: Annotated[Path, typer.Option(envvar="UNET_FACTORY_MODELS_DIR", help="Folder of models.")] = Path("models"),
+    workers: Annotated[int, typer.Option(help="How many workers.", min=1)] = 1,
+) -> None:
+    """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL names one, servers of its own."""
+    with clear_errors():
+        from unet_factory_cli.serve import ServeOptions
+        from unet_factory_cli.serve import serve as run
+
+        run(ServeOptions(host, port, data_dir or _user_data_dir(), models, workers))
+
+
+@app.command()
+def gateway(host: Host = "127.0.0.1", port: Port = DEFAULT_PORT) -> None:
+    """Run the HTTP gateway alone, set up by UNET_FACTORY_* variables."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_gateway
+
+        run_gateway(host, port)
+
+
+@app.command()
+def worker() -> None:
+    """Run one worker alone, set up by UNET_FACTORY_* variables."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_worker
+
+        run_worker()
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")] = None,
+) -> None:
+    """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_training
+
+        run_training(config, run_dir, device)
+
+
+@app.command()
+def segment(
+    file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The label map: .nii.gz or .nrrd.")],
+    spacing: Annotated[str | None, typer.Option(help="mm (R,A,S), overrides the file's header.")] = None,
+    working_spacing: Annotated[str | None, typer.Option(help="mm (R,A,S) to segment at; default: its own.")] = None,
+    model: ModelName = None,
+    outside: Outside = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Segment a scan; the label map lies on the scan's own grid."""
+    with clear_errors():
+        from unet_factory_cli import remote
+
+        remote.segment(url, file, output, spacing, working_spacing, model, outside)
+
+
+@app.command()
+def unet(
+    spacing: Annotated[str, typer.Option(help="mm (R,A,S), such as 1,0.5,0.5.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A safetensors file.")],
+    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    model: ModelName = None,
+    outside: Outside = None,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Fetch the standalone network for a spacing."""
+    with clear_errors():
+        from unet_factory_cli import remote
+
+        remote.unet(url, spacing, output, dtype, model, outside)
+
+
+@app.command()
+def models(url: Url = DEFAULT_URL) -> None:
+    """List the service's models."""
+    with clear_errors():
+        from unet_factory_cli import remote
+
+        remote.models(url)
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture.")] = Path("demo-output"),
+    models: Annotated[Path | None, typer.Option(help="Folder of models; default: the project's own.")] = None,
+) -> None:
+    """Show everything on real scans: start the factory, segment at many spacings, compare with experts, stop it."""
+    with clear_errors():
+        from unet_factory_cli.demo import run_demo
+
+        run_demo(output, models)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"unet-factory {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def _user_data_dir() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "unet-factory"
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "unet-factory"

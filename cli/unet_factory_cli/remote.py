@@ -1,0 +1,145 @@
+"""The commands that talk to a running service."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, cast
+
+import httpx
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from unet_factory.errors import SpacingInvalid
+from unet_factory.jobs import Job, LabelMapFormat
+from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
+from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
+
+OUTPUT_FORMATS: tuple[LabelMapFormat, ...] = ("nii.gz", "nrrd")
+DTYPES = ("float32", "float16")
+
+
+def segment(
+    url: str,
+    file: Path,
+    output: Path,
+    spacing: str | None,
+    working_spacing: str | None,
+    model: str | None,
+    outside: str | None,
+) -> None:
+    """Upload, show progress, download. An interrupted command takes its job back."""
+    if not file.is_file():
+        raise Failure(f"there is no file {file}", MISUSED)
+    output_format = _format_of(output)
+    given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
+    _check_folder(output)
+    with _service(url) as client:
+        job = client.submit(
+            file, model=model, spacing=given, working_spacing=working, outside=policy, output=output_format
+        )
+        try:
+            job = _watch(client, job)
+        except KeyboardInterrupt:
+            client.delete(job.id)
+            raise Failure("interrupted; the job was cancelled") from None
+        client.labelmap(job.id, output)
+    _report(job, output)
+
+
+def unet(url: str, spacing: str, output: Path, dtype: str, model: str | None, outside: str | None) -> None:
+    if dtype not in DTYPES:
+        raise Failure(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
+    wanted, policy = _spacing(spacing), _policy(outside)
+    assert wanted is not None
+    _check_folder(output)
+    with _service(url) as client:
+        network = client.unet(wanted, model=model, dtype=cast(Literal["float32", "float16"], dtype), outside=policy)
+    network.save(output)
+    snapped = ",".join(f"{mm:g}" for mm in network.snapped_mm)
+    say(f"{output}: {len(network.blob)} bytes, made for {snapped} mm (R,A,S), ETag {network.etag}")
+
+
+def models(url: str) -> None:
+    with _service(url) as client:
+        found = client.models()
+    table = Table(
+        Column("name", no_wrap=True), "labels", "trained range (mm)", "licence", Column("digest", no_wrap=True)
+    )
+    for model in found:
+        table.add_row(*_cells(model))
+    Console().print(table)
+
+
+@contextmanager
+def _service(url: str) -> Iterator[FactoryClient]:
+    """A client of a service that answers; what it refuses becomes one clear line."""
+    logging.getLogger("stamina").setLevel(logging.ERROR)
+    try:
+        with FactoryClient(url) as client:
+            client.check()
+            yield client
+    except FactoryProblem as problem:
+        raise Failure(str(problem)) from problem
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise Failure(f"cannot reach the service at {url}: {error or type(error).__name__}") from error
+
+
+def _watch(client: FactoryClient, job: Job) -> Job:
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        bar = progress.add_task(job.state, total=1.0)
+
+        def show(job: Job) -> None:
+            progress.update(bar, completed=job.progress, description=job.state)
+
+        ended = client.wait(job.id, show)
+        show(ended)
+    return ended
+
+
+def _report(job: Job, output: Path) -> None:
+    volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in (job.volumes_ml or {}).items())
+    working = job.spacing.working
+    at = "" if working is None else " at " + " x ".join(f"{mm:g}" for mm in working) + " mm (R,A,S)"
+    say(f"{output}: segmented{at} in {sum(job.timings_s.values()):.2f} s; {volumes}")
+    if job.policy.out_of_range:
+        say(f"note: outside the trained range of {job.model}; the policy was {job.policy.outside}")
+
+
+def _cells(model: ModelDescription) -> list[str]:
+    return [
+        model.name,
+        ", ".join(label.name for label in model.labels if label.value),
+        " x ".join(f"{low:g}-{high:g}" for low, high in model.trained_range_mm),
+        model.licence,
+        model.digest[:12],
+    ]
+
+
+def _format_of(output: Path) -> LabelMapFormat:
+    for output_format in OUTPUT_FORMATS:
+        if output.name.endswith(f".{output_format}"):
+            return output_format
+    raise Failure(f"{output} must end with {' or '.join('.' + known for known in OUTPUT_FORMATS)}", MISUSED)
+
+
+def _check_folder(output: Path) -> None:
+    if not output.parent.is_dir():
+        raise Failure(f"there is no folder {output.parent} for {output.name}", MISUSED)
+
+
+def _spacing(text: str | None) -> SpacingMm | None:
+    try:
+        return None if text is None else parse_spacing(text)
+    except SpacingInvalid as error:
+        raise Failure(str(error), MISUSED) from error
+
+
+def _policy(text: str | None) -> OutsidePolicy | None:
+    try:
+        return None if text is None else OutsidePolicy(text)
+    except ValueError:
+        raise Failure(f"--outside is {text!r}, allowed are {', '.join(OutsidePolicy)}", MISUSED) from None

@@ -1,0 +1,203 @@
+"""``unet-factory serve``: the whole factory on one machine, under one process that nothing outlives."""
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from unet_factory.model_registry import ModelRegistry
+from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
+from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.processes import Watchdog, die_with_parent
+from unet_factory_cli.supervision import Component, Supervisor
+from unet_factory_client import FactoryClient
+
+READY_TIMEOUT_S = 180.0
+
+_TEND_EVERY_S = 0.2
+_GATEWAY_PATIENCE_S = 4.0
+_WORKER_GRACE_S = 3.0  # for the job in hand; one that takes longer is taken up again by its lease
+_WORKER_PATIENCE_S = 5.0
+_SERVER_PATIENCE_S = 4.0
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """``data_dir`` holds everything that lasts: the jobs, their files, the cache's and the metrics' folders."""
+
+    host: str
+    port: int
+    data_dir: Path
+    models_dir: Path
+    workers: int = 1
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the gateway."""
+        reachable = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
+        return f"http://[{reachable}]:{self.port}" if ":" in reachable else f"http://{reachable}:{self.port}"
+
+
+def serve(options: ServeOptions) -> None:
+    """Run until SIGINT, SIGTERM or SIGHUP.
+
+    Raises:
+        Failure: the port or the data folder is taken, there is no model, or the system does not become ready.
+    """
+    _check_models(options.models_dir)
+    _check_port(options)
+    with _sole_user(options.data_dir), _stop_signals() as stop, Watchdog() as watchdog:
+        supervisor = Supervisor(_stages(options), watchdog, say)
+        try:
+            supervisor.start()
+            say(f"starting at {options.url} (data in {options.data_dir})")
+            _run(options, supervisor, stop)
+        finally:
+            supervisor.stop()
+            if _has_own_servers():
+                for folder in _server_folders(options):
+                    EmbeddedServer.sweep(folder)
+    say("stopped")
+
+
+def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    ready = False
+    with FactoryClient(options.url) as client:
+        while not stop.wait(_TEND_EVERY_S):
+            supervisor.tend()
+            if ready:
+                continue
+            ready = client.ready()
+            if ready:
+                supervisor.ready()
+                say(f"ready: {options.url}")
+            elif time.monotonic() > deadline:
+                raise Failure(f"{options.url}/readyz did not become ready within {READY_TIMEOUT_S:g} s")
+
+
+def _stages(options: ServeOptions) -> list[list[Component]]:
+    """What runs, in the order of starting; servers of our own only where the operator names none."""
+    environment = _environment(options)
+    servers: list[Component] = []
+    if _has_own_servers():
+        jobs, cache = _server_folders(options)
+        servers = [_server("job server", jobs, JOBS_OPTIONS), _server("cache server", cache, CACHE_OPTIONS)]
+        environment["UNET_FACTORY_REDIS_URL"] = EmbeddedServer.url_in(jobs)
+        environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
+    gateway = ["gateway", "--host", options.host, "--port", str(options.port)]
+    return [
+        servers,
+        [_program("worker", ["worker"], environment, _WORKER_PATIENCE_S) for _ in range(options.workers)],
+        [_program("gateway", gateway, environment, _GATEWAY_PATIENCE_S)],
+    ]
+
+
+def _has_own_servers() -> bool:
+    return "UNET_FACTORY_REDIS_URL" not in os.environ
+
+
+def _server_folders(options: ServeOptions) -> tuple[Path, Path]:
+    return options.data_dir / "jobs", options.data_dir / "cache"
+
+
+def _environment(options: ServeOptions) -> dict[str, str]:
+    """What the roles read. Files of the operator's choice stay; metrics of an earlier run are swept away."""
+    metrics = options.data_dir / "metrics"
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir(parents=True)
+    environment = {
+        "UNET_FACTORY_BLOB_URL": (options.data_dir.resolve() / "blobs").as_uri(),
+        **os.environ,
+        "UNET_FACTORY_MODELS_DIR": str(options.models_dir.resolve()),
+        "UNET_FACTORY_STOP_GRACE_S": str(_WORKER_GRACE_S),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics.resolve()),
+    }
+    if options.workers > 1:
+        environment.setdefault("UNET_FACTORY_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
+    return environment
+
+
+def _server(name: str, folder: Path, settings: dict[str, str]) -> Component:
+    def start() -> "subprocess.Popen[bytes]":
+        return EmbeddedServer.start(folder, settings).process
+
+    return Component(name, start, _SERVER_PATIENCE_S)
+
+
+def _program(name: str, arguments: list[str], environment: dict[str, str], patience_s: float) -> Component:
+    def start() -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", "unet_factory_cli", *arguments]
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_parent
+        )
+
+    return Component(name, start, patience_s)
+
+
+def _check_models(folder: Path) -> None:
+    if not ModelRegistry.scan(folder).all():
+        raise Failure(f"there is no model (*.safetensors) in {folder.resolve()}; name a folder by --models", MISUSED)
+
+
+def _check_port(options: ServeOptions) -> None:
+    family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            reason = error.strerror.lower() if error.strerror else error
+            raise Failure(f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port") from error
+
+
+@contextmanager
+def _sole_user(data_dir: Path) -> Iterator[None]:
+    """Hold the data folder; the kernel lets go of it when this process ends, however it ends."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (data_dir / "lock").open("a+")
+    except OSError as error:
+        raise Failure(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise Failure(
+                f"{data_dir} is in use by another serve (process {holder}); choose another --data-dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that is set when we are asked to end."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    heeded = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup it stays ignored
+        heeded.append(signal.SIGHUP)
+    earlier = {number: signal.signal(number, handle) for number in heeded}
+    try:
+        yield stop
+    finally:
+        for number, before in earlier.items():
+            signal.signal(number, before)

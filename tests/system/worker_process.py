@@ -1,0 +1,139 @@
+"""Real worker processes and real jobs for them, for tests that hurt both."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import nibabel
+import numpy as np
+from celery import Celery
+from redis import Redis
+
+from unet_factory.blob_store import BlobStore
+from unet_factory.job_store import JobStore
+from unet_factory.jobs import (
+    GENERATE_TASK,
+    SEGMENT_QUEUE,
+    SEGMENT_TASK,
+    WEIGHTS_QUEUE,
+    GenerationRequest,
+    Job,
+    PolicyReport,
+    SegmentationRequest,
+    new_job_id,
+)
+from unet_factory.model_registry import ModelRegistry
+from unet_factory.presence import WorkerPresence, present
+from unet_factory.settings import Settings
+from unet_factory.spacing import OutsidePolicy
+from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
+
+Found = TypeVar("Found")
+
+_RUN = "import sys; from unet_factory_worker.main import run; from unet_factory.settings import Settings"
+
+
+def until(look: Callable[[], Found | None], timeout_s: float = 60.0) -> Found:
+    """What ``look`` returns as soon as that is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"still {found!r} after {timeout_s} s"
+        time.sleep(0.02)
+    return found
+
+
+class WorkerProcess:
+    """A worker in a process group of its own."""
+
+    def __init__(self, settings: Settings) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("UNET_FACTORY_")}
+        for name in settings.model_fields_set:
+            environment[f"UNET_FACTORY_{name.upper()}"] = str(getattr(settings, name))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", f"{_RUN}; sys.exit(run(Settings()))"], env=environment, process_group=0
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the parent alone."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        return self._process.wait(timeout_s)
+
+    def kill_group(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@dataclass
+class Bench:
+    """Stores, a queue, and the means to put jobs on it as the gateway does."""
+
+    settings: Settings
+    redis: Redis
+    folder: Path
+    server: EmbeddedServer
+
+    def __post_init__(self) -> None:
+        self.jobs, self.blobs = JobStore(self.redis), BlobStore(self.settings.blob_url)
+        self._queue = Celery(broker=self.settings.broker_url, set_as_current=False)
+        self.model = ModelRegistry.scan(self.settings.models_dir).get()
+
+    def outage(self, length_s: float) -> None:
+        """The server ends, and comes back with what it has on disk."""
+        self.server.stop()
+        time.sleep(length_s)
+        self.server = EmbeddedServer.start(self.server.folder, JOBS_OPTIONS)
+
+    def submit(self, extent: int, spacing_mm: float = 1.0, **wishes: Any) -> str:
+        """A job for a cube of noise of ``extent`` voxels."""
+        job_id, now = new_job_id(), time.time()
+        scan = self.folder / f"{job_id}.nii"
+        voxels = np.random.default_rng(0).normal(size=(extent,) * 3).astype(np.float32)
+        nibabel.save(nibabel.Nifti1Image(voxels, np.diag([spacing_mm] * 3 + [1.0])), scan)
+        self.blobs.put(job_id, "input.nii", scan)
+        name, digest = self.model.manifest.name, self.model.digest
+        request = SegmentationRequest(model=name, checkpoint_digest=digest, input_name="input.nii", **wishes)
+        policy = PolicyReport(outside=OutsidePolicy.CLAMP)
+        self.jobs.create(Job(id=job_id, model=name, policy=policy, created=now, expires=now + 600), request)
+        self._queue.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE)
+        return job_id
+
+    def order_network(self, snapped_um: tuple[int, int, int]) -> GenerationRequest:
+        request = GenerationRequest(
+            model=self.model.manifest.name, checkpoint_digest=self.model.digest, snapped_um=snapped_um
+        )
+        self._queue.send_task(GENERATE_TASK, args=[request.model_dump_json()], queue=WEIGHTS_QUEUE)
+        return request
+
+    def started(self, job_id: str, attempt: int = 1) -> Job | None:
+        """The job once an attempt has segmented some windows."""
+        job = self.jobs.get(job_id)
+        return job if job.attempts == attempt and job.progress > 0 else None
+
+    def ended(self, job_id: str) -> Job | None:
+        job = self.jobs.get(job_id)
+        return job if job.state.final else None
+
+    def worker_up(self) -> WorkerPresence:
+        """The one that is there, or as soon as there is one."""
+        return until(lambda: present(self.redis))[0]
+
+    def stored(self, job_id: str) -> list[str]:
+        """Names of the job's files."""
+        return sorted(path.name for path in (self.folder / "blobs/jobs" / job_id).glob("*"))

@@ -1,0 +1,65 @@
+"""A lease is renewed while work goes on, and its loss or end is noticed."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from tests.worker.conftest import Submit
+from unet_factory.errors import DeadlineExceeded
+from unet_factory.jobs import JobState
+from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.lease import JobLost, Lease
+
+SCAN = np.zeros((4, 4, 4), np.float32)
+
+
+def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, submit: Submit) -> None:
+    job_id = submit(SCAN)
+    assert context.jobs.claim(job_id, "me", 0.6)
+    with Lease(context.jobs, job_id, "me", 0.6, deadline_s=60.0) as lease:
+        time.sleep(1.5)  # two leases and a half
+        lease.check()
+        assert context.jobs.leased(job_id)
+        assert not context.jobs.requeue(job_id)
+    until(lambda: not context.jobs.leased(job_id))
+    assert context.jobs.requeue(job_id)
+
+
+@pytest.mark.parametrize("event", ["cancelled", "purged", "taken over"])
+def test_its_loss_is_noticed(context: WorkerContext, submit: Submit, redis: Redis, event: str) -> None:
+    job_id = submit(SCAN)
+    assert context.jobs.claim(job_id, "me", 0.6)
+    with Lease(context.jobs, job_id, "me", 0.6, deadline_s=60.0) as lease:
+        lease.check()
+        if event == "cancelled":
+            context.jobs.end(job_id, JobState.CANCELLED)
+        elif event == "purged":
+            context.jobs.purge(job_id)
+        else:
+            redis.set(f"job:{job_id}:lease", "somebody else")
+        until(lambda: is_lost(lease))
+
+
+def test_the_deadline_is_noticed(context: WorkerContext, submit: Submit) -> None:
+    job_id = submit(SCAN)
+    assert context.jobs.claim(job_id, "me", 5.0)
+    with Lease(context.jobs, job_id, "me", 5.0, deadline_s=0.0) as lease, pytest.raises(DeadlineExceeded):
+        lease.check()
+
+
+def is_lost(lease: Lease) -> bool:
+    try:
+        lease.check()
+    except JobLost:
+        return True
+    return False
+
+
+def until(true: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

@@ -1,0 +1,171 @@
+"""Segmenting a scan: equal to plain PyTorch, indifferent to orientation, honest about what was resampled."""
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from unet_factory.errors import SpacingOutOfRange, VolumeTooLarge
+from unet_factory.manifest import Label
+from unet_factory.model.checkpoint import Checkpoint, load_unet, standalone_bytes
+from unet_factory.model.unet import UNet
+from unet_factory.spacing import OutsidePolicy, SpacingGrid, SpacingMm
+from unet_factory.volume import read_volume, write_labelmap
+from unet_factory_worker.segmenter import Execution, plan_spacing, segment_scan, volumes_ml
+
+GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
+CPU = Execution(torch.device("cpu"), window=(32, 32, 32), divisor=2)
+MANY = 10**9
+
+
+@pytest.fixture(scope="module")
+def unet(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> UNet:
+    """The network for 1 x 0.5 x 2 mm as anyone loads it from its file."""
+    path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    path.write_bytes(standalone_bytes(checkpoint, GRID.snap((1.0, 0.5, 2.0))))
+    return load_unet(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=st.tuples(*[st.integers(1, 24)] * 3), constant=st.booleans(), seed=st.integers(0, 2**32 - 1))
+def test_a_native_scan_gets_what_plain_pytorch_gives(
+    unet: UNet, shape: tuple[int, int, int], constant: bool, seed: int
+) -> None:
+    scan = np.full(shape, 7, np.float32) if constant else noise(shape, seed)
+    plan = plan_spacing((1.0, 0.5, 2.0), GRID, OutsidePolicy.REJECT)
+    segmented = segment_scan(unet, scan, plan, CPU, max_voxels=MANY)
+    assert segmented.dtype == np.uint8
+    np.testing.assert_array_equal(segmented, plain_pytorch(unet, scan))
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR", "IRP", "ASR", "PIL"])
+def test_the_result_does_not_depend_on_how_the_file_is_oriented(unet: UNet, tmp_path: Path, axes: str) -> None:
+    ras = nibabel.Nifti1Image(noise((40, 36, 20), 1), np.diag([1.0, 0.5, 2.0, 1.0]))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt("RAS"), nibabel.orientations.axcodes2ornt(axes)
+    )
+    turned = ras.as_reoriented(turn)
+    expected = nibabel.Nifti1Image(label_file(unet, ras, tmp_path), ras.affine).as_reoriented(turn)
+    assert len(np.unique(expected.dataobj)) > 1
+    np.testing.assert_array_equal(label_file(unet, turned, tmp_path), np.asarray(expected.dataobj))
+
+
+@pytest.mark.parametrize(
+    ("native_mm", "requested_mm", "outside", "working_mm", "snapped_mm", "out_of_range", "resampled"),
+    [
+        ((1.02, 0.98, 3.0), None, "reject", (1.02, 0.98, 3.0), (1.0, 1.0, 3.0), False, False),
+        ((0.4, 1.02, 5.0), None, "clamp", (0.5, 1.02, 3.5), (0.5, 1.0, 3.5), True, True),
+        ((0.4, 1.02, 5.0), None, "extrapolate", (0.4, 1.02, 5.0), (0.4, 1.0, 5.0), True, False),
+        ((0.49, 1.0, 1.0), None, "reject", (0.49, 1.0, 1.0), (0.5, 1.0, 1.0), False, False),
+        ((1.02, 1.0, 1.0), (1.0, 1.0, 2.01), "reject", (1.02, 1.0, 2.0), (1.0, 1.0, 2.0), False, True),
+        ((0.4, 1.0, 1.0), (2.0, 2.0, 2.0), "reject", (2.0, 2.0, 2.0), (2.0, 2.0, 2.0), False, True),
+        ((1.0, 1.0, 1.0), (9.0, 1.0, 1.0), "clamp", (3.5, 1.0, 1.0), (3.5, 1.0, 1.0), True, True),
+        ((1.0, 1.0, 1.0), (0.5, 1.0, 1.0), "reject", (0.5, 1.0, 1.0), (0.5, 1.0, 1.0), False, True),
+    ],
+)
+def test_only_the_axes_that_need_it_are_resampled(
+    native_mm: SpacingMm,
+    requested_mm: SpacingMm | None,
+    outside: OutsidePolicy,
+    working_mm: SpacingMm,
+    snapped_mm: SpacingMm,
+    out_of_range: bool,
+    resampled: bool,
+) -> None:
+    plan = plan_spacing(native_mm, GRID, OutsidePolicy(outside), requested_mm)
+    assert (plan.working_mm, plan.snapped.mm) == (working_mm, snapped_mm)
+    assert (plan.out_of_range, plan.resampled) == (out_of_range, resampled)
+
+
+def test_reject_refuses_an_untrained_spacing() -> None:
+    with pytest.raises(SpacingOutOfRange):
+        plan_spacing((0.4, 1.0, 1.0), GRID, OutsidePolicy.REJECT)
+
+
+@settings(max_examples=20, deadline=None)
+@given(native_mm=st.tuples(*[st.floats(0.2, 6.0)] * 3), classes=st.integers(2, 4))
+def test_a_resampled_scan_keeps_its_grid_and_its_anatomy(native_mm: SpacingMm, classes: int) -> None:
+    """A network that only looks at intensity must find the same regions at whatever spacing it works."""
+    extent = tuple(max(4, round(24 / mm)) for mm in native_mm)
+    height = np.linspace(-1, 1, extent[0], dtype=np.float32)[:, None, None] * np.ones(extent, np.float32)
+    plan = plan_spacing(native_mm, GRID, OutsidePolicy.CLAMP)
+    seen: list[tuple[int, ...]] = []
+
+    def intensity_bands(window: Tensor) -> Tensor:
+        seen.append(tuple(window.shape[2:]))
+        centres = torch.linspace(-1.5, 1.5, classes)[None, :, None, None, None]
+        return -50 * (window - centres) ** 2
+
+    segmented = segment_scan(intensity_bands, height, plan, CPU, max_voxels=MANY)
+    assert segmented.shape == extent
+    normalised = (height - height.mean()) / height.std()
+    expected = np.abs(normalised[None] - np.linspace(-1.5, 1.5, classes)[:, None, None, None]).argmin(axis=0)
+    layers = max(1.0, plan.working_mm[0] / native_mm[0]) * (classes - 1)
+    assert (segmented != expected).mean() * extent[0] <= 1.5 * layers
+
+
+def test_smaller_windows_on_the_host_see_the_whole_scan() -> None:
+    """What a worker falls back to when memory runs out changes the windows, not the grid."""
+    scan, plan = noise((40, 24, 9), 0), plan_spacing((1.0, 1.0, 1.0), GRID, OutsidePolicy.CLAMP)
+
+    def sign(window: Tensor) -> Tensor:
+        assert max(window.shape) <= largest
+        return torch.cat([-window, window], dim=1)
+
+    largest = 32
+    whole = segment_scan(sign, scan, plan, CPU, max_voxels=MANY)
+    largest = 16
+    np.testing.assert_array_equal(segment_scan(sign, scan, plan, CPU.reduced(), max_voxels=MANY), whole)
+    smallest = CPU
+    for _ in range(6):
+        smallest = smallest.reduced()
+    assert smallest.window == (4, 4, 4)
+
+
+def test_a_working_spacing_that_makes_the_scan_too_large_is_refused() -> None:
+    plan = plan_spacing((3.5, 3.5, 3.5), GRID, OutsidePolicy.CLAMP, (0.5, 0.5, 0.5))
+    with pytest.raises(VolumeTooLarge):
+        segment_scan(lambda window: window, noise((10, 10, 10), 0), plan, CPU, max_voxels=70**3 - 1)
+
+
+def test_volumes_are_counted_on_the_scans_own_grid() -> None:
+    labels = [Label(value=value, name=name) for value, name in enumerate(["background", "a", "b", "c"])]
+    segmented = np.array([[[0, 1, 1, 2]]], np.uint8)
+    assert volumes_ml(segmented, (10.0, 5.0, 2.0), labels) == pytest.approx({"a": 0.2, "b": 0.1, "c": 0.0})
+
+
+def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(100, 20, size=shape).astype(np.float32)
+
+
+def plain_pytorch(unet: UNet, scan: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """What the documentation of a standalone network tells its user to do, for a scan within one window."""
+    volume = torch.from_numpy(scan)
+    volume = (volume - volume.mean()) / volume.std(correction=0).clamp(min=1e-6)
+    divisor = unet.architecture.divisor
+    padding = [-extent % divisor for extent in scan.shape]
+    if all(extent <= divisor for extent in scan.shape):
+        padding[0] += divisor
+    padded = functional.pad(volume, [0, padding[2], 0, padding[1], 0, padding[0]])
+    with torch.inference_mode():
+        classes = unet(padded[None, None])[0].argmax(dim=0)
+    r, a, s = scan.shape
+    labels: NDArray[np.uint8] = classes[:r, :a, :s].to(torch.uint8).numpy()
+    return labels
+
+
+def label_file(unet: UNet, image: nibabel.Nifti1Image, folder: Path) -> NDArray[np.uint8]:
+    """From an image to the voxels of its label map, through files."""
+    nibabel.save(image, folder / "scan.nii.gz")
+    volume = read_volume(folder / "scan.nii.gz")
+    plan = plan_spacing(volume.spacing_ras_mm, GRID, OutsidePolicy.REJECT)
+    labels = segment_scan(unet, volume.data, plan, CPU, max_voxels=MANY)
+    write_labelmap(folder / "labels.nii.gz", labels, folder / "scan.nii.gz")
+    return np.asarray(nibabel.Nifti1Image.from_filename(folder / "labels.nii.gz").dataobj)

@@ -1,0 +1,152 @@
+"""The process that computes: its device, models and connections, made once at its start."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from redis import Redis
+from redis.exceptions import RedisError
+from torch.func import functional_call
+
+from unet_factory.blob_store import BlobStore
+from unet_factory.errors import UnknownModel
+from unet_factory.job_store import JobStore
+from unet_factory.metrics import forget_dead_processes
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.model.inference import logits
+from unet_factory.model.unet import empty_unet
+from unet_factory.presence import PRESENCE_TTL_S, WorkerPresence, announce, withdraw
+from unet_factory.settings import Settings
+from unet_factory.spacing import SnappedSpacing
+from unet_factory.weight_cache import WeightCache
+from unet_factory_worker.device import describe, pick_device
+from unet_factory_worker.factory import WeightFactory
+
+log = logging.getLogger(__name__)
+
+_HEARTBEAT_S = 1.0
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a task needs, open for the life of the process."""
+
+    settings: Settings
+    device: torch.device
+    jobs: JobStore
+    blobs: BlobStore
+    cache: WeightCache
+    factory: WeightFactory
+
+
+def open_context(settings: Settings) -> tuple[WorkerContext, dict[str, Checkpoint]]:
+    """Connect, load every checkpoint, and run each once, so that the first job is as fast as the next.
+
+    Raises:
+        CheckpointInvalid: a file in the model folder is no checkpoint.
+        RuntimeError: the device asked for is not there.
+        UnknownModel: there is no model at all.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = pick_device(settings.device)
+    checkpoints = load_models(settings.models_dir, device)
+    cache = WeightCache(Redis.from_url(settings.weights_url))
+    context = WorkerContext(
+        settings=settings,
+        device=device,
+        jobs=JobStore(Redis.from_url(settings.redis_url)),
+        blobs=BlobStore(settings.blob_url),
+        cache=cache,
+        factory=WeightFactory(checkpoints, cache, device, settings.device_cache_networks),
+    )
+    return context, checkpoints
+
+
+def load_models(folder: Path, device: torch.device) -> dict[str, Checkpoint]:
+    """Every checkpoint of a folder by model name, each having run once. Raises as :func:`open_context`."""
+    loaded = [load_checkpoint(path, device) for path in sorted(folder.glob("*.safetensors"))]
+    if not loaded:
+        raise UnknownModel(f"there is no *.safetensors checkpoint in {folder}")
+    for checkpoint in loaded:
+        _warm_up(checkpoint, device)
+    return {checkpoint.manifest.name: checkpoint for checkpoint in loaded}
+
+
+def start(settings: Settings) -> None:
+    """Become ready for tasks, and say so."""
+    global _context, _heartbeat
+    forget_dead_processes()
+    _context, checkpoints = open_context(settings)
+    _heartbeat = Heartbeat(settings.redis_url, _presence(_context.device, checkpoints))
+    _heartbeat.start()
+    log.info("ready with %s", ", ".join(checkpoints))
+
+
+def stop() -> None:
+    """Say that this worker is going away."""
+    if _heartbeat is not None:
+        _heartbeat.stop()
+
+
+def context() -> WorkerContext:
+    assert _context is not None, "tasks run only after start()"
+    return _context
+
+
+class Heartbeat(threading.Thread):
+    """Announces the worker, and ends the process when its parent is gone: nobody would ever give it work again."""
+
+    def __init__(self, redis_url: str, presence: WorkerPresence) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._redis, self._presence = Redis.from_url(redis_url), presence
+        self._parent = os.getppid()
+        self._worker_id = f"{socket.gethostname()}-{self._parent}"
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        while True:
+            try:
+                announce(self._redis, self._worker_id, self._presence)
+            except RedisError as error:
+                log.warning("presence cannot be announced: %s", type(error).__name__)
+            if self._done.wait(_HEARTBEAT_S):
+                return
+            if os.getppid() != self._parent:
+                os._exit(1)
+
+    def stop(self) -> None:
+        self._done.set()
+        self.join(PRESENCE_TTL_S)
+        try:
+            withdraw(self._redis, self._worker_id)
+        except RedisError:
+            log.info("presence ends by itself")
+
+
+def _presence(device: torch.device, checkpoints: dict[str, Checkpoint]) -> WorkerPresence:
+    models = {name: checkpoint.digest for name, checkpoint in checkpoints.items()}
+    return WorkerPresence(device=describe(device), models=models, started=time.time(), pid=os.getpid())
+
+
+def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:
+    """Send the smallest input through a network, so that libraries load and the device wakes now."""
+    architecture, grid = checkpoint.manifest.architecture, checkpoint.manifest.grid
+    unet, weights = empty_unet(architecture).eval(), checkpoint.hypernetwork.generate(SnappedSpacing(*grid.min_um))
+    extents = (2 * architecture.divisor,) * 3
+    with torch.inference_mode():
+        logits(
+            lambda batch: functional_call(unet, weights, (batch,), strict=True),
+            torch.zeros(extents, device=device),
+            window=extents,
+            divisor=architecture.divisor,
+        )
+
+
+_context: WorkerContext | None = None
+_heartbeat: Heartbeat | None = None

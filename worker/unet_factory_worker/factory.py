@@ -1,0 +1,115 @@
+"""Networks ready to run: from the device's own LRU, else from the cache in Redis, else made by the hypernetwork."""
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from redis.exceptions import RedisError
+
+from unet_factory import metrics
+from unet_factory.errors import UnknownModel
+from unet_factory.jobs import GenerationRequest
+from unet_factory.model.checkpoint import Checkpoint, parse_standalone, standalone_bytes
+from unet_factory.model.unet import UNet, empty_unet
+from unet_factory.spacing import SnappedSpacing
+from unet_factory.weight_cache import WeightCache, weight_key
+
+log = logging.getLogger(__name__)
+
+
+class ReadyNetwork(NamedTuple):
+    """A network on the device, and whether it was there before it was asked for."""
+
+    unet: UNet
+    cached: bool
+
+
+class WeightFactory:
+    """One per worker. ``checkpoints`` by model name, on the device."""
+
+    def __init__(
+        self, checkpoints: Mapping[str, Checkpoint], cache: WeightCache, device: torch.device, capacity: int
+    ) -> None:
+        self._checkpoints, self._cache, self._device, self._capacity = checkpoints, cache, device, capacity
+        self._ready: OrderedDict[str, UNet] = OrderedDict()
+
+    def checkpoint(self, model: str, digest: str) -> Checkpoint:
+        """
+        Raises:
+            UnknownModel: this worker does not hold that very checkpoint.
+        """
+        checkpoint = self._checkpoints.get(model)
+        if checkpoint is None or checkpoint.digest != digest:
+            raise UnknownModel(
+                f"this worker holds no checkpoint {digest[:12]} of a model {model!r}",
+                requested=model,
+                available={name: held.digest for name, held in self._checkpoints.items()},
+            )
+        return checkpoint
+
+    def network(self, model: str, digest: str, snapped: SnappedSpacing) -> ReadyNetwork:
+        """The float32 network of a checkpoint for a snapped spacing.
+
+        Made from the very bytes that ``GET /unet`` hands out, so the two cannot differ.
+
+        Raises:
+            UnknownModel: as :meth:`checkpoint`.
+        """
+        checkpoint = self.checkpoint(model, digest)
+        request = GenerationRequest(model=model, checkpoint_digest=digest, snapped_um=tuple(snapped))
+        key = weight_key(request)
+        if unet := self._ready.get(key):
+            self._ready.move_to_end(key)
+            metrics.WEIGHT_CACHE_HITS.inc()
+            return ReadyNetwork(unet, cached=True)
+        blob, cached = self._blob(checkpoint, request)
+        self._ready[key] = self._load(blob)
+        while len(self._ready) > self._capacity:
+            self._ready.popitem(last=False)
+        return ReadyNetwork(self._ready[key], cached)
+
+    def publish(self, request: GenerationRequest) -> None:
+        """See to it that a standalone network is in Redis, and wake those who wait for it.
+
+        Raises:
+            UnknownModel: as :meth:`checkpoint`.
+        """
+        blob, _ = self._blob(self.checkpoint(request.model, request.checkpoint_digest), request)
+        self._cache.put(request, blob)
+
+    def forget_networks(self) -> None:
+        """Free the device memory of all networks that nobody runs."""
+        self._ready.clear()
+
+    def _blob(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
+        """The bytes of a standalone file, and whether Redis had them; a cache out of order costs time, not the job."""
+        try:
+            found = self._cache.get(request)
+        except RedisError as error:
+            log.warning("the weight cache cannot be read: %s", type(error).__name__)
+            found = None
+        if found is not None:
+            metrics.WEIGHT_CACHE_HITS.inc()
+            return found.blob, True
+        metrics.WEIGHT_CACHE_MISSES.inc()
+        blob = self._generate(checkpoint, request)
+        try:
+            self._cache.put(request, blob)
+        except RedisError as error:
+            log.warning("the weight cache cannot be written: %s", type(error).__name__)
+        return blob, False
+
+    def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
+        started = time.perf_counter()
+        blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype)
+        metrics.WEIGHT_GENERATION_SECONDS.observe(time.perf_counter() - started)
+        return blob
+
+    def _load(self, blob: bytes) -> UNet:
+        weights, manifest = parse_standalone(blob, self._device)
+        unet = empty_unet(manifest.architecture)
+        unet.load_state_dict(weights, strict=True, assign=True)
+        return unet.requires_grad_(False).eval()

@@ -1,0 +1,238 @@
+"""One job from claim to end: the stages fetch, load, weights, infer, write, each timed, as the owner of a lease."""
+
+import logging
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from redis.exceptions import RedisError
+
+from unet_factory import metrics
+from unet_factory.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
+from unet_factory.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.manifest import Manifest
+from unet_factory.model.unet import UNet
+from unet_factory.problems import TYPE_PREFIX, problem_of
+from unet_factory.volume import Volume, read_volume, write_labelmap
+from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.device import is_out_of_memory, release_memory
+from unet_factory_worker.lease import JobLost, Lease
+from unet_factory_worker.logs import safe_traceback
+from unet_factory_worker.memory import PeakMemory
+from unet_factory_worker.segmenter import Execution, SpacingPlan, plan_spacing, segment_scan, volumes_ml
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S = 0.25
+
+
+def run_job(job_id: str, context: WorkerContext) -> None:
+    """Work on a job if it is to be had; whatever goes wrong is written to the job, nothing is raised."""
+    owner = secrets.token_hex(16)
+    lease_s = context.settings.lease_s
+    if not context.jobs.claim(job_id, owner, lease_s):
+        log.info("job %s is held by another worker, or has ended", job_id)
+        return
+    try:
+        request = context.jobs.request(job_id)
+    except (JobUnknown, JobExpired):
+        log.info("job %s was purged", job_id)
+        return
+    with Lease(context.jobs, job_id, owner, lease_s, request.deadline_s) as lease:
+        log.info("job %s starts", job_id)
+        try:
+            Attempt(job_id, owner, request, context, lease, PeakMemory(context.device)).run()
+        except RedisError as error:
+            log.warning("job %s is left to the reaper: %s", job_id, type(error).__name__)
+
+
+def _problem_of(job_id: str, error: Exception) -> Problem:
+    if isinstance(error, FactoryError):
+        return problem_of(error)
+    if isinstance(error, FileNotFoundError):
+        return problem_of(JobExpired("the uploaded scan is no longer there"))
+    log.error("job %s: unexpected error\n%s", job_id, safe_traceback(error))
+    return _UNEXPECTED
+
+
+_UNEXPECTED = Problem(
+    type=f"{TYPE_PREFIX}internal-error",
+    title="The job failed by an error of ours",
+    detail="an unexpected error ended the job; the operator finds it in the worker's log under the job's id",
+)
+
+
+@dataclass
+class Attempt:
+    """One try at one job, by one owner."""
+
+    job_id: str
+    owner: str
+    request: SegmentationRequest
+    context: WorkerContext
+    lease: Lease
+    memory: PeakMemory
+    timings_s: dict[str, float] = field(default_factory=dict)
+    _told: float = 0.0
+
+    def run(self) -> None:
+        """Do the job, or write to it why it cannot be done.
+
+        Raises:
+            RedisError: nothing can be written now.
+        """
+        try:
+            self._succeed_or_fail()
+        except JobLost:
+            log.info("job %s was cancelled, purged or taken over; stopped", self.job_id)
+            self._clean_up()
+
+    def _succeed_or_fail(self) -> None:
+        try:
+            self._succeed()
+        except (JobLost, RedisError):
+            raise
+        except Exception as error:
+            self._fail(_problem_of(self.job_id, error))
+
+    def _succeed(self) -> None:
+        request, context = self.request, self.context
+        manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
+        self._tell(device=str(context.device))
+        with ExitStack() as stack:
+            with self._stage("fetch"):
+                source = stack.enter_context(context.blobs.local(self.job_id, request.input_name))
+            with self._stage("load"):
+                volume = read_volume(
+                    source, limits=context.settings.volume_limits, spacing_ras_mm=request.spacing_ras_mm
+                )
+            plan = self._plan(volume, manifest)
+            with self._stage("weights"):
+                unet, cached = context.factory.network(request.model, request.checkpoint_digest, plan.snapped)
+            with self._stage("infer"):
+                labels, reduced = self._infer(unet, volume, plan, manifest)
+            with self._stage("write"):
+                self._write(labels, source)
+        self._finish(
+            JobState.SUCCEEDED,
+            progress=1.0,
+            weights_cached=cached,
+            policy=_report(plan, request, reduced_memory=reduced),
+            volumes_ml=volumes_ml(labels, plan.native_mm, manifest.labels),
+        )
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        self.lease.check()
+        started = time.perf_counter()
+        yield
+        elapsed = time.perf_counter() - started
+        self.timings_s[name] = round(elapsed, 6)
+        metrics.JOB_STAGE_SECONDS.labels(name).observe(elapsed)
+        self._tell(timings_s=self.timings_s)
+
+    def _plan(self, volume: Volume, manifest: Manifest) -> SpacingPlan:
+        request, native_mm = self.request, volume.spacing_ras_mm
+        for axis, mm in zip("RAS", native_mm, strict=True):
+            metrics.SPACING_MM.labels(axis).observe(mm)
+        try:
+            plan = plan_spacing(native_mm, manifest.grid, request.outside, request.working_spacing_mm)
+        except SpacingOutOfRange:
+            metrics.SPACING_OUT_OF_RANGE.inc()
+            raise
+        if plan.out_of_range:
+            metrics.SPACING_OUT_OF_RANGE.inc()
+        spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
+        self._tell(spacing=spacing, policy=_report(plan, request))
+        return plan
+
+    def _infer(
+        self, unet: UNet, volume: Volume, plan: SpacingPlan, manifest: Manifest
+    ) -> tuple[NDArray[np.uint8], bool]:
+        """The label map, and whether memory ran out first and it was made in smaller windows.
+
+        Raises:
+            OutOfMemory: it ran out in smaller windows too.
+        """
+        settings = self.context.settings
+        execution = Execution(self.context.device, manifest.window, manifest.architecture.divisor, settings.precision)
+        for reduced in (False, True):
+            try:
+                labels = segment_scan(
+                    unet,
+                    volume.data,
+                    plan,
+                    execution,
+                    max_voxels=settings.max_voxels,
+                    on_window=self._on_window,
+                )
+                return labels, reduced
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # out of the handler, where the error's traceback no longer holds the tensors
+            self.context.factory.forget_networks()
+            release_memory(self.context.device)
+            if not reduced:
+                execution = execution.reduced()
+                metrics.OOM_FALLBACKS.inc()
+                log.warning("job %s ran out of memory; again in windows of %s", self.job_id, execution.window)
+        raise OutOfMemory(f"not even windows of {execution.window} voxels fit into the memory of {execution.device}")
+
+    def _on_window(self, done: int, total: int) -> None:
+        self.lease.check()
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_INTERVAL_S:
+            self._told = now
+            with suppress(RedisError):  # whether we may go on is the lease's to say
+                self._tell(progress=round(done / total, 4))
+
+    def _write(self, labels: NDArray[np.uint8], source: Path) -> None:
+        with self.context.blobs.scratch() as folder:
+            result = folder / self.request.output_name
+            write_labelmap(result, labels, source)
+            if not self.context.jobs.renew(self.job_id, self.owner, self.context.settings.lease_s):
+                raise JobLost
+            self.context.blobs.put(self.job_id, result.name, result)
+
+    def _tell(self, **fields: Any) -> None:
+        """Write to the job's record.
+
+        Raises:
+            JobLost: it is no longer ours.
+        """
+        if not self.context.jobs.update(self.job_id, self.owner, **fields):
+            raise JobLost
+
+    def _fail(self, problem: Problem) -> None:
+        log.warning("job %s failed: %s", self.job_id, problem.type)
+        self._finish(JobState.FAILED, error=problem)
+
+    def _clean_up(self) -> None:
+        """A result put down just after a purge must not stay."""
+        try:
+            self.context.jobs.get(self.job_id)
+        except (JobUnknown, JobExpired):
+            self.context.blobs.delete(self.job_id)
+
+    def _finish(self, state: JobState, **fields: Any) -> None:
+        fields |= {"timings_s": self.timings_s, "peak_bytes": self.memory.read()}
+        if not self.context.jobs.finish(self.job_id, self.owner, state, **fields):
+            raise JobLost
+        metrics.JOBS.labels(self.request.model, state.value).inc()
+        log.info("job %s %s", self.job_id, state.value)
+
+
+def _report(plan: SpacingPlan, request: SegmentationRequest, *, reduced_memory: bool = False) -> PolicyReport:
+    return PolicyReport(
+        outside=request.outside,
+        out_of_range=plan.out_of_range,
+        resampled=plan.resampled,
+        reduced_memory=reduced_memory,
+    )
