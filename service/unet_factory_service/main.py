@@ -8,6 +8,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import unet_factory
+from unet_factory.logs import configure_logging
 from unet_factory.settings import Settings
 from unet_factory_service import health_routes, metrics_routes, model_routes, segmentation_routes, unet_routes
 from unet_factory_service.documentation import ProblemDocument
@@ -51,6 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 def run(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
+    configure_logging(settings.log_format)
     GatewayServer(create_app(settings), host=host, port=port).run()
 
 
@@ -60,7 +62,12 @@ class GatewayServer(uvicorn.Server):
     def __init__(self, app: FastAPI, **options: Any) -> None:
         super().__init__(
             uvicorn.Config(
-                app, timeout_graceful_shutdown=_STOPS_WITHIN_S, access_log=False, server_header=False, **options
+                app,
+                timeout_graceful_shutdown=_STOPS_WITHIN_S,
+                access_log=False,
+                server_header=False,
+                log_config=None,  # ours is set up already
+                **options,
             )
         )
         self.app = app

@@ -3,12 +3,12 @@
 import logging
 import re
 import time
-import traceback
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unet_factory.logs import safe_traceback
 from unet_factory.metrics import HTTP_REQUEST_SECONDS
 from unet_factory_service.problems import unexpected_response
 
@@ -86,15 +86,9 @@ class UnexpectedErrors:
         except Exception as error:
             if scope["type"] != "http" or started:
                 raise
-            log.error(
-                "unexpected error in %s, request %s\n%s", _route(scope), scope["state"]["request_id"], _trace(error)
-            )
+            request_id = scope["state"]["request_id"]
+            log.error("unexpected error in %s, request %s\n%s", _route(scope), request_id, safe_traceback(error))
             await unexpected_response()(scope, receive, send)
-
-
-def _trace(error: Exception) -> str:
-    """Where it came from and its type, without its message: that may quote the scan's header."""
-    return "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
 
 
 def _request_id(scope: Scope) -> str:

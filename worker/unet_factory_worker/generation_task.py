@@ -6,10 +6,10 @@ from redis.exceptions import RedisError
 
 from unet_factory.errors import FactoryError, OutOfMemory
 from unet_factory.jobs import GenerationRequest, Problem
+from unet_factory.logs import safe_traceback
 from unet_factory.problems import TYPE_PREFIX, problem_of
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
-from unet_factory_worker.logs import safe_traceback
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,8 @@ from redis import Redis
 
 from unet_factory.blob_store import BlobStore
 from unet_factory.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.logs import configure_logging
 from unet_factory.settings import Settings
-from unet_factory_worker.logs import configure_logging
 from unet_factory_worker.reconnect import ReconnectWhenStuck
 
 log = logging.getLogger(__name__)

@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from unet_factory import metrics
 from unet_factory.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
 from unet_factory.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.logs import safe_traceback
 from unet_factory.manifest import Manifest
 from unet_factory.model.unet import UNet
 from unet_factory.problems import TYPE_PREFIX, problem_of
@@ -23,7 +24,6 @@ from unet_factory.volume import Volume, read_volume, write_labelmap
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.lease import JobLost, Lease
-from unet_factory_worker.logs import safe_traceback
 from unet_factory_worker.memory import PeakMemory
 from unet_factory_worker.segmenter import Execution, SpacingPlan, plan_spacing, segment_scan, volumes_ml
 
