@@ -44,7 +44,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
     # asyncio turns Nagle's algorithm off only where the protocol is named
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        server = GatewayServer(create_app(settings), log_config=None)
+        server = GatewayServer(create_app(settings))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         deadline = time.monotonic() + STARTS_WITHIN_S
