@@ -27,8 +27,11 @@ LOWEST_CREDIBLE_DICE = 0.7
 _ROOT = Path(__file__).parents[2]
 
 
-def run_demo(output: Path, models_dir: Path | None) -> None:
+def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm] = SPACINGS) -> None:
     """Write ``overlay.png`` and a standalone network to ``output``, and print the results.
+
+    Args:
+        spacings: mm (R, A, S), in turn; the first is native, ``PROOF`` is among them, the last repeats the first.
 
     Raises:
         Failure: any step failed, or a result is not what it must be.
@@ -41,20 +44,22 @@ def run_demo(output: Path, models_dir: Path | None) -> None:
         folder = Path(scratch)
         console.print("starting servers, worker and gateway ...")
         with running_service(folder, models_dir or _ROOT / "models") as client:
-            segmented = _segment_all(client, scans, folder, console)
+            segmented = _segment_all(client, scans, spacings, folder, console)
             console.print(table_of(_rows(segmented)))
-            _prove_network(client, segmented[SPACINGS.index(PROOF)], output, console)
+            _prove_network(client, segmented[spacings.index(PROOF)], output, console)
         console.print("stopped servers, worker and gateway")
     draw_overlay(output / "overlay.png", [results[0] for results in segmented[:-1]])
     console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in all", soft_wrap=True)
     _check_dice(_rows(segmented)[0])
 
 
-def _segment_all(client: FactoryClient, scans: Sequence[Scan], folder: Path, console: Console) -> list[list[Segmented]]:
+def _segment_all(
+    client: FactoryClient, scans: Sequence[Scan], spacings: Sequence[SpacingMm], folder: Path, console: Console
+) -> list[list[Segmented]]:
     """Per spacing, every scan's result."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("", total=len(SPACINGS) * len(scans))
+        bar = progress.add_task("", total=len(spacings) * len(scans))
 
         def one(scan: Scan, spacing_mm: SpacingMm) -> Segmented:
             progress.update(bar, description=f"{scan.name} at {spacing_text(spacing_mm)} mm")
@@ -62,7 +67,7 @@ def _segment_all(client: FactoryClient, scans: Sequence[Scan], folder: Path, con
             progress.advance(bar)
             return result
 
-        return [[one(scan, spacing_mm) for scan in scans] for spacing_mm in SPACINGS]
+        return [[one(scan, spacing_mm) for scan in scans] for spacing_mm in spacings]
 
 
 def _segment(client: FactoryClient, scan: Scan, folder: Path) -> Segmented:

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -72,6 +72,21 @@ def train(
         from unet_factory_cli.roles import run_training
 
         run_training(config, run_dir, device)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans.")] = "test",
+    draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
+    publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
+) -> None:
+    """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_evaluation
+
+        run_evaluation(config, checkpoint, split, draws, publish)
 
 
 @app.command()

@@ -1,12 +1,16 @@
 """One role in this process, set up by the environment."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic import ValidationError
 
 from unet_factory.settings import Settings
 from unet_factory_cli.failures import MISUSED, Failure
+
+if TYPE_CHECKING:
+    from unet_factory_training.datasets import Split
 
 
 def run_gateway(host: str, port: int) -> None:
@@ -29,18 +33,39 @@ def run_training(config: Path, run_dir: Path | None, device: str | None) -> None
     Raises:
         Failure: the file cannot be read, or is no configuration.
     """
+    _check_training_config(config)
+    from unet_factory_training.main import run
+
+    run(config, run_dir, device)
+
+
+def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None) -> None:
+    """
+    Raises:
+        Failure: a file cannot be read.
+    """
+    _check_training_config(config)
+    if not checkpoint.is_file():
+        raise Failure(f"there is no file {checkpoint}", MISUSED)
+    from rich.console import Console
+
+    from unet_factory_training.main import run_evaluation as run
+    from unet_factory_training.report import table_of
+
+    Console().print(table_of(run(config, checkpoint, split, draws, publish)))
+
+
+def _check_training_config(config: Path) -> None:
     if not config.is_file():
         raise Failure(f"there is no file {config}", MISUSED)
     import yaml
 
     from unet_factory_training.config import read_config
-    from unet_factory_training.main import run
 
     try:
         read_config(config)
     except (ValueError, OSError, yaml.YAMLError) as error:  # pydantic's ValidationError is a ValueError
         raise Failure(f"{config} is no training configuration: {_first_fault(error)}", MISUSED) from error
-    run(config, run_dir, device)
 
 
 def _settings() -> Settings:

@@ -1,0 +1,46 @@
+"""What the service answers besides jobs. Fields that a newer service adds are no error."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from unet_factory.manifest import Architecture, Label
+from unet_factory.spacing import SpacingMm
+from unet_factory_client.files import whole_file
+
+
+class ModelDescription(BaseModel):
+    """One model that the service has; ``trained_range_mm`` holds (min, max) per axis (R, A, S)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+    digest: str
+    architecture: Architecture
+    labels: tuple[Label, ...]
+    trained_range_mm: tuple[tuple[float, float], ...]
+    grid_step_mm: float
+    metrics: tuple[dict[str, Any], ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class StandaloneNetwork:
+    """The file of a network made for one spacing (mm, R,A,S).
+
+    ``etag`` is strong and names the bytes; ``snapped_mm`` is what the network was made for, ``requested_mm`` what was
+    asked for.
+    """
+
+    blob: bytes
+    etag: str
+    requested_mm: SpacingMm
+    snapped_mm: SpacingMm
+    headers: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        """Write the file: whole or not at all."""
+        with whole_file(path) as partial:
+            partial.write_bytes(self.blob)

@@ -1,0 +1,225 @@
+"""Segment scans and fetch networks over HTTP."""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import httpx
+from httpx_sse import SSEError, connect_sse
+
+from unet_factory.jobs import Job, JobState, LabelMapFormat
+from unet_factory.spacing import OutsidePolicy, parse_spacing
+from unet_factory_client.answers import ModelDescription, StandaloneNetwork
+from unet_factory_client.files import whole_file
+from unet_factory_client.problems import FactoryProblem
+from unet_factory_client.retries import RETRY_FOR_S, raise_for_problem, retried
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+OnProgress = Callable[[Job], None]
+
+_TIMEOUT = httpx.Timeout(60.0, connect=5.0)
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")  # reached without the environment's proxies
+_PROBE_TIMEOUT_S = 5.0
+_RECONNECT_S = 0.5
+_WAIT_S = 30  # how long one request for a network may wait for a worker, below the timeout
+
+
+class FactoryClient:
+    """Synchronous; a context manager. Connections refused and answers 429 and 503 are tried again for ``retry_for_s``.
+
+    Every method raises :class:`FactoryProblem` for what the service refuses and ``httpx.TransportError`` when it
+    cannot be reached.
+    """
+
+    def __init__(self, base_url: str = DEFAULT_URL, *, retry_for_s: float = RETRY_FOR_S) -> None:
+        url = httpx.URL(base_url.rstrip("/"))
+        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=url.host not in _THIS_MACHINE)
+        self._retry_for_s = retry_for_s
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def check(self) -> None:
+        """Raise at once, without trying again, when nobody answers at the URL."""
+        raise_for_problem(self._http.get("/livez", timeout=_PROBE_TIMEOUT_S))
+
+    def ready(self) -> bool:
+        """Whether the service could serve a request now; never raises, never tries again."""
+        try:
+            return self._http.get("/readyz", timeout=_PROBE_TIMEOUT_S).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    def segment(
+        self,
+        path: Path,
+        to: Path,
+        *,
+        model: str | None = None,
+        spacing: Sequence[float] | None = None,
+        working_spacing: Sequence[float] | None = None,
+        outside: OutsidePolicy | None = None,
+        output: LabelMapFormat = "nii.gz",
+        on_progress: OnProgress | None = None,
+    ) -> Job:
+        """Segment the scan at ``path`` and write its label map, on the scan's own grid, to ``to``.
+
+        Args:
+            spacing: mm (R, A, S), overrides what the scan's header says.
+            working_spacing: mm (R, A, S) to segment at; the scan's own by default.
+            on_progress: called with the job whenever it has changed.
+
+        Raises:
+            FactoryProblem: it was refused, failed or was cancelled.
+        """
+        job = self.submit(
+            path, model=model, spacing=spacing, working_spacing=working_spacing, outside=outside, output=output
+        )
+        job = self.wait(job.id, on_progress)
+        self.labelmap(job.id, to)
+        return job
+
+    def submit(
+        self,
+        path: Path,
+        *,
+        model: str | None = None,
+        spacing: Sequence[float] | None = None,
+        working_spacing: Sequence[float] | None = None,
+        outside: OutsidePolicy | None = None,
+        output: LabelMapFormat = "nii.gz",
+    ) -> Job:
+        """Upload the scan at ``path``; the answer is its job, accepted and kept from here on. Safe to try again."""
+        fields = {
+            "model": model,
+            "spacing": _text(spacing),
+            "working_spacing": _text(working_spacing),
+            "outside": outside and str(outside),
+            "output": output,
+        }
+        form = {name: value for name, value in fields.items() if value is not None}
+        headers = {"Idempotency-Key": secrets.token_hex(16)}
+
+        def post() -> httpx.Response:
+            with path.open("rb") as file:
+                # a neutral name: those of scans tend to name the patient
+                return self._http.post("/segmentations", data=form, files={"file": ("scan", file)}, headers=headers)
+
+        return _job(self._answered(post))
+
+    def wait(self, job_id: str, on_progress: OnProgress | None = None) -> Job:
+        """Follow a job to its end; outlives a restart of the gateway.
+
+        Raises:
+            FactoryProblem: it failed, was cancelled, or is unknown.
+        """
+        while True:
+            job = self._follow(job_id, on_progress)
+            if job.state is JobState.SUCCEEDED:
+                return job
+            if job.state.final:
+                raise FactoryProblem.of_job(job)
+            time.sleep(_RECONNECT_S)
+
+    def job(self, job_id: str) -> Job:
+        """The job as it is now."""
+        return _job(self._get(f"/segmentations/{job_id}"))
+
+    def events(self, job_id: str) -> Iterator[Job]:
+        """The job now and whenever it changes, until it is final or the connection ends."""
+        with connect_sse(self._http, "GET", f"/segmentations/{job_id}/events") as source:
+            if source.response.is_error:
+                source.response.read()
+            raise_for_problem(source.response)
+            for event in source.iter_sse():
+                if event.data.startswith("{"):
+                    yield Job.model_validate_json(event.data, extra="ignore")
+
+    def labelmap(self, job_id: str, to: Path) -> Path:
+        """Download a succeeded job's label map to ``to``: the whole file or none."""
+
+        def fetch() -> httpx.Response:
+            with self._http.stream("GET", f"/segmentations/{job_id}/labelmap") as response, whole_file(to) as partial:
+                if response.is_error:
+                    response.read()
+                raise_for_problem(response)
+                with partial.open("wb") as file:
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+            return response
+
+        self._answered(fetch)
+        return to
+
+    def delete(self, job_id: str) -> None:
+        """Cancel the job where it still runs, and have everything of it deleted."""
+        self._answered(lambda: self._http.delete(f"/segmentations/{job_id}"))
+
+    def unet(
+        self,
+        spacing: Sequence[float],
+        *,
+        model: str | None = None,
+        dtype: Literal["float32", "float16"] = "float32",
+        outside: OutsidePolicy | None = None,
+    ) -> StandaloneNetwork:
+        """The standalone network for ``spacing`` (mm, R,A,S), a safetensors file's bytes."""
+        query = {"spacing": _text(spacing), "model": model, "dtype": dtype, "outside": outside and str(outside)}
+        parameters = {name: value for name, value in query.items() if value is not None}
+        while True:
+            response = self._get("/unet", params=parameters, headers={"Prefer": f"wait={_WAIT_S}"})
+            if response.status_code != httpx.codes.ACCEPTED:
+                return _network(response)
+
+    def models(self) -> list[ModelDescription]:
+        """What the service can do."""
+        return [ModelDescription.model_validate(entry) for entry in self._get("/models").json()]
+
+    def _follow(self, job_id: str, on_progress: OnProgress | None) -> Job:
+        """The job's state when its event stream ended, for whatever reason."""
+        job = self.job(job_id)
+        try:
+            for job in self.events(job_id):
+                if on_progress is not None:
+                    on_progress(job)
+                if job.state.final:
+                    return job
+        except (httpx.TransportError, SSEError):
+            return self.job(job_id)
+        return job
+
+    def _get(self, path: str, **arguments: Any) -> httpx.Response:
+        return self._answered(lambda: self._http.get(path, **arguments))
+
+    def _answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        return retried(send, self._retry_for_s)
+
+
+def _job(response: httpx.Response) -> Job:
+    return Job.model_validate_json(response.content, extra="ignore")
+
+
+def _network(response: httpx.Response) -> StandaloneNetwork:
+    return StandaloneNetwork(
+        blob=response.content,
+        etag=response.headers["ETag"],
+        requested_mm=parse_spacing(response.headers["X-Requested-Spacing"]),
+        snapped_mm=parse_spacing(response.headers["X-Snapped-Spacing"]),
+        headers=dict(response.headers),
+    )
+
+
+def _text(spacing: Sequence[float] | None) -> str | None:
+    return None if spacing is None else ",".join(repr(float(value)) for value in spacing)

@@ -1,0 +1,91 @@
+"""What a user may do wrong at the command line, and that asking for help costs nothing."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import unet_factory
+from unet_factory_cli.main import app
+
+HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
+NOBODY = "http://127.0.0.1:9"
+
+SEGMENT = ["segment", "{scan}", "-o"]
+UNET = ["unet", "-o", "{tmp}/unet.safetensors", "--spacing"]
+
+
+def test_help_is_quick_and_imports_no_role() -> None:
+    ask = (
+        "import sys; from typer.testing import CliRunner; from unet_factory_cli.main import app;"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    answers, seconds = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        answers.append(subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout)
+        seconds.append(time.perf_counter() - started)
+    assert {answer.strip() for answer in answers} == {"[]"}
+    assert min(seconds) < 1
+
+
+def test_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"unet-factory {unet_factory.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["segment", "{tmp}/none.nii.gz", "-o", "{tmp}/x.nii.gz"], 2, "there is no file {tmp}/none.nii.gz"),
+        ([*SEGMENT, "{tmp}/x.png"], 2, "x.png must end with .nii.gz or .nrrd"),
+        ([*SEGMENT, "{tmp}/none/x.nrrd"], 2, "there is no folder {tmp}/none"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--spacing", "1,2"], 2, "three numbers in mm (R,A,S), got 2"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--working-spacing", "1,nan,1"], 2, "must be finite"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--outside", "guess"], 2, "'guess', allowed are reject, clamp, extrapolate"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--url", "somewhere"], 1, "cannot reach the service at somewhere"),
+        ([*UNET, "one,two,three"], 2, "expected three comma-separated numbers"),
+        ([*UNET, "0,1,1"], 2, "above 0"),
+        ([*UNET, "1,1,1", "--dtype", "int4"], 2, "'int4', allowed are float32, float16"),
+        ([*UNET, "1,1,1", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
+        (["models", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
+        (["train", "{tmp}/none.yaml"], 2, "there is no file {tmp}/none.yaml"),
+        (["train", "{scan}"], 2, "is no training configuration"),
+        (["serve", "--models", "{tmp}"], 2, "there is no model (*.safetensors) in {tmp}"),
+        (["serve", "--models", "{damaged}"], 1, "The checkpoint cannot be used"),
+        (["demo", "--models", "{tmp}/none", "-o", "{tmp}/out"], 1, "there is no model"),
+    ],
+)
+def test_a_mistake_is_said_in_a_line(tmp_path: Path, arguments: list[str], exit_code: int, message: str) -> None:
+    places = {"tmp": str(tmp_path), "scan": str(tmp_path / "scan.nii"), "damaged": str(tmp_path / "damaged")}
+    (tmp_path / "scan.nii").write_text("name: [unfinished")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "x.safetensors").write_bytes(b"damaged")
+    filled = [argument.format(**places) for argument in arguments]
+    before = sorted(tmp_path.glob("*.n*"))
+    result = CliRunner().invoke(app, filled, env={"COLUMNS": "200"})
+    assert result.exit_code == exit_code, result.output
+    assert message.format(**places) in result.stderr
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert sorted(tmp_path.glob("*.n*")) == before
+
+
+@pytest.mark.parametrize(
+    "arguments", [["segment"], ["unet", "-o", "x"], ["serve", "--port", "0"], ["serve", "--workers", "0"], ["dance"]]
+)
+def test_wrong_usage_ends_with_2(arguments: list[str]) -> None:
+    assert CliRunner().invoke(app, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("role", ["gateway", "worker"])
+def test_a_wrong_setting_is_named(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNET_FACTORY_MAX_VOXELS", "many")
+    result = CliRunner().invoke(app, [role])
+    assert result.exit_code == 2
+    assert "UNET_FACTORY_ variable is wrong: max_voxels" in result.stderr
+    assert "'many'" in result.stderr
