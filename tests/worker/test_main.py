@@ -7,8 +7,8 @@ import sys
 
 from redis import Redis
 
-from unet_factory.presence import WorkerPresence, announce, present, withdraw
 from unet_factory.logs import JsonFormatter
+from unet_factory.presence import WorkerPresence, announce, present, withdraw
 
 PARENT = """
 import sys

@@ -1,7 +1,9 @@
 """How much memory a job needed at its peak: device memory on a GPU, memory that it added to its process elsewhere."""
 
+import ctypes
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -35,11 +37,18 @@ class PeakMemory:
 
 def _reset_host_peak() -> int:
     """Resident bytes now; from here on the kernel records a new peak, where it can."""
+    _return_freed_memory()
     try:
         _CLEAR.write_text(_RESET_PEAK)
         return _status_bytes("VmRSS")
     except OSError:
         return _host_peak()
+
+
+def _return_freed_memory() -> None:
+    """What earlier jobs freed goes back to the system (glibc), so that it does not hide what the next one needs."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _host_peak() -> int:

@@ -1,0 +1,236 @@
+"""The files that operators start from agree with the code and with each other."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from unet_factory import metrics
+from unet_factory.settings import Settings
+from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
+
+ROOT = Path(__file__).parents[2]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
+OURS = ("gateway", "worker", "worker-gpu")
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    parsed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    return parsed
+
+
+def test_the_services_are_those_that_operators_know(compose: dict[str, Any]) -> None:
+    assert set(compose["services"]) == {*OURS, "redis-jobs", "redis-cache", "prometheus", "grafana"}
+
+
+def test_every_service_has_a_pinned_image_or_a_target_of_the_dockerfile(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        if "build" in service:
+            assert service["build"]["target"] in stages(), name
+            assert set(service["build"].get("args", {})) <= arguments(), name
+        else:
+            assert PINNED.match(service["image"]), name
+
+
+def test_every_factory_variable_is_a_setting_with_a_legal_value(compose: dict[str, Any]) -> None:
+    environments = [service.get("environment", {}) for service in compose["services"].values()]
+    environments.append(dict(re.findall(r"(UNET_FACTORY_\w+)=(\S+)", DOCKERFILE)))
+    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields}
+    for environment in environments:
+        ours = {name: value for name, value in environment.items() if name.startswith("UNET_FACTORY_")}
+        assert ours.keys() <= fields
+        Settings.model_validate({name.removeprefix("UNET_FACTORY_").lower(): value for name, value in ours.items()})
+
+
+def test_the_guide_names_only_settings_that_exist() -> None:
+    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields}
+    named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", (ROOT / "docs/guide/operate.md").read_text()))
+    assert named
+    assert named <= fields
+
+
+def test_gateway_and_workers_share_stores_blobs_and_models(compose: dict[str, Any]) -> None:
+    services = [compose["services"][name] for name in OURS]
+    stores = {"UNET_FACTORY_REDIS_URL", "UNET_FACTORY_CACHE_URL", "UNET_FACTORY_BLOB_URL", "UNET_FACTORY_MODELS_DIR"}
+    for service in services:
+        assert {name: service["environment"][name] for name in stores} == {
+            name: services[0]["environment"][name] for name in stores
+        }
+        assert service["volumes"] == services[0]["volumes"]
+        models = next(volume for volume in service["volumes"] if isinstance(volume, dict))
+        assert models["read_only"] is True
+
+
+def test_a_stopped_worker_may_finish_its_job(compose: dict[str, Any]) -> None:
+    grace = compose["services"]["worker"]["stop_grace_period"]
+    assert float(grace.removesuffix("s")) > Settings.model_fields["stop_grace_s"].default
+
+
+def test_the_stores_keep_what_the_embedded_ones_keep(compose: dict[str, Any]) -> None:
+    jobs = options(compose["services"]["redis-jobs"]["command"])
+    assert jobs | JOBS_OPTIONS == jobs
+    assert any(volume.endswith(":/data") for volume in compose["services"]["redis-jobs"]["volumes"])
+    cache = options(compose["services"]["redis-cache"]["command"])
+    assert cache["maxmemory-policy"] == CACHE_OPTIONS["maxmemory-policy"]
+    assert "maxmemory" in cache
+
+
+def test_every_service_is_locked_down_and_published_on_loopback_only(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+
+
+def test_no_secret_stands_in_a_file(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for name, value in service.get("environment", {}).items():
+            if re.search(r"PASSWORD|SECRET|TOKEN|KEY", name):
+                assert name.endswith("__FILE")
+                assert value.startswith("/run/secrets/")
+
+
+def test_waiting_is_for_services_that_can_tell_their_health(compose: dict[str, Any]) -> None:
+    services = compose["services"]
+    for service in services.values():
+        for name, condition in service.get("depends_on", {}).items():
+            assert condition == {"condition": "service_healthy"}
+            target = services[name].get("build", {}).get("target")
+            assert "healthcheck" in services[name] or "HEALTHCHECK --" in stages()[target]
+
+
+def test_named_volumes_networks_and_secrets_are_declared(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        named = [v.split(":")[0] for v in service.get("volumes", []) if isinstance(v, str) and v[0] not in "./"]
+        assert set(named) <= compose["volumes"].keys()
+        assert set(service["networks"]) <= compose["networks"].keys()
+        assert set(service.get("secrets", [])) <= compose["secrets"].keys()
+
+
+def test_only_the_gpu_profile_asks_for_a_device(compose: dict[str, Any]) -> None:
+    with_device = {name for name, service in compose["services"].items() if "deploy" in service}
+    assert with_device == {"worker-gpu"}
+    assert compose["services"]["worker-gpu"]["profiles"] == ["gpu"]
+
+
+@pytest.mark.parametrize("role", ["gateway", "worker", "training"])
+def test_every_role_runs_unprivileged_from_its_own_target(role: str) -> None:
+    stage = stages()[role]
+    assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["unet-factory", "\w+"\]$', stage, re.MULTILINE)
+    assert "HEALTHCHECK" in stage
+
+
+def test_the_gateway_is_built_without_torch() -> None:
+    lineage, stage = "", "gateway-requirements"
+    while stage in stages():
+        lineage += stages()[stage]
+        stage = lineage_of(stage)
+    assert "TORCH" not in lineage
+    assert "gateway-requirements" in stages()["gateway"]
+    assert "torch" not in stages()["gateway"]
+
+
+def test_base_image_is_pinned_and_copied_files_exist_and_reach_the_builder() -> None:
+    default = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert default
+    assert PINNED.match(default[1])
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {
+        source for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()
+    }
+    assert copied
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert any(source == path or source.startswith(f"{path}/") for path in allowed), source
+
+
+def test_every_installing_stage_declares_the_arguments_of_a_mirror() -> None:
+    """Not every builder hands a stage's arguments to the stages made from it."""
+    installing = {name: stage for name, stage in stages().items() if " install --no-cache-dir" in stage}
+    assert len(installing) == 5
+    for name, stage in installing.items():
+        for argument in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT"):
+            assert f"ARG {argument}\n" in stage, name
+
+
+def test_torch_is_pinned_as_in_the_constraints() -> None:
+    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = re.search(r"^ARG TORCH=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert pinned
+    assert pinned[1] in constraints
+
+
+def test_prometheus_finds_the_ports_that_gateway_and_worker_listen_on() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in config["scrape_configs"]}
+    assert f"EXPOSE {ports['unet-factory-gateway']}\n" in stages()["gateway"]
+    assert f"UNET_FACTORY_METRICS_PORT={ports['unet-factory-worker']}\n" in stages()["worker"]
+    assert "UNET_FACTORY_METRICS_HOST=0.0.0.0 " in stages()["worker"]  # its own default is loopback
+    targets = {name for job in config["scrape_configs"] for name in job["dns_sd_configs"][0]["names"]}
+    assert targets == set(OURS)
+
+
+def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/unet-factory.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    recorded = set()
+    for file in (ROOT / "deploy/prometheus/rules").glob("*.yml"):
+        for rule in (rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]):
+            expressions.append(rule["expr"])
+            recorded.add(rule.get("record"))
+    used = {name for expression in expressions for name in re.findall(r"unet_factory[\w:]+", expression)}
+    assert used
+    assert used <= exported() | recorded
+
+
+def test_dashboard_asks_the_provisioned_data_source_and_shows_every_exported_family() -> None:
+    folder = ROOT / "deploy/grafana"
+    source = yaml.safe_load((folder / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
+    text = (folder / "dashboards/unet-factory.json").read_text()
+    panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
+    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {source["uid"]}
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    missing = {name for name in families() if name not in text}
+    assert not missing
+
+
+def stages() -> dict[str, str]:
+    """Name -> text of every stage of the Dockerfile."""
+    parts = re.split(r"^FROM \S+ AS (\S+)$", DOCKERFILE, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def lineage_of(stage: str) -> str:
+    """What a stage is made from."""
+    found = re.search(rf"^FROM (\S+) AS {re.escape(stage)}$", DOCKERFILE, re.MULTILINE)
+    assert found
+    return found[1]
+
+
+def arguments() -> set[str]:
+    return set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """``--name value`` pairs of a server's command."""
+    return {name.removeprefix("--"): value for name, value in zip(command[1::2], command[2::2], strict=True)}
+
+
+def families() -> set[str]:
+    """Names of the metric families that the core defines; the gateway adds the queue depth."""
+    from prometheus_client.metrics import MetricWrapperBase
+
+    defined = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
+    return {family.name for metric in defined for family in metric.describe()} | {"unet_factory_queue_depth"}
+
+
+def exported() -> set[str]:
+    """Names of all samples that those families can show."""
+    suffixes = ("", "_total", "_bucket", "_count", "_sum")
+    return {name + suffix for name in families() for suffix in suffixes}
