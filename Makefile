@@ -1,11 +1,11 @@
 # Every command of the README and of .ci/run; each does its own set-up.
 PYTHON ?= python3
-# A GPU install: make setup TORCH=torch  (takes the registry's default build with CUDA instead of the pinned CPU build)
+# A GPU install: make setup TORCH=torch===2.13.0 (exactly that build, with CUDA, never its +cpu variant)
 TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check bench format clean
+.PHONY: setup demo test check format clean
 
 setup: $(VENV)/.complete
 

@@ -61,7 +61,7 @@ def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[Scan]) -> No
     assert mean_dice(score_scans(mistaken, checkpoint.manifest, examples, [NATIVE])) < right - 0.1
 
 
-@pytest.mark.skipif("HIPPOCAMPUS_DATA" not in os.environ, reason="needs HIPPOCAMPUS_DATA, the folder of all subjects")
+@pytest.mark.skipif("UNET_FACTORY_DATA" not in os.environ, reason="needs UNET_FACTORY_DATA, the folder of data sets")
 def test_the_card_tells_the_truth(checkpoint: Checkpoint, config: TrainingConfig) -> None:
     claimed = {figure["region"]: figure["dice_mean"] for figure in checkpoint.manifest.metrics}
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "test")]
