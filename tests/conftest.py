@@ -62,6 +62,7 @@ def settings(redis_server: EmbeddedServer, redis: Redis, tiny_models: Path, tmp_
         redis_url=redis_server.redis_url,
         blob_url=(tmp_path / "blobs").as_uri(),
         models_dir=tiny_models,
+        device="cpu",
         lease_s=2.0,
         maintenance_interval_s=0.5,
     )

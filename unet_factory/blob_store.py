@@ -6,8 +6,9 @@ Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never 
 import errno
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from unet_factory.errors import StorageFull
 
 _JOBS = "jobs"
+_SCRATCH = "scratch"
 
 
 class BlobStore:
@@ -67,11 +69,21 @@ class BlobStore:
     @contextmanager
     def scratch(self) -> Iterator[Path]:
         """A temporary folder, on the store's own disk where that is local, gone after the block."""
-        parent = f"{self._root}/scratch" if self._is_local else None
+        parent = f"{self._root}/{_SCRATCH}" if self._is_local else None
         if parent:
             Path(parent).mkdir(parents=True, exist_ok=True)
         with storage_errors(), tempfile.TemporaryDirectory(dir=parent) as folder:
             yield Path(folder)
+
+    def purge_scratch(self, untouched_s: float) -> None:
+        """Remove temporary folders that a killed process left behind: nobody has written to them for that long."""
+        if not self._is_local:
+            return
+        for folder in Path(self._root, _SCRATCH).glob("*"):
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                if time.time() - touched > untouched_s:
+                    shutil.rmtree(folder)
 
     def delete(self, job_id: str) -> None:
         """Everything of a job; no error when there is nothing."""

@@ -65,6 +65,7 @@ class Maintenance:
 
     def purge_orphans(self) -> None:
         """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
+        self._blobs.purge_scratch(ORPHAN_AGE_S)
         for job_id, modified in self._blobs.job_ids():
             if time.time() - modified > ORPHAN_AGE_S and not self._known(job_id):
                 self._blobs.delete(job_id)

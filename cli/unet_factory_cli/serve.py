@@ -151,14 +151,14 @@ def _check_models(folder: Path) -> None:
 
 
 def _check_port(options: ServeOptions) -> None:
-    family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-        except OSError as error:
-            reason = error.strerror.lower() if error.strerror else error
-            raise Failure(f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port") from error
+    except OSError as error:
+        reason = error.strerror.lower() if error.strerror else error
+        raise Failure(f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port") from error
 
 
 @contextmanager

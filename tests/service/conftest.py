@@ -72,6 +72,7 @@ def shared_settings(
         redis_url=redis_server.redis_url,
         blob_url=tmp_path_factory.mktemp("blobs").as_uri(),
         models_dir=tiny_models,
+        device="cpu",
         max_upload_bytes=MAX_UPLOAD_BYTES,
         max_decompressed_bytes=4 * MAX_UPLOAD_BYTES,
         lease_s=2.0,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from tests.system.serve_process import alive
 from tests.system.worker_process import Bench, WorkerProcess, until
 from unet_factory.errors import JobExpired
 from unet_factory.jobs import JobState
@@ -35,6 +36,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterat
         redis_url=server.redis_url,
         blob_url=(folder / "blobs").as_uri(),
         models_dir=tiny_models,
+        device="cpu",
         threads=1,
         lease_s=2.0,
         maintenance_interval_s=0.5,
@@ -87,7 +89,7 @@ def test_a_killed_worker_costs_no_job(bench: Bench, workers: Workers, undisturbe
     elif victim == "parent":
         worker.signal(signal.SIGKILL)
         worker.wait()
-        until(lambda: not Path(f"/proc/{child}").exists())  # nobody would ever give it work again
+        until(lambda: not alive(child))  # nobody would ever give it work again
     else:
         worker.kill_group()
     workers.get()

@@ -12,6 +12,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from unet_factory.errors import DatasetInvalid
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
@@ -98,3 +99,6 @@ def test_the_environment_is_expanded_in_the_data_root(
     monkeypatch.setenv("SOMEWHERE", os.fspath(dataset_root))
     moved = config.dataset.model_copy(update={"root": "$SOMEWHERE"})
     assert len(find_subjects(moved, "train")) == 4
+    monkeypatch.delenv("SOMEWHERE")
+    with pytest.raises(DatasetInvalid, match=r"\$SOMEWHERE"):
+        find_subjects(moved, "train")

@@ -14,13 +14,14 @@ from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.lease import JobLost, Lease
 
 SCAN = np.zeros((4, 4, 4), np.float32)
+LEASE_S = 1.5  # short, and yet longer than a busy machine may keep a thread waiting
 
 
 def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, submit: Submit) -> None:
     job_id = submit(SCAN)
-    assert context.jobs.claim(job_id, "me", 0.6)
-    with Lease(context.jobs, job_id, "me", 0.6, deadline_s=60.0) as lease:
-        time.sleep(1.5)  # two leases and a half
+    assert context.jobs.claim(job_id, "me", LEASE_S)
+    with Lease(context.jobs, job_id, "me", LEASE_S, deadline_s=60.0) as lease:
+        time.sleep(2.5 * LEASE_S)
         lease.check()
         assert context.jobs.leased(job_id)
         assert not context.jobs.requeue(job_id)
@@ -31,8 +32,8 @@ def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, subm
 @pytest.mark.parametrize("event", ["cancelled", "purged", "taken over"])
 def test_its_loss_is_noticed(context: WorkerContext, submit: Submit, redis: Redis, event: str) -> None:
     job_id = submit(SCAN)
-    assert context.jobs.claim(job_id, "me", 0.6)
-    with Lease(context.jobs, job_id, "me", 0.6, deadline_s=60.0) as lease:
+    assert context.jobs.claim(job_id, "me", LEASE_S)
+    with Lease(context.jobs, job_id, "me", LEASE_S, deadline_s=60.0) as lease:
         lease.check()
         if event == "cancelled":
             context.jobs.end(job_id, JobState.CANCELLED)

@@ -44,13 +44,20 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
     Raises:
         DatasetInvalid: the description, a split or a file is missing.
     """
-    root = Path(os.path.expandvars(config.root))
+    root = _root(config)
     subjects = _from_splits(root, split) if config.layout == "splits" else _from_msd(root, split)
     for subject in subjects:
         for path in (subject.image, subject.label):
             if not path.is_file():
                 raise DatasetInvalid(f"split {split!r} of {root.name} names {path.name}, but there is no such file")
     return subjects
+
+
+def _root(config: DatasetConfig) -> Path:
+    expanded = os.path.expandvars(config.root)
+    if "$" in expanded:
+        raise DatasetInvalid(f"the data set's root {config.root} names an environment variable that is not set")
+    return Path(expanded)
 
 
 def read_scan(subject: Subject, config: DatasetConfig) -> Scan:

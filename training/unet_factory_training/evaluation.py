@@ -30,7 +30,7 @@ class Score:
 
 def score_scan(hypernetwork: Hypernetwork, manifest: Manifest, scan: Scan, spacing: SnappedSpacing) -> Score:
     """Simulate ``scan`` at ``spacing``, segment it with the network made for it, and compare."""
-    image = resample(scan.image, scan.spacing_ras_mm, spacing.mm)
+    image = resample(scan.image.to(hypernetwork.bias.device), scan.spacing_ras_mm, spacing.mm)
     reference = resample_labels(scan.labels, manifest.architecture.classes, scan.spacing_ras_mm, spacing.mm)
     unet, weights = empty_unet(manifest.architecture).eval(), hypernetwork.generate(spacing)
     with torch.inference_mode():
@@ -40,7 +40,7 @@ def score_scan(hypernetwork: Hypernetwork, manifest: Manifest, scan: Scan, spaci
             window=manifest.window,
             divisor=manifest.architecture.divisor,
         )
-    return Score(scan.name, spacing, dice(predicted, reference, manifest.architecture.classes))
+    return Score(scan.name, spacing, dice(predicted.cpu(), reference, manifest.architecture.classes))
 
 
 def score_scans(

@@ -13,6 +13,8 @@ from torch import Tensor
 
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
+_CACHED_OPERATORS = 256  # a megabyte each at 512 voxels: a worker that sees ever new grids must not keep them all
+
 
 def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, ...]:
     """The extents at which ``shape`` voxels of ``spacing_mm`` cover the same field of view at ``target_mm``."""
@@ -46,7 +48,7 @@ def resample(
     return volume.contiguous()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED_OPERATORS)
 def smoothing_matrix(extent: int, ratio: float) -> Tensor:
     """(extent, extent): Gaussian slice profile that a voxel ``ratio`` times as large adds; identity for ``ratio`` <= 1.
 
@@ -61,7 +63,7 @@ def smoothing_matrix(extent: int, ratio: float) -> Tensor:
     return (weights / weights.sum(dim=1, keepdim=True)).float()
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=_CACHED_OPERATORS)
 def _sampling_matrix(extent_in: int, extent_out: int, ratio: float) -> Tensor:
     """(extent_out, extent_in): linear interpolation at steps of ``ratio`` voxels around the common centre, clamped."""
     index = torch.arange(extent_out, dtype=torch.float64)

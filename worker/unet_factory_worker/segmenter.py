@@ -120,9 +120,8 @@ def segment_scan(
 
 def volumes_ml(segmented: NDArray[np.uint8], spacing_mm: Sequence[float], labels: Sequence[Label]) -> dict[str, float]:
     """Millilitres per label name on a grid of ``spacing_mm``, background left out."""
-    counts = np.bincount(segmented.ravel(), minlength=len(labels))
     voxel_ml = math.prod(spacing_mm) / MM3_PER_ML
-    return {label.name: float(counts[label.value] * voxel_ml) for label in labels if label.value != 0}
+    return {label.name: np.count_nonzero(segmented == label.value) * voxel_ml for label in labels if label.value != 0}
 
 
 def _placed(network: Network, execution: Execution, home: torch.device) -> Network:
