@@ -26,6 +26,8 @@ class BlobStore:
 
     def __init__(self, url: str) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
+        if self._is_local:
+            Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)  # scans are for nobody else's eyes
         self._fs.makedirs(f"{self._root}/{_JOBS}", exist_ok=True)
 
     def put(self, job_id: str, name: str, source: Path) -> None:

@@ -54,6 +54,11 @@ if redis.call('HGET', KEYS[1], 'state') ~= '"running"' then return 0 end
 redis.call('HSET', KEYS[1], 'state', '"queued"', 'progress', '0.0')
 return 1
 """
+# KEYS: idempotency entry. ARGV: how the entry of the job to be forgotten ends.
+_FORGET = """
+local entry = redis.call('GET', KEYS[1])
+if entry and string.sub(entry, -string.len(ARGV[1])) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+"""
 
 
 class JobStore:
@@ -66,6 +71,7 @@ class JobStore:
         self._write_as_owner = redis.register_script(_WRITE_AS_OWNER)
         self._write_unless_final = redis.register_script(_WRITE_UNLESS_FINAL)
         self._requeue = redis.register_script(_REQUEUE)
+        self._forget = redis.register_script(_FORGET)
 
     def create(self, job: Job, request: SegmentationRequest) -> None:
         """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it."""
@@ -189,9 +195,9 @@ class JobStore:
         first, second = stored.split(" ")
         return first, second
 
-    def forget(self, idempotency_key: str) -> None:
-        """Undo :meth:`remember` for a request that was refused after all."""
-        self._redis.delete(f"idempotency:{idempotency_key}")
+    def forget(self, idempotency_key: str, job_id: str) -> None:
+        """Undo :meth:`remember` for the job of a request that was refused or died; another job's entry stays."""
+        self._forget(keys=[f"idempotency:{idempotency_key}"], args=[f" {job_id}"])
 
     def _close(self, job_id: str) -> None:
         self._redis.zrem(ACTIVE, job_id)

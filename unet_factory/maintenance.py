@@ -60,8 +60,8 @@ class Maintenance:
     def purge_expired(self) -> None:
         for job_id in self._jobs.due():
             self._jobs.end(job_id, JobState.CANCELLED)
+            self._jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
             self._blobs.delete(job_id)
-            self._jobs.purge(job_id)
 
     def purge_orphans(self) -> None:
         """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""

@@ -10,6 +10,7 @@ from unet_factory.jobs import GenerationRequest
 
 GENERATION_LEASE_S = 30
 FAILURE_TTL_S = 10
+NETWORK_TTL_S = 7 * 24 * 3600  # where the store does not evict, networks nobody asks for again must still go
 
 _DIGEST_LENGTH = 32
 
@@ -43,7 +44,7 @@ class WeightCache:
         """Store a generated network and wake everyone who waits for it."""
         digest = hashlib.sha256(blob).digest()
         with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.set(weight_key(request), digest + blob)
+            pipeline.set(weight_key(request), digest + blob, ex=NETWORK_TTL_S)
             pipeline.delete(_lease_key(request), _failure_key(request))
             pipeline.execute()
         self._redis.publish(ready_channel(request), b"ready")

@@ -17,6 +17,7 @@ from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.spacing import SpacingMm
 from unet_factory.volume import read_header, read_volume
+from unet_factory_cli.demo_service import threads
 from unet_factory_cli.failures import Failure
 from unet_factory_training.evaluation import dice
 
@@ -86,6 +87,7 @@ def simulate(scan: Scan, spacing_mm: SpacingMm, folder: Path) -> Scan:
 
 def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
     """The label map (r, a, s) of the scan by a standalone network in plain PyTorch, on the device that the job had."""
+    torch.set_num_threads(threads())
     device = torch.device((result.job.device or "cpu").split()[0])
     unet = load_unet(network).to(device)
     assert unet.manifest is not None

@@ -16,7 +16,7 @@ from unet_factory_client import FactoryClient
 READY_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 20.0
 
-_KEPT_SETTINGS = ("UNET_FACTORY_DEVICE", "UNET_FACTORY_THREADS")
+_KEPT_SETTINGS = ("UNET_FACTORY_DEVICE",)
 _LOG_TAIL_LINES = 15
 
 
@@ -59,11 +59,17 @@ def _await_ready(client: FactoryClient, process: "subprocess.Popen[bytes]", log:
 
 def _environment() -> dict[str, str]:
     """Without the caller's settings, which are for a factory of theirs; where to compute stays their choice."""
-    return {
+    kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("UNET_FACTORY_") or name in _KEPT_SETTINGS
     }
+    return kept | {"UNET_FACTORY_THREADS": str(threads())}
+
+
+def threads() -> int:
+    """CPU threads of the worker; equal answers to the last bit want as many elsewhere."""
+    return int(os.environ.get("UNET_FACTORY_THREADS", "0")) or os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -47,5 +47,5 @@ def reserve(jobs: JobStore, key: str, fingerprint: str, job_id: str, ttl_s: floa
             return jobs.get(earlier_id)
         except JobUnknown:
             if time.monotonic() > deadline:
-                jobs.forget(key)
+                jobs.forget(key, earlier_id)
             time.sleep(_POLL_S)

@@ -147,8 +147,8 @@ def delete_segmentation(job_id: JobId, services: ServicesDependency) -> None:
     job = services.jobs.get(job_id)
     if services.jobs.end(job_id, JobState.CANCELLED):
         JOBS.labels(job.model, JobState.CANCELLED.value).inc()
+    services.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
     services.blobs.delete(job_id)
-    services.jobs.purge(job_id)
 
 
 async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEvent]:

@@ -93,7 +93,7 @@ def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedFor
     try:
         _enqueue(services, accepted, received.file)
     except BaseException:
-        services.jobs.forget(key)
+        services.jobs.forget(key, accepted.job.id)
         raise
     return accepted.job
 
