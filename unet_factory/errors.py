@@ -61,6 +61,12 @@ class NotAVolume(FactoryError):
     slug, title = "not-a-volume", "The file is not a readable volume"
 
 
+class NoContrast(FactoryError):
+    """All voxels are alike, or so far apart that nothing can be said of their spread: there is nothing to segment."""
+
+    slug, title = "no-contrast", "The scan has no usable contrast"
+
+
 class VolumeTooLarge(FactoryError):
     """The volume exceeds a limit: compressed bytes, decompressed bytes or voxels."""
 

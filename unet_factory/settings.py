@@ -23,7 +23,7 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = 2 * 2**30
     max_decompressed_bytes: int = 8 * 2**30
-    max_voxels: int = 1024**3
+    max_voxels: int = Field(default=2**28, description="of a scan, on its own grid and at the working spacing")
     max_queued_jobs: int = 1000
 
     job_deadline_s: float = 3600.0

@@ -149,11 +149,12 @@ class SpacingGrid(BaseModel):
             SpacingInvalid: not a spacing.
             SpacingOutOfRange: outside the trained range under ``reject``.
         """
-        snapped = self.snap(spacing_ras_mm)
+        requested_mm = validate_spacing(spacing_ras_mm)
+        snapped = self.snap(requested_mm)
         if self.contains(snapped):
             return ResolvedSpacing(snapped, out_of_range=False)
         if policy is OutsidePolicy.REJECT:
-            raise SpacingOutOfRange(snapped.mm, self.range_mm)
+            raise SpacingOutOfRange(requested_mm, self.range_mm)
         return ResolvedSpacing(
             self.clamp(snapped) if policy is OutsidePolicy.CLAMP else snapped,
             out_of_range=True,

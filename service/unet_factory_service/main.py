@@ -40,6 +40,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
     app.state.services = services
     for module in (unet_routes, segmentation_routes, model_routes, health_routes, metrics_routes):

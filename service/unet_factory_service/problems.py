@@ -34,6 +34,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SpacingOutOfRange: 422,
     errors.SpacingAmbiguous: 422,
     errors.GeometryInvalid: 422,
+    errors.NoContrast: 422,
     refusals.NotSupported: 422,
     refusals.QueueFull: 429,
     refusals.NotReady: 503,
@@ -129,7 +130,8 @@ async def _on_redis_error(_request: Request, error: Exception) -> JSONResponse:
 
 
 def _plain_problem(status: int, detail: str) -> Problem:
-    return Problem(type="about:blank", title=HTTPStatus(status).phrase, detail=detail)
+    phrase = HTTPStatus(status).phrase
+    return Problem(type=TYPE_PREFIX + phrase.lower().replace(" ", "-"), title=phrase, detail=detail)
 
 
 def _fault(entry: Mapping[str, Any]) -> dict[str, str]:

@@ -1,19 +1,20 @@
 """Segmentations: upload a scan, follow its job, fetch the label map, purge."""
 
+import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi import Path as PathParameter
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from unet_factory.errors import JobCancelled, JobExpired, JobUnknown
+from unet_factory.errors import JobCancelled, JobExpired, JobUnknown, MalformedRequest
 from unet_factory.jobs import Job, JobState
 from unet_factory.metrics import JOBS
+from unet_factory_service.conditional import conditional_response
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
     JOB_EXAMPLE,
@@ -74,6 +75,8 @@ async def create_segmentation(
     ] = None,
 ) -> Response:
     """The volume is checked before it is queued; what is refused leaves nothing behind."""
+    if request.query_params:
+        raise MalformedRequest("parameters belong into the form, not into the URL")
     preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
     key = None if idempotency_key is None else storage_key(idempotency_key)
     if key is None:
@@ -111,29 +114,30 @@ async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> Ev
     return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=_PRIVATE)
 
 
-def _labelmap(job_id: JobId, services: ServicesDependency) -> Iterator[tuple[Path, str]]:
-    """(file, format) for as long as it takes to send it."""
-    job = services.jobs.get(job_id)
-    _check_has_result(job)
-    output = services.jobs.request(job_id)
-    try:
-        with services.blobs.local(job_id, output.output_name) as path:
-            yield path, output.output
-    except FileNotFoundError as error:
-        raise JobExpired(f"the result of job {job_id} was purged", id=job_id) from error
-
-
 @router.get(
     "/{job_id}/labelmap",
     operation_id="get_labelmap",
     summary="The label map on the scan's own grid",
-    response_class=FileResponse,
+    response_class=Response,
     responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
 )
-def get_labelmap(job_id: JobId, labelmap: Annotated[tuple[Path, str], Depends(_labelmap)]) -> FileResponse:
+def get_labelmap(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
     """409 while the job is not final; a failed job answers what it failed of."""
-    path, output = labelmap
-    return FileResponse(path, media_type=_MEDIA_TYPES[output], filename=f"{job_id}-labelmap.{output}", headers=_PRIVATE)
+    _check_has_result(services.jobs.get(job_id))
+    output = services.jobs.request(job_id)
+    try:
+        with services.blobs.local(job_id, output.output_name) as path:
+            labelmap = path.read_bytes()
+    except FileNotFoundError as error:
+        raise JobExpired(f"the result of job {job_id} was purged", id=job_id) from error
+    disposition = f'attachment; filename="{job_id}-{output.output_name}"'
+    return conditional_response(
+        request,
+        labelmap,
+        sha256=hashlib.sha256(labelmap).hexdigest(),
+        media_type=_MEDIA_TYPES[output.output],
+        headers=_PRIVATE | {"Content-Disposition": disposition},
+    )
 
 
 @router.delete(

@@ -11,6 +11,7 @@ from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, Spacings, 
 from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
+from unet_factory.working_spacing import check_working_size, plan_spacing
 from unet_factory_service.idempotency import reserve
 from unet_factory_service.refusals import NotReady, QueueFull
 from unet_factory_service.segmentation_form import SegmentationForm
@@ -59,10 +60,11 @@ def _accept(
 ) -> _Accepted:
     now = time.time()
     try:
-        resolved = model.manifest.grid.resolve(form.working_spacing or header.spacing_ras_mm, form.outside)
+        plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, form.outside, form.working_spacing)
     except SpacingOutOfRange:
         SPACING_OUT_OF_RANGE.inc()
         raise
+    check_working_size(header.shape_ras, plan, services.settings.max_voxels)
     request = SegmentationRequest(
         model=model.manifest.name,
         checkpoint_digest=model.digest,
@@ -76,7 +78,7 @@ def _accept(
     job = Job(
         id=new_job_id(),
         model=model.manifest.name,
-        policy=PolicyReport(outside=form.outside, out_of_range=resolved.out_of_range),
+        policy=PolicyReport(outside=form.outside, out_of_range=plan.out_of_range),
         spacing=Spacings(native=header.spacing_ras_mm, requested=form.working_spacing),
         created=now,
         expires=now + services.settings.retention_s,

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from unet_factory.errors import SpacingOutOfRange
+from unet_factory.errors import MalformedRequest, SpacingOutOfRange
 from unet_factory.jobs import GenerationRequest
 from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import ModelRegistry, RegisteredModel
@@ -121,6 +121,7 @@ async def get_unet(
 
     What the URL stands for changes when an operator replaces the model: caches must revalidate it, by its ETag.
     """
+    _refuse_repeated_parameters(request)
     choice = NetworkChoice.of(query, services.registry)
     preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=services.settings.max_wait_s)
     network = await fetch_network(services, choice.generation, preference.wait_s)
@@ -138,6 +139,13 @@ async def get_unet(
             "Content-Disposition": f'attachment; filename="{choice.file_name}"',
         },
     )
+
+
+def _refuse_repeated_parameters(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise MalformedRequest(f"given more than once: {', '.join(repeated)}", repeated=repeated)
 
 
 def _come_back(request: Request, headers: dict[str, str]) -> Response:

@@ -134,6 +134,7 @@ def test_the_name_of_a_file_counts_for_nothing(
         ({"outside": "reject", "working_spacing": "9,9,9"}, 422, "spacing-out-of-range", "3.5"),
         ({"outside": "reject", "spacing": "0.1,1,1"}, 422, "spacing-out-of-range", "0.5"),
         ({"model": "x" * 5000}, 400, "malformed-request", "4096"),
+        ({"spacing": "1000,1000,1000"}, 413, "volume-too-large", "working spacing"),
     ],
 )
 def test_a_bad_field_is_refused_and_leaves_nothing(
@@ -150,6 +151,13 @@ def test_a_bad_field_is_refused_and_leaves_nothing(
     assert (answer.status_code, answer.json()["type"]) == (status, f"urn:unet-factory:problem:{slug}")
     assert named in answer.json()["detail"]
     assert snapshot() == before
+
+
+def test_parameters_in_the_url_are_not_ignored(http: httpx.Client, tmp_path: Path) -> None:
+    answer = http.post("/segmentations", params={"model": "tiny"}, files=_scan(tmp_path))
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:unet-factory:problem:malformed-request")
+    answer = http.get("/unet", params=[("spacing", "1,1,1"), ("spacing", "2,2,2")])
+    assert (answer.status_code, answer.json()["repeated"]) == (400, ["spacing"])
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from unet_factory.working_spacing import resampled_shape
+
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 _CACHED_OPERATORS = 256  # a megabyte each at 512 voxels: a worker that sees ever new grids must not keep them all
-
-
-def resampled_shape(shape: Sequence[int], spacing_mm: Sequence[float], target_mm: Sequence[float]) -> tuple[int, ...]:
-    """The extents at which ``shape`` voxels of ``spacing_mm`` cover the same field of view at ``target_mm``."""
-    return tuple(
-        max(1, math.floor(extent * source / target + 0.5))
-        for extent, source, target in zip(shape, spacing_mm, target_mm, strict=True)
-    )
 
 
 def resample(

@@ -21,11 +21,12 @@ from unet_factory.manifest import Manifest
 from unet_factory.model.unet import UNet
 from unet_factory.problems import TYPE_PREFIX, problem_of
 from unet_factory.volume import Volume, read_volume, write_labelmap
+from unet_factory.working_spacing import SpacingPlan, plan_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.lease import JobLost, Lease
 from unet_factory_worker.memory import PeakMemory
-from unet_factory_worker.segmenter import Execution, SpacingPlan, plan_spacing, segment_scan, volumes_ml
+from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
 
 log = logging.getLogger(__name__)
 

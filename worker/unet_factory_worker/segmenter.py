@@ -14,49 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unet_factory.errors import VolumeTooLarge
 from unet_factory.manifest import Label
 from unet_factory.model.inference import Network, OnWindow, logits
 from unet_factory.model.normalisation import zscore
-from unet_factory.model.resampling import resample, resampled_shape
-from unet_factory.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
+from unet_factory.model.resampling import resample
+from unet_factory.working_spacing import SpacingPlan, check_working_size
 
 MM3_PER_ML = 1000.0
-
-
-@dataclass(frozen=True)
-class SpacingPlan:
-    """Which spacing a scan is segmented at, all in mm (R, A, S), and the snapped one its weights are made for.
-
-    On every axis ``working_mm`` is the native spacing, or, where that axis is resampled, the snapped one.
-    """
-
-    native_mm: SpacingMm
-    working_mm: SpacingMm
-    snapped: SnappedSpacing
-    out_of_range: bool
-
-    @property
-    def resampled(self) -> bool:
-        return self.working_mm != self.native_mm
-
-
-def plan_spacing(
-    native_mm: SpacingMm, grid: SpacingGrid, outside: OutsidePolicy, requested_mm: SpacingMm | None = None
-) -> SpacingPlan:
-    """Decide the working spacing: the requested one, else the scan's own, under the policy where it was not trained.
-
-    An axis whose native spacing snaps to the wanted one is left as it is.
-
-    Raises:
-        SpacingOutOfRange: the wanted spacing was not trained and the policy is ``reject``.
-    """
-    wanted, out_of_range = grid.resolve(requested_mm or native_mm, outside)
-    native = grid.snap(native_mm)
-    r_mm, a_mm, s_mm = (
-        native_mm[axis] if wanted[axis] == native[axis] else wanted.mm[axis] for axis in range(len(native_mm))
-    )
-    return SpacingPlan(native_mm, (r_mm, a_mm, s_mm), wanted, out_of_range)
 
 
 @dataclass(frozen=True)
@@ -101,7 +65,7 @@ def segment_scan(
     Raises:
         VolumeTooLarge: the working spacing is so fine that the scan would exceed ``max_voxels``.
     """
-    _check_size(resampled_shape(scan.shape, plan.native_mm, plan.working_mm), plan, max_voxels)
+    check_working_size(scan.shape, plan, max_voxels)
     home = torch.device("cpu") if execution.stitch_on_host else execution.device
     with torch.inference_mode():
         volume = zscore(resample(torch.from_numpy(scan).to(home), plan.native_mm, plan.working_mm))
@@ -148,13 +112,3 @@ def _largest_class(blended: Tensor, plan: SpacingPlan, shape: Sequence[int]) -> 
         labels.masked_fill_(candidate > best, value)
         best = torch.maximum(best, candidate)
     return labels
-
-
-def _check_size(shape: Sequence[int], plan: SpacingPlan, max_voxels: int) -> None:
-    voxels = math.prod(shape)
-    if voxels > max_voxels:
-        raise VolumeTooLarge(
-            f"at the working spacing {plan.working_mm} mm it has {voxels} voxels, at most {max_voxels} are allowed",
-            voxels=voxels,
-            limit=max_voxels,
-        )
