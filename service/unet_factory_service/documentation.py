@@ -143,3 +143,11 @@ JOB_EXAMPLE: dict[str, Any] = {
     "finished": None,
     "expires": 1767312000.0,
 }
+FINISHED_JOB_EXAMPLE: dict[str, Any] = JOB_EXAMPLE | {
+    "state": "succeeded",
+    "progress": 1.0,
+    "timings_s": {"fetch": 0.01, "load": 0.04, "weights": 0.05, "infer": 0.32, "write": 0.01},
+    "peak_bytes": 66060288,
+    "volumes_ml": {"anterior hippocampus": 1.42, "posterior hippocampus": 1.61},
+    "finished": 1767225601.0,
+}

@@ -12,12 +12,14 @@ from unet_factory_service.workers import has_worker_for
 router = APIRouter(tags=["health"])
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", operation_id="livez", summary="Alive")
 @router.get("/v2/health/live", operation_id="health_live", summary="Alive")
 async def live() -> dict[str, bool]:
     return {"live": True}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readyz", summary="Ready", responses=problems(503))
 @router.get("/v2/health/ready", operation_id="health_ready", summary="Ready", responses=problems(503))
 def ready(services: ServicesDependency) -> dict[str, bool]:

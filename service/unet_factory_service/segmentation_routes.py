@@ -17,6 +17,7 @@ from unet_factory.metrics import JOBS
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
+    FINISHED_JOB_EXAMPLE,
     JOB_EXAMPLE,
     LABELMAP_RESPONSES,
     SEGMENTATION_BODY,
@@ -42,7 +43,11 @@ _MEDIA_TYPES = {"nii.gz": "application/gzip", "nrrd": "application/octet-stream"
 _JOB: dict[str, Any] = {"content": {"application/json": {"example": JOB_EXAMPLE}}, "model": Job}
 _JOB_RESPONSES: Responses = {200: _JOB | {"description": "The job as it is now"}}
 _CREATE_RESPONSES: Responses = {
-    200: _JOB | {"description": "Final already; only with `Prefer: wait=N`"},
+    200: {
+        "content": {"application/json": {"example": FINISHED_JOB_EXAMPLE}},
+        "model": Job,
+        "description": "Final already; only with `Prefer: wait=N`",
+    },
     202: _JOB | {"description": "Accepted; follow `Location`"},
 }
 

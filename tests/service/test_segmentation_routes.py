@@ -99,6 +99,10 @@ def test_a_worker_s_result_is_fetched_on_the_scan_s_own_grid(http: httpx.Client,
     assert np.array_equal(labels.affine, nib.load(scan).affine)  # type: ignore[attr-defined]
     part = http.get(f"{answer.headers['Location']}/labelmap", headers={"Range": "bytes=5-9"})
     assert (part.status_code, part.content) == (206, fetched.content[5:10])
+    again = http.get(f"{answer.headers['Location']}/labelmap", headers={"If-None-Match": fetched.headers["ETag"]})
+    assert again.status_code == 304
+    beyond = http.get(f"{answer.headers['Location']}/labelmap", headers={"Range": "bytes=99999999-"})
+    assert (beyond.status_code, beyond.headers["Content-Type"]) == (416, "application/problem+json")
 
 
 def test_who_waits_in_vain_gets_the_job_as_it_is(http: httpx.Client, upload: Upload) -> None:

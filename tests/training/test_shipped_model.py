@@ -61,8 +61,17 @@ def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[Scan]) -> No
     assert mean_dice(score_scans(mistaken, checkpoint.manifest, examples, [NATIVE])) < right - 0.1
 
 
+def test_the_card_shows_the_figures_of_the_manifest(checkpoint: Checkpoint) -> None:
+    card = (PROJECT / checkpoint.manifest.card).read_text()
+    assert len(checkpoint.manifest.metrics) > 10
+    for figure in checkpoint.manifest.metrics:
+        anterior, posterior = figure["dice"].values()
+        values = (anterior, posterior, figure["dice_mean"], figure["dice_std"])
+        assert f"| {figure['region']} | {' | '.join(f'{value:.3f}' for value in values)} |" in card
+
+
 @pytest.mark.skipif("UNET_FACTORY_DATA" not in os.environ, reason="needs UNET_FACTORY_DATA, the folder of data sets")
-def test_the_card_tells_the_truth(checkpoint: Checkpoint, config: TrainingConfig) -> None:
+def test_the_manifest_tells_the_truth(checkpoint: Checkpoint, config: TrainingConfig) -> None:
     claimed = {figure["region"]: figure["dice_mean"] for figure in checkpoint.manifest.metrics}
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "test")]
     for region, spacing in ((f"native {NATIVE} mm", NATIVE), (f"{COARSE} mm", COARSE)):

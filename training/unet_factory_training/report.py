@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,11 @@ class Region:
 def evaluate(
     checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Score a checkpoint on a split; one JSON line per scan and spacing goes to ``out``. Returns the figures."""
-    checkpoint = load_checkpoint(checkpoint_path)
+    """Score a checkpoint on a split, used as configured; one JSON line per scan and spacing goes to ``out``.
+
+    Returns the figures.
+    """
+    checkpoint = replace(load_checkpoint(checkpoint_path), manifest=manifest_of(config))
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
     figures = []
     with out.open("w") as lines:
