@@ -4,8 +4,9 @@ import secrets
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from unet_factory.frozen import Frozen
 from unet_factory.spacing import OutsidePolicy, SpacingMm
 
 SEGMENT_TASK = "unet_factory.segment"
@@ -14,10 +15,6 @@ SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 
 LabelMapFormat = Literal["nii.gz", "nrrd"]
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class JobState(StrEnum):

@@ -6,13 +6,10 @@ Travels as JSON in the metadata of a safetensors file; ``GET /models`` answers f
 from enum import StrEnum
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from unet_factory.frozen import Frozen
 from unet_factory.spacing import SnappedSpacing, SpacingGrid
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Architecture(Frozen):

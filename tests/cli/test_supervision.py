@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.serve_process import alive
-from tests.system.worker_process import until
+from tests.system.processes import alive, until
 from unet_factory_cli.failures import Failure
 from unet_factory_cli.processes import Watchdog
 from unet_factory_cli.supervision import FIRST_PAUSE_S, Component, Supervisor

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from tests.system.serve_process import alive
-from tests.system.worker_process import Bench, WorkerProcess, until
+from tests.system.processes import alive, until
+from tests.system.worker_process import Bench, WorkerProcess
 from unet_factory.errors import JobExpired
 from unet_factory.jobs import JobState
 from unet_factory.presence import present
@@ -21,7 +21,7 @@ from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 log = logging.getLogger(__name__)
 
-LONG = 96  # voxels per axis: some seconds in windows of 32
+LONG = 112  # voxels per axis: some seconds in windows of 32
 SHORT = 16
 RECOVERY_LIMIT_S = 60.0
 

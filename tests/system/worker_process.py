@@ -5,17 +5,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import nibabel
 import numpy as np
 from celery import Celery
 from redis import Redis
 
+from tests.system.processes import alive, until
 from unet_factory.blob_store import BlobStore
 from unet_factory.job_store import JobStore
 from unet_factory.jobs import (
@@ -35,18 +35,7 @@ from unet_factory.settings import Settings
 from unet_factory.spacing import OutsidePolicy
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
-Found = TypeVar("Found")
-
 _RUN = "import sys; from unet_factory_worker.main import run; from unet_factory.settings import Settings"
-
-
-def until(look: Callable[[], Found | None], timeout_s: float = 60.0) -> Found:
-    """What ``look`` returns as soon as that is true."""
-    deadline = time.monotonic() + timeout_s
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"still {found!r} after {timeout_s} s"
-        time.sleep(0.02)
-    return found
 
 
 class WorkerProcess:
@@ -132,7 +121,7 @@ class Bench:
 
     def worker_up(self) -> WorkerPresence:
         """The one that is there, or as soon as there is one."""
-        return until(lambda: present(self.redis))[0]
+        return until(lambda: [worker for worker in present(self.redis) if alive(worker.pid)])[0]
 
     def stored(self, job_id: str) -> list[str]:
         """Names of the job's files."""

@@ -4,14 +4,11 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from unet_factory.frozen import Frozen
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
 from unet_factory.spacing import SpacingGrid
-
-
-class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DatasetConfig(Frozen):
