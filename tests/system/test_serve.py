@@ -162,6 +162,7 @@ def test_an_interrupted_command_takes_its_job_back(factory: ServeProcess, tmp_pa
         env=environment(url=factory.url),
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_heed_interrupts,
     )
     (folder,) = until(lambda: set(jobs.iterdir()) - before)
     with factory.client as client:
@@ -172,6 +173,11 @@ def test_an_interrupted_command_takes_its_job_back(factory: ServeProcess, tmp_pa
         assert "the job was cancelled" in said
         with pytest.raises(FactoryProblem, match="expired"):
             client.job(folder.name)
+
+
+def _heed_interrupts() -> None:
+    """As at a terminal; a test run in the background has its children ignore them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_second_serve_on_the_same_data_or_port_is_refused(factory: ServeProcess, tiny_models: Path) -> None:
