@@ -10,11 +10,11 @@ import pytest
 from unet_factory.manifest import Architecture, HypernetworkShape, Label
 from unet_factory_training.config import (
     BatchConfig,
-    DatasetConfig,
     OptimisationConfig,
     SpacingSampling,
     TrainingConfig,
 )
+from unet_factory_training.dataset_config import DatasetConfig
 
 COUNTS = {"train": 4, "validation": 1, "test": 1}
 

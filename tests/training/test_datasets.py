@@ -1,6 +1,7 @@
 """Readers: what a description promises is found, reoriented, and missed by name when it is not there."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 
 from unet_factory.errors import DatasetInvalid
-from unet_factory_training.config import DatasetConfig
+from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import find_subjects, read_scan
+
+DATA = os.environ.get("UNET_FACTORY_DATA")
+needs_data = pytest.mark.skipif(DATA is None, reason="UNET_FACTORY_DATA, the folder of the full data sets, is not set")
 
 
 def test_splits_are_found_and_read_in_ras(dataset_root: Path) -> None:
@@ -50,12 +54,88 @@ def test_a_file_that_is_missing_is_named(dataset_root: Path, tmp_path: Path) -> 
 
 
 def test_pixdim_is_taken_where_the_affine_is_known_to_be_wrong(tmp_path: Path) -> None:
+    sagittal = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1.0]])
     for folder in ("images", "labels"):
         (tmp_path / folder).mkdir()
-        image = nibabel.Nifti1Image(np.ones((6, 5, 4), np.float32), np.eye(4))
-        image.header.set_zooms((1.4, 1.4, 8.0))
-        image.header.set_sform(np.eye(4), code=2)
+        image = nibabel.Nifti1Image(np.arange(120, dtype=np.float32).reshape(6, 5, 4), sagittal)
+        image.header.set_sform(sagittal, code=2)
+        image.header.set_zooms((8.0, 1.4, 1.2))
         nibabel.save(image, tmp_path / folder / "scan.nii.gz")
     (tmp_path / "splits.json").write_text(json.dumps({"train": ["scan.nii.gz"]}))
     config = DatasetConfig(root=str(tmp_path), spacing_from="pixdim")
-    assert read_scan(find_subjects(config, "train")[0], config).spacing_ras_mm == pytest.approx((1.4, 1.4, 8.0))
+    assert read_scan(find_subjects(config, "train")[0], config).spacing_ras_mm == pytest.approx((1.2, 8.0, 1.4))
+
+
+def test_names_without_suffix_and_a_label_map(tmp_path: Path) -> None:
+    values = np.array([0, 1, 2, 5], np.float32).reshape(4, 1, 1) * np.ones((4, 4, 4), np.float32)
+    _save_pair(tmp_path, "03", values)
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["03"]}))
+    config = DatasetConfig(root=str(tmp_path), label_map={1: 1, 2: 1, 5: 2})
+    subject = find_subjects(config, "train")[0]
+    assert subject.name == "03"
+    assert read_scan(subject, config).labels[:, 0, 0].tolist() == [0, 1, 1, 2]
+    rest = config.model_copy(update={"label_map": {5: 1, "others": 0}})
+    assert read_scan(subject, rest).labels[:, 0, 0].tolist() == [0, 0, 0, 1]
+    with pytest.raises(DatasetInvalid, match=r"03\.nii\.gz holds the label values 2, 5; known are 0, 1"):
+        read_scan(subject, config.model_copy(update={"label_map": {1: 1}}))
+
+
+def test_labels_that_are_no_classes_are_named(tmp_path: Path) -> None:
+    _save_pair(tmp_path, "odd", np.array([0, 1, 2.5, 500], np.float32).reshape(4, 1, 1) * np.ones((4, 4, 4)))
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["odd"]}))
+    config = DatasetConfig(root=str(tmp_path))
+    with pytest.raises(DatasetInvalid, match=r"2\.5, 500; known are the whole numbers 0 to 255"):
+        read_scan(find_subjects(config, "train")[0], config)
+
+
+def test_acdc_keeps_the_frames_of_a_patient_together(tmp_path: Path) -> None:
+    for patient in ("patient001", "patient002"):
+        for frame in ("frame01", "frame12"):
+            _save_acdc_frame(tmp_path / patient, f"{patient}_{frame}")
+        _save_acdc_frame(tmp_path / patient, f"{patient}_4d", labelled=False)
+    (tmp_path / "splits.json").write_text(json.dumps({"train": ["patient002"], "test": ["patient001", "patient003"]}))
+    config = DatasetConfig(layout="acdc", root=str(tmp_path), spacing_from="pixdim")
+    subjects = find_subjects(config, "train")
+    assert [subject.name for subject in subjects] == ["patient002_frame01", "patient002_frame12"]
+    scan = read_scan(subjects[0], config)
+    assert scan.spacing_ras_mm == pytest.approx((1.5625, 1.5625, 10.0))
+    assert scan.labels.unique().tolist() == [0, 1, 2, 3]
+    assert scan.foreground.tolist() == torch.nonzero(scan.labels).tolist()
+    with pytest.raises(DatasetInvalid, match="patient003"):
+        find_subjects(config, "test")
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("config", "scans", "classes", "slice_mm"),
+    [
+        (DatasetConfig(layout="acdc", root="$UNET_FACTORY_DATA/acdc", spacing_from="pixdim"), 10, 4, 10),
+        (DatasetConfig(root="$UNET_FACTORY_DATA/spine_vb3", label_map=dict.fromkeys(range(1, 6), 1)), 2, 2, 1),
+    ],
+    ids=["acdc", "spine"],
+)
+def test_real_scans_are_read(config: DatasetConfig, scans: int, classes: int, slice_mm: float) -> None:
+    subjects = find_subjects(config, "validation")
+    assert len(subjects) == scans
+    scan = read_scan(subjects[0], config)
+    assert scan.labels.unique().tolist() == list(range(classes))
+    assert scan.spacing_ras_mm[2] == pytest.approx(slice_mm)
+    assert float(scan.image.mean()) == pytest.approx(0, abs=1e-3)
+
+
+def _save_pair(root: Path, name: str, labels: np.ndarray) -> None:
+    for folder, values in (("images", np.arange(labels.size).reshape(labels.shape)), ("labels", labels)):
+        (root / folder).mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(values.astype(np.float32), np.eye(4)), root / folder / f"{name}.nii.gz")
+
+
+def _save_acdc_frame(folder: Path, name: str, *, labelled: bool = True) -> None:
+    """As its owners store it: L,P,S with an sform of 1 mm and the truth in pixdim."""
+    folder.mkdir(exist_ok=True)
+    labels = np.zeros((8, 6, 4), np.uint8)
+    labels[2:5, 2:4, 1] = [[1], [2], [3]]
+    for suffix, values in (("", np.arange(192, dtype=np.int16).reshape(8, 6, 4)), ("_gt", labels))[: 1 + labelled]:
+        image = nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0]))
+        image.header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=2)
+        image.header.set_zooms((1.5625, 1.5625, 10.0))
+        nibabel.save(image, folder / f"{name}{suffix}.nii.gz")

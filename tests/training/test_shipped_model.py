@@ -7,7 +7,8 @@ import pytest
 
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.spacing import SnappedSpacing
-from unet_factory_training.config import DatasetConfig, TrainingConfig, read_config
+from unet_factory_training.config import TrainingConfig, read_config
+from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import Scan, Subject, find_subjects, read_scan
 from unet_factory_training.evaluation import mean_dice, score_scans
 

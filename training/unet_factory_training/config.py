@@ -9,18 +9,7 @@ from pydantic import Field
 from unet_factory.frozen import Frozen
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
 from unet_factory.spacing import SpacingGrid
-
-
-class DatasetConfig(Frozen):
-    """Where the scans are: ``splits`` (``splits.json``, images/, labels/) or ``msd`` (the MSD / nnU-Net raw layout).
-
-    ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for data sets whose affine is
-    known to be wrong.
-    """
-
-    layout: Literal["splits", "msd"] = "splits"
-    root: str
-    spacing_from: Literal["affine", "pixdim"] = "affine"
+from unet_factory_training.dataset_config import DatasetConfig
 
 
 class SpacingSampling(Frozen):

@@ -1,0 +1,23 @@
+"""Where labelled scans are and how to read them; a value in the training configuration."""
+
+from typing import Literal
+
+from unet_factory.frozen import Frozen
+
+LayoutName = Literal["splits", "msd", "acdc", "brats", "spider", "mmwhs"]
+
+LabelMap = dict[int | Literal["others"], int]
+"""Value in the label files -> class; ``others`` is every value that is not named. 0 stays 0 unless named."""
+
+
+class DatasetConfig(Frozen):
+    """Where the scans are. ``layout`` names how their owner lays them out, see ``datasets/layouts.py``.
+
+    ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for NIfTI data sets whose
+    affine is known to be wrong. ``label_map`` overrules the layout's own.
+    """
+
+    layout: LayoutName = "splits"
+    root: str
+    spacing_from: Literal["affine", "pixdim"] = "affine"
+    label_map: LabelMap | None = None

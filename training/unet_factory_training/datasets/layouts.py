@@ -1,0 +1,55 @@
+"""The layouts by name, and the search for the subjects of a split in one of them."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from unet_factory.errors import DatasetInvalid
+from unet_factory_training.dataset_config import DatasetConfig, LabelMap, LayoutName
+from unet_factory_training.datasets.acdc import find_acdc
+from unet_factory_training.datasets.msd import find_msd
+from unet_factory_training.datasets.split_files import find_split_files
+from unet_factory_training.datasets.subject import Split, Subject
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one owner lays out scans: ``find`` lists a split's subjects; ``label_map`` None keeps the files' values."""
+
+    find: Callable[[Path, Split], list[Subject]]
+    label_map: LabelMap | None = None
+
+
+LAYOUTS: Mapping[LayoutName, Layout] = {
+    "splits": Layout(find_split_files),
+    "msd": Layout(find_msd),
+    "acdc": Layout(find_acdc),
+}
+
+
+def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
+    """The subjects of a split, in the order of its description.
+
+    Raises:
+        DatasetInvalid: the description, a split or a file is missing.
+    """
+    root = _root(config)
+    subjects = LAYOUTS[config.layout].find(root, split)
+    for subject in subjects:
+        for path in (subject.image, subject.label):
+            if not path.is_file():
+                raise DatasetInvalid(f"split {split!r} of {root.name} names {path.name}, but there is no such file")
+    return subjects
+
+
+def label_map_of(config: DatasetConfig) -> LabelMap | None:
+    """The configured label map, else the layout's own."""
+    return config.label_map if config.label_map is not None else LAYOUTS[config.layout].label_map
+
+
+def _root(config: DatasetConfig) -> Path:
+    expanded = os.path.expandvars(config.root)
+    if "$" in expanded:
+        raise DatasetInvalid(f"the data set's root {config.root} names an environment variable that is not set")
+    return Path(expanded)
