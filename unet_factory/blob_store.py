@@ -1,9 +1,11 @@
 """Uploads and results by URL: a local folder by default, any fsspec file system (S3) for several machines.
 
-Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never come from the user.
+Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never come from the user. What is not a job's
+(yet) lies beside the jobs, in a folder of its own.
 """
 
 import errno
+import secrets
 import shutil
 import tempfile
 import time
@@ -19,16 +21,18 @@ from unet_factory.errors import StorageFull
 
 _JOBS = "jobs"
 _SCRATCH = "scratch"
+_PARTIAL = ".partial"
 
 
 class BlobStore:
     """Files of jobs. Local results are written beside their place and renamed, so half a file is never seen."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, collection: str = _JOBS) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._collection = collection
         if self._is_local:
             Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)  # scans are for nobody else's eyes
-        self._fs.makedirs(f"{self._root}/{_JOBS}", exist_ok=True)
+        self._fs.makedirs(f"{self._root}/{collection}", exist_ok=True)
 
     def put(self, job_id: str, name: str, source: Path) -> None:
         """Move a local file into the store.
@@ -38,9 +42,9 @@ class BlobStore:
         """
         target = self._path(job_id, name)
         with storage_errors():
-            self._fs.makedirs(f"{self._root}/{_JOBS}/{job_id}", exist_ok=True)
+            self._fs.makedirs(self._folder(job_id), exist_ok=True)
             if self._is_local:
-                partial = Path(f"{target}.partial")
+                partial = Path(f"{target}.{secrets.token_hex(4)}{_PARTIAL}")  # two may bring the same at a time
                 try:
                     shutil.move(source, partial)
                     partial.replace(target)
@@ -60,7 +64,7 @@ class BlobStore:
         if self._is_local:
             path = Path(self._path(job_id, name))
             if not path.is_file():
-                raise FileNotFoundError(f"{_JOBS}/{job_id}/{name}")
+                raise FileNotFoundError(f"{self._collection}/{job_id}/{name}")
             yield path
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -89,21 +93,32 @@ class BlobStore:
 
     def delete(self, job_id: str) -> None:
         """Everything of a job; no error when there is nothing."""
-        folder = f"{self._root}/{_JOBS}/{job_id}"
+        folder = self._folder(job_id)
         if self._fs.exists(folder):
             self._fs.rm(folder, recursive=True)
 
     def job_ids(self) -> Iterator[tuple[str, float]]:
         """(job id, modification time in seconds since the epoch) of every job that has files here."""
-        for entry in self._fs.ls(f"{self._root}/{_JOBS}", detail=True, refresh=True):
+        for entry in self._fs.ls(f"{self._root}/{self._collection}", detail=True, refresh=True):
             yield Path(str(entry["name"])).name, _modified(entry)
+
+    def names(self, job_id: str) -> list[str]:
+        """What a job has here, whole files only, in alphabetical order."""
+        try:
+            listed = self._fs.ls(self._folder(job_id), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in listed if not (name := Path(str(path)).name).endswith(_PARTIAL))
 
     @property
     def _is_local(self) -> bool:
         return isinstance(self._fs, LocalFileSystem)
 
     def _path(self, job_id: str, name: str) -> str:
-        return f"{self._root}/{_JOBS}/{job_id}/{name}"
+        return f"{self._folder(job_id)}/{name}"
+
+    def _folder(self, job_id: str) -> str:
+        return f"{self._root}/{self._collection}/{job_id}"
 
 
 @contextmanager

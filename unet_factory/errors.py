@@ -113,6 +113,12 @@ class OutOfMemory(FactoryError):
     slug, title = "out-of-memory", "The device has too little memory for this job"
 
 
+class RoutingInvalid(FactoryError):
+    """The operator's rules for received series cannot be used."""
+
+    slug, title = "routing-invalid", "The routing rules cannot be used"
+
+
 class DatasetInvalid(FactoryError):
     """A training data set lacks a file, a label or a split that its description promises."""
 

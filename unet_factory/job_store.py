@@ -1,7 +1,8 @@
 """Jobs in Redis: one hash each, claimed by lease, so that a job outlives any worker and never runs twice to two ends.
 
 Keys: ``job:ID`` (hash), ``jobs:active`` (not yet final; score: last claim or requeue), ``jobs:expiry`` (score: when to
-purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone), ``idempotency:KEY``.
+purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone), ``idempotency:KEY``; of DICOM
+results ``dicom:results`` (hash, job to study) and ``job:ID:dicom`` (what they are): the gateway fills, a purge empties.
 """
 
 import json
@@ -17,6 +18,7 @@ from unet_factory.jobs import Job, JobState, Problem, SegmentationRequest
 TOMBSTONE_S = 7 * 24 * 3600
 ACTIVE = "jobs:active"
 EXPIRY = "jobs:expiry"
+DICOM_RESULTS = "dicom:results"
 
 # KEYS: job hash, lease. ARGV: owner, lease ms. Returns 1 when the owner now holds the job. Only a queued job can be
 # claimed: a running one whose lease has ended comes back through the reaper alone, which caps the attempts.
@@ -152,7 +154,8 @@ class JobStore:
         """Forget a job, leaving a tombstone that only says that there was one."""
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.set(_gone_key(job_id), b"1", ex=TOMBSTONE_S)
-            pipeline.delete(_key(job_id), _lease_key(job_id))
+            pipeline.delete(_key(job_id), _lease_key(job_id), dicom_key(job_id))
+            pipeline.hdel(DICOM_RESULTS, job_id)
             pipeline.zrem(ACTIVE, job_id)
             pipeline.zrem(EXPIRY, job_id)
             pipeline.execute()
@@ -210,6 +213,11 @@ class JobStore:
 def events_channel(job_id: str) -> str:
     """Something is published here whenever the job's record changes; read the record then."""
     return f"job:{job_id}:events"
+
+
+def dicom_key(job_id: str) -> str:
+    """What is known of the DICOM objects that a job made."""
+    return f"job:{job_id}:dicom"
 
 
 def _key(job_id: str) -> str:

@@ -24,6 +24,8 @@ JOB_STAGE_SECONDS = Histogram(
     "unet_factory_job_stage_seconds", "Time of each stage of a job", ["stage"], buckets=_STAGE_BUCKETS
 )
 JOBS = Counter("unet_factory_jobs", "Jobs that ended", ["model", "outcome"])
+RECEIVED_INSTANCES = Counter("unet_factory_received_instances", "DICOM instances received", ["outcome"])
+RECEIVED_SERIES = Counter("unet_factory_received_series", "Received DICOM series that were looked at", ["outcome"])
 WEIGHT_CACHE_HITS = Counter("unet_factory_weight_cache_hits", "Networks found ready")
 WEIGHT_CACHE_MISSES = Counter("unet_factory_weight_cache_misses", "Networks that had to be generated")
 WEIGHT_GENERATION_SECONDS = Histogram(

@@ -26,6 +26,13 @@ class Settings(BaseSettings):
     max_voxels: int = Field(default=2**28, description="of a scan, on its own grid and at the working spacing")
     max_queued_jobs: int = 1000
 
+    series_quiet_s: float = Field(
+        default=5.0, description="a received series is complete when nothing comes for so long"
+    )
+    routing: Path | None = Field(
+        default=None, description="rules for received series, a YAML file; none: a default rule"
+    )
+
     job_deadline_s: float = 3600.0
     job_attempts: int = 3
     lease_s: float = 10.0

@@ -23,6 +23,7 @@ class ProblemDocument(BaseModel):
 _MEANING = {
     400: "Malformed request",
     404: "There is no such job, model or page",
+    406: "None of the media types in `Accept` is served here",
     409: "The state of the job, or an Idempotency-Key, is in the way",
     410: "The job has expired or was purged",
     413: "Too large: compressed, decompressed or in voxels",
