@@ -8,7 +8,10 @@ from pathlib import Path
 from unet_factory.errors import DatasetInvalid
 from unet_factory_training.dataset_config import DatasetConfig, LabelMap, LayoutName
 from unet_factory_training.datasets.acdc import find_acdc
+from unet_factory_training.datasets.brats import TUMOUR_CORE, find_brats
+from unet_factory_training.datasets.mmwhs import SEVEN_STRUCTURES, find_mmwhs
 from unet_factory_training.datasets.msd import find_msd
+from unet_factory_training.datasets.spider import VERTEBRAE_AND_CANAL, find_spider
 from unet_factory_training.datasets.split_files import find_split_files
 from unet_factory_training.datasets.subject import Split, Subject
 
@@ -25,6 +28,9 @@ LAYOUTS: Mapping[LayoutName, Layout] = {
     "splits": Layout(find_split_files),
     "msd": Layout(find_msd),
     "acdc": Layout(find_acdc),
+    "brats": Layout(find_brats, TUMOUR_CORE),
+    "spider": Layout(find_spider, VERTEBRAE_AND_CANAL),
+    "mmwhs": Layout(find_mmwhs, SEVEN_STRUCTURES),
 }
 
 
