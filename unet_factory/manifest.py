@@ -3,13 +3,52 @@
 Travels as JSON in the metadata of a safetensors file; ``GET /models`` answers from it. Nothing here needs torch.
 """
 
+import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from unet_factory.frozen import Frozen
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
+from unet_factory.spacing import SnappedSpacing, SpacingGrid, SpacingMm
+
+Strides = tuple[tuple[int, ...], ...]
+"""Per change of level, finest first, the stride (1 or 2) along each axis."""
+
+
+def divisors_of(strides: Strides) -> tuple[int, ...]:
+    """Per axis: every extent of the input must be a multiple of this."""
+    return tuple(math.prod(along_axis) for along_axis in zip(*strides, strict=True))
+
+
+class Pooling(Frozen):
+    """Which axes are halved where the level changes. The shapes of weights do not depend on it, so it may follow the
+    spacing; it depends on nothing else. The default halves every axis every time, as the paper does.
+
+    ``anisotropy``: an axis is halved only while its voxels are shorter than this many times the shortest axis's.
+    ``coarsest_mm``: and only while they do not become longer than this.
+    ``planned_at_mm``: decide for this spacing whatever the scan's, as a network of one fixed topology does.
+    """
+
+    anisotropy: float | None = Field(default=None, gt=1)
+    coarsest_mm: float | None = Field(default=None, gt=0)
+    planned_at_mm: SpacingMm | None = None
+
+    @property
+    def follows_spacing(self) -> bool:
+        return (self.anisotropy, self.coarsest_mm) != (None, None) and self.planned_at_mm is None
+
+    def strides(self, spacing_mm: Sequence[float], changes: int) -> Strides:
+        """The strides at each of ``changes`` changes of level for a scan of ``spacing_mm``."""
+        current = list(self.planned_at_mm or spacing_mm)
+        strides = []
+        for _ in range(changes):
+            longest = math.inf if self.anisotropy is None else self.anisotropy * min(current)
+            halved = [mm < longest and 2 * mm <= (self.coarsest_mm or math.inf) for mm in current]
+            strides.append(tuple(2 if half else 1 for half in halved))
+            current = [2 * mm if half else mm for mm, half in zip(current, halved, strict=True)]
+        return tuple(strides)
 
 
 class Architecture(Frozen):
@@ -24,15 +63,15 @@ class Architecture(Frozen):
     classes: int = Field(ge=2)
     channels: tuple[int, ...] = (16, 32, 64, 128)
     blocks: int = Field(default=3, ge=1)
+    pooling: Pooling = Pooling()
 
     @property
     def downs(self) -> int:
         return len(self.channels) - 1
 
-    @property
-    def divisor(self) -> int:
-        """Every spatial extent of the input must be a multiple of this (2**downs)."""
-        return int(2**self.downs)
+    def strides(self, spacing: SnappedSpacing) -> Strides:
+        """How the network for ``spacing`` changes levels."""
+        return self.pooling.strides(spacing.mm[: self.dimensions], self.downs)
 
 
 class Parametrization(StrEnum):
@@ -40,10 +79,12 @@ class Parametrization(StrEnum):
 
     ``PAPER``: MLP on the spacing in mm, weights = 5*tanh(heads) (paper section 4.1).
     ``MIP``: magnitude-invariant: spacing encoded as cos/sin, weights = learned base + heads (Ortiz et al., ICLR 2024).
+    ``CONSTANT``: the same learned weights for every spacing: the baselines of the paper (section 4.1) in this form.
     """
 
     PAPER = "paper"
     MIP = "mip"
+    CONSTANT = "constant"
 
 
 class HypernetworkShape(Frozen):
@@ -74,7 +115,11 @@ class Preprocessing(Frozen):
 
 
 class Manifest(Frozen):
-    """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it."""
+    """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it.
+
+    A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
+    wants windows like the crops of the training.
+    """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
@@ -84,6 +129,7 @@ class Manifest(Frozen):
     labels: tuple[Label, ...]
     preprocessing: Preprocessing = Preprocessing()
     window: tuple[int, int, int] = (96, 96, 96)
+    window_mm: SpacingMm | None = None
     modality: str = "MR"
     licence: str
     citation: str = ""
@@ -101,15 +147,29 @@ class Manifest(Frozen):
             )
         return self
 
+    def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:
+        """The largest window, in voxels, for a scan of ``spacing``."""
+        if self.window_mm is None:
+            return self.window
+        r, a, s = (
+            min(voxels, math.ceil(extent_mm / mm))
+            for voxels, extent_mm, mm in zip(self.window, self.window_mm, spacing.mm, strict=True)
+        )
+        return r, a, s
+
 
 class StandaloneManifest(Frozen):
-    """A standalone U-Net for one spacing: everything that its user needs besides the tensors."""
+    """A standalone U-Net for one spacing: everything that its user needs besides the tensors.
+
+    ``strides`` are those that the architecture's pooling gives for ``snapped_um``, for readers without this package.
+    """
 
     format: Literal["unet-factory-unet/1"] = "unet-factory-unet/1"
     model: str
     checkpoint_digest: str
     architecture: Architecture
     snapped_um: tuple[int, int, int]
+    strides: Strides | None = None
     dtype: Literal["float32", "float16"] = "float32"
     out_of_range: bool = False
     labels: tuple[Label, ...]
@@ -129,10 +189,11 @@ class StandaloneManifest(Frozen):
             checkpoint_digest=digest,
             architecture=manifest.architecture,
             snapped_um=tuple(snapped),
+            strides=manifest.architecture.strides(snapped),
             out_of_range=not manifest.grid.contains(snapped),
             labels=manifest.labels,
             preprocessing=manifest.preprocessing,
-            window=manifest.window,
+            window=manifest.window_at(snapped),
             licence=manifest.licence,
             citation=manifest.citation,
         )

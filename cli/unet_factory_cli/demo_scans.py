@@ -96,7 +96,7 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
             unet,
             zscore(torch.from_numpy(read_volume(result.scan.path).data).to(device)),
             window=unet.manifest.window,
-            divisor=unet.manifest.architecture.divisor,
+            divisors=unet.divisors,
         )
     found: NDArray[np.uint8] = labels.cpu().numpy()
     return found

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unet_factory.manifest import Architecture
-from unet_factory.model.inference import count_windows, logits, pad_to_divisor, segment
+from unet_factory.model.inference import count_windows, logits, pad_to_divisors, segment
 from unet_factory.model.unet import UNet
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8, 8), blocks=1)
@@ -26,7 +26,7 @@ def test_any_shape_is_segmented_on_its_own_grid(shape: tuple[int, int, int]) -> 
     torch.manual_seed(1)
     network = UNet(ARCHITECTURE).eval()
     with torch.inference_mode():
-        labels = segment(network, torch.randn(shape), window=(32, 32, 32), divisor=ARCHITECTURE.divisor)
+        labels = segment(network, torch.randn(shape), window=(32, 32, 32), divisors=network.divisors)
     assert labels.shape == shape
     assert labels.dtype == torch.uint8
 
@@ -35,7 +35,7 @@ def test_one_window_is_the_plain_network(unet: UNet) -> None:
     volume = torch.randn(16, 12, 8)
     with torch.inference_mode():
         plain = unet(volume[None, None])[0]
-        windowed = logits(unet, volume, window=(16, 16, 16), divisor=4)
+        windowed = logits(unet, volume, window=(16, 16, 16), divisors=(4, 4, 4))
     assert torch.allclose(plain, windowed, atol=1e-5)
 
 
@@ -51,7 +51,7 @@ def test_blending_divides_by_the_summed_weights() -> None:
     def constant(batch: Tensor) -> Tensor:
         return torch.full((1, 2, *batch.shape[2:]), 7.0)
 
-    blended = logits(constant, torch.randn(40, 24, 33), window=(16, 16, 16), divisor=8)
+    blended = logits(constant, torch.randn(40, 24, 33), window=(16, 16, 16), divisors=(8, 8, 8))
     assert torch.allclose(blended, torch.full_like(blended, 7.0), atol=1e-4)
 
 
@@ -62,17 +62,17 @@ def test_windows_agree_with_the_whole() -> None:
         return torch.cat([batch, -batch.square()], dim=1)
 
     volume = torch.randn(48, 32, 40)
-    whole = logits(pointwise, volume, window=(48, 32, 40), divisor=8)
-    assert torch.allclose(whole, logits(pointwise, volume, window=(16, 16, 16), divisor=8), atol=1e-4)
+    whole = logits(pointwise, volume, window=(48, 32, 40), divisors=(8, 8, 8))
+    assert torch.allclose(whole, logits(pointwise, volume, window=(16, 16, 16), divisors=(8, 8, 8)), atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [(40, 24, 33), (16, 16, 16), (5, 70, 9), (64, 64, 64)])
 def test_windows_are_counted_as_they_come(shape: tuple[int, int, int]) -> None:
     seen: list[tuple[int, int]] = []
-    logits(_blur, torch.randn(shape), window=(16, 16, 16), divisor=8, on_window=lambda *at: seen.append(at))
+    logits(_blur, torch.randn(shape), window=(16, 16, 16), divisors=(8, 8, 8), on_window=lambda *at: seen.append(at))
     total = len(seen)
     assert seen == [(done, total) for done in range(total)]
-    assert count_windows(pad_to_divisor(torch.empty(shape), 8).shape, (16, 16, 16)) == total
+    assert count_windows(pad_to_divisors(torch.empty(shape), (8, 8, 8)).shape, (16, 16, 16)) == total
 
 
 def test_work_can_be_stopped_between_windows() -> None:
@@ -90,11 +90,11 @@ def test_work_can_be_stopped_between_windows() -> None:
         return _blur(batch)
 
     with pytest.raises(StopHereError):
-        logits(network, torch.randn(64, 16, 16), window=(16, 16, 16), divisor=8, on_window=stop_at_third)
+        logits(network, torch.randn(64, 16, 16), window=(16, 16, 16), divisors=(8, 8, 8), on_window=stop_at_third)
     assert len(calls) == 2
 
 
 def test_padding_leaves_more_than_one_voxel_at_the_bottom() -> None:
-    assert pad_to_divisor(torch.zeros(3, 4, 1), 4).shape == (8, 4, 4)
-    assert pad_to_divisor(torch.zeros(5, 4, 1), 4).shape == (8, 4, 4)
-    assert pad_to_divisor(torch.ones(5, 4, 1), 4).sum() == 20
+    assert pad_to_divisors(torch.zeros(3, 4, 1), (4, 4, 4)).shape == (8, 4, 4)
+    assert pad_to_divisors(torch.zeros(5, 4, 1), (4, 4, 4)).shape == (8, 4, 4)
+    assert pad_to_divisors(torch.ones(5, 4, 1), (4, 4, 4)).sum() == 20

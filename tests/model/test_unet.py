@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, empty_unet, weight_shapes
-from unet_factory.spacing import SpacingGrid
+from unet_factory.spacing import SnappedSpacing, SpacingGrid
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)
@@ -36,9 +38,42 @@ def test_sizes_at_paper_scale(
 @pytest.mark.parametrize("levels", [1, 2, 3])
 def test_logits_lie_on_the_input_grid(dimensions: int, levels: int) -> None:
     architecture = Architecture(dimensions=dimensions, classes=4, channels=(4, 6, 8)[:levels], blocks=1)
-    extents = (2 * architecture.divisor, 3 * architecture.divisor, 2 * architecture.divisor)[:dimensions]
-    logits = UNet(architecture)(torch.randn(2, 1, *extents))
+    unet = UNet(architecture)
+    extents = [factor * divisor for factor, divisor in zip((2, 3, 2), unet.divisors, strict=False)]
+    logits = unet(torch.randn(2, 1, *extents))
     assert logits.shape == (2, 4, *extents)
+
+
+FOLLOWING = Pooling(anisotropy=2, coarsest_mm=8)
+
+
+@given(st.tuples(*[st.integers(5, 200)] * 3))
+def test_pooling_that_follows_the_spacing_keeps_its_promises(steps: tuple[int, int, int]) -> None:
+    """Nothing is halved that is much coarser than the rest or would become too coarse; all else is."""
+    current = [step * 0.05 for step in steps]
+    for strides in FOLLOWING.strides(current, 4):
+        shortest = min(current)
+        for axis, stride in enumerate(strides):
+            allowed = current[axis] < 2 * shortest and 2 * current[axis] <= 8
+            assert stride == (2 if allowed else 1)
+            current[axis] *= stride
+
+
+def test_pooling_halves_every_axis_unless_told_otherwise() -> None:
+    assert Pooling().strides((0.5, 3.0, 40.0), 3) == ((2, 2, 2),) * 3
+    assert Pooling(anisotropy=2, coarsest_mm=8, planned_at_mm=(1, 1, 1)).strides((9, 9, 9), 3) == ((2, 2, 2),) * 3
+
+
+@pytest.mark.parametrize("um", [(500, 500, 3000), (1000, 1000, 1000), (3500, 1000, 1000), (7000, 7000, 7000)])
+def test_logits_lie_on_the_input_grid_whatever_the_strides(um: tuple[int, int, int]) -> None:
+    architecture = Architecture(classes=3, channels=(4, 6, 8), blocks=1, pooling=FOLLOWING)
+    following, plain = UNet(architecture, architecture.strides(SnappedSpacing(*um))), UNet(architecture)
+    following.load_state_dict(plain.state_dict(), strict=True)
+    extents = [factor * divisor for factor, divisor in zip((3, 2, 5), following.divisors, strict=True)]
+    assert following(torch.randn(1, 1, *extents)).shape == (1, 3, *extents)
+    if set(following.strides) == {(2, 2, 2)}:
+        volume = torch.randn(1, 1, *extents)
+        assert torch.equal(following(volume), plain(volume))
 
 
 def test_block_order_is_convolution_relu_norm() -> None:

@@ -75,7 +75,7 @@ def test_the_network_from_the_command_line_gives_the_services_own_labels(factory
     scan = torch.from_numpy(nibabel.Nifti1Image.from_filename(EXAMPLE).get_fdata().astype(np.float32))
     torch.set_num_threads(THREADS)  # sums depend on how they are split
     with torch.inference_mode():
-        here = segment(unet, zscore(scan), window=unet.manifest.window, divisor=unet.manifest.architecture.divisor)
+        here = segment(unet, zscore(scan), window=unet.manifest.window, divisors=unet.divisors)
     torch.set_num_threads(threads)
     assert np.array_equal(here.numpy(), nibabel.Nifti1Image.from_filename(labels).get_fdata())
 

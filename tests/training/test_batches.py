@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from unet_factory.manifest import divisors_of
 from unet_factory.model.resampling import resample_labels
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import SpacingBatches, draw_patch
@@ -10,7 +11,7 @@ from unet_factory_training.config import AugmentationConfig, TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
 
 STILL = AugmentationConfig(
-    rotation_deg=0,
+    rotation_deg=(0, 0, 0),
     scale=0,
     translation_mm=0,
     flip_axes=(),
@@ -43,15 +44,17 @@ def test_a_batch_depends_on_seed_and_iteration_only(scans: list[Scan], config: T
 
 
 def test_batches_keep_their_bounds(scans: list[Scan], config: TrainingConfig) -> None:
-    divisor, bounds = config.architecture.divisor, config.batch
+    bounds = config.batch
     spacings = set()
     for batch in (SpacingBatches(scans, config)[iteration] for iteration in range(30)):
         count, _, *patch = batch.images.shape
         spacings.add(batch.spacing)
         assert config.grid.contains(batch.spacing)
         assert bounds.min_scans <= count <= bounds.max_scans
+        divisors = divisors_of(config.architecture.strides(batch.spacing))
         assert all(
-            extent % divisor == 0 and extent <= limit for extent, limit in zip(patch, bounds.max_patch, strict=True)
+            extent % divisor == 0 and extent <= limit
+            for extent, divisor, limit in zip(patch, divisors, bounds.max_patch, strict=True)
         )
         assert batch.labels.shape == batch.images.shape
         assert torch.isfinite(batch.images).all()

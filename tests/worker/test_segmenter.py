@@ -22,7 +22,7 @@ from unet_factory.working_spacing import plan_spacing
 from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
 
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
-CPU = Execution(torch.device("cpu"), window=(32, 32, 32), divisor=2)
+CPU = Execution(torch.device("cpu"), window=(32, 32, 32), divisors=(2, 2, 2))
 MANY = 10**9
 
 
@@ -156,10 +156,9 @@ def plain_pytorch(unet: UNet, scan: NDArray[np.float32]) -> NDArray[np.uint8]:
     """What the documentation of a standalone network tells its user to do, for a scan within one window."""
     volume = torch.from_numpy(scan)
     volume = (volume - volume.mean()) / volume.std(correction=0).clamp(min=1e-6)
-    divisor = unet.architecture.divisor
-    padding = [-extent % divisor for extent in scan.shape]
-    if all(extent <= divisor for extent in scan.shape):
-        padding[0] += divisor
+    padding = [-extent % divisor for extent, divisor in zip(scan.shape, unet.divisors, strict=True)]
+    if all(extent <= divisor for extent, divisor in zip(scan.shape, unet.divisors, strict=True)):
+        padding[0] += unet.divisors[0]
     padded = functional.pad(volume, [0, padding[2], 0, padding[1], 0, padding[0]])
     with torch.inference_mode():
         classes = unet(padded[None, None])[0].argmax(dim=0)

@@ -17,7 +17,7 @@ def random_positions_mm(
     config: AugmentationConfig,
     generator: Generator,
 ) -> Tensor:
-    """Where each voxel of a patch looks in the scan, after a random affine and elastic deformation.
+    """Where each voxel of a patch looks in the scan, after a random affine and elastic deformation about its centre.
 
     Args:
         shape: extents (r, a, s) of the patch.
@@ -30,9 +30,8 @@ def random_positions_mm(
     axes = [(torch.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     positions = positions + _elastic_mm(shape, spacing_mm, config, generator)
-    return (positions + centre_mm) @ _random_affine(config, generator).T + _symmetric(
-        config.translation_mm, generator, 3
-    )
+    moved = positions @ _random_affine(config, generator).T
+    return moved + centre_mm + _symmetric(config.translation_mm, generator, 3)
 
 
 def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, generator: Generator) -> Tensor:
@@ -51,7 +50,7 @@ def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, ge
 
 
 def _random_affine(config: AugmentationConfig, generator: Generator) -> Tensor:
-    angles = _symmetric(math.radians(config.rotation_deg), generator, 3)
+    angles = _symmetric(1.0, generator, 3) * torch.tensor(config.rotation_deg).deg2rad()
     affine = torch.diag(torch.exp(_symmetric(config.scale, generator) + _symmetric(config.scale / 3, generator, 3)))
     for axis in config.flip_axes:
         if _unit(generator) < 0.5:

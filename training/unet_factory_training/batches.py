@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from unet_factory.manifest import divisors_of
 from unet_factory.model.resampling import smoothing_matrix
 from unet_factory.spacing import SnappedSpacing, SpacingGrid
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
@@ -45,13 +46,16 @@ class SpacingBatches(Dataset[Batch]):
         )
 
     def _patch(self, spacing: SnappedSpacing) -> tuple[int, ...]:
-        """Large enough for the largest scan at this spacing, within ``max_patch``, divisible as the network wants."""
-        divisor = self.config.architecture.divisor
+        """Large enough for the largest scans at this spacing, within the limits, divisible as the network wants."""
+        bounds, divisors = self.config.batch, divisors_of(self.config.architecture.strides(spacing))
         extents_mm = torch.stack([torch.tensor(s.image.shape) * torch.tensor(s.spacing_ras_mm) for s in self.scans])
-        wanted = extents_mm.quantile(0.9, dim=0) / torch.tensor(spacing.mm)
+        wanted_mm = extents_mm.quantile(0.9, dim=0)
+        if bounds.max_patch_mm is not None:
+            wanted_mm = wanted_mm.minimum(torch.tensor(bounds.max_patch_mm))
+        wanted = (wanted_mm / torch.tensor(spacing.mm)).ceil().tolist()
         return tuple(
-            min(limit, max(2, -(-int(extent) // divisor)) * divisor)
-            for extent, limit in zip(wanted.ceil(), self.config.batch.max_patch, strict=True)
+            max(1, min(limit // divisor, max(2, -(-int(extent) // divisor)))) * divisor
+            for extent, limit, divisor in zip(wanted, bounds.max_patch, divisors, strict=True)
         )
 
     def _draw_scans(self, patch: tuple[int, ...], generator: Generator) -> list[Scan]:
@@ -78,41 +82,75 @@ def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, g
 def draw_patch(
     scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """An augmented crop of a scan at ``spacing``: image (r, a, s) z-scored, labels (r, a, s) int64."""
-    classes = config.architecture.classes
-    one_hot = [scan.labels == value for value in range(classes)]
-    channels = _smooth(torch.stack([scan.image, *one_hot]).float(), scan, spacing)
-    centre = _draw_centre_mm(scan, spacing, patch, generator)
+    """An augmented crop of a scan at ``spacing``: image (r, a, s) as z-scored as the scan, labels (r, a, s) int64.
+
+    Outside the scan both are zero, as padding is in inference.
+    """
+    centre = _draw_centre_mm(scan, spacing, patch, config.batch.foreground, generator)
     positions = random_positions_mm(patch, spacing.mm, centre, config.augmentation, generator)
     half_mm = torch.tensor([n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)])
-    normalised = positions / half_mm
-    inside = (normalised.abs() <= 1).all(dim=-1)
-    sampled = functional.grid_sample(
-        channels[None], normalised.flip(-1)[None], mode="bilinear", padding_mode="border", align_corners=False
-    )[0]
-    image = vary_intensity(_zscore_inside(sampled[0], inside), inside, config.augmentation, generator)
-    labels = sampled[1:].argmax(dim=0)
-    return _zscore_inside(image, inside), labels * inside
+    inside = (positions.abs() <= half_mm).all(dim=-1)
+    sampled = _sample(scan, config.architecture.classes, positions, spacing)
+    image = vary_intensity(sampled[0], inside, config.augmentation, generator)
+    return image * inside, sampled[1:].argmax(dim=0) * inside
 
 
-def _smooth(channels: Tensor, scan: Scan, spacing: SnappedSpacing) -> Tensor:
-    for axis, (mm, native_mm) in enumerate(zip(spacing.mm, scan.spacing_ras_mm, strict=True)):
-        if mm > native_mm:
-            profile = smoothing_matrix(channels.shape[1 + axis], mm / native_mm)
-            channels = torch.tensordot(channels, profile, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
-    return channels
+def _sample(scan: Scan, classes: int, positions_mm: Tensor, spacing: SnappedSpacing) -> Tensor:
+    """(1 + classes, r, a, s): image and label shares at (r, a, s, 3) positions, seen through the voxels' profile.
 
-
-def _draw_centre_mm(scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], generator: Generator) -> Tensor:
-    """Uniform over the centres that keep the patch within the scan; the scan's own centre where it fits whole."""
-    room = [
-        max(0.0, n * native - size * mm) / 2
-        for n, native, size, mm in zip(scan.image.shape, scan.spacing_ras_mm, patch, spacing.mm, strict=True)
+    Only the part of the scan that the positions need is smoothed, and where the profile is wide only every few voxels
+    of it: linear interpolation between smoothed voxels half a working voxel apart loses nothing.
+    """
+    ratios = [max(1.0, mm / native) for mm, native in zip(spacing.mm, scan.spacing_ras_mm, strict=True)]
+    index = positions_mm / torch.tensor(scan.spacing_ras_mm) + (torch.tensor(scan.image.shape) - 1) / 2
+    box = [
+        _needed(index[..., axis], extent, ratio)
+        for axis, (extent, ratio) in enumerate(zip(scan.image.shape, ratios, strict=True))
     ]
-    return torch.tensor(room) * (2 * torch.rand(3, generator=generator) - 1)
+    part = tuple(slice(first, last) for first, last in box)
+    channels = torch.stack([scan.image[part], *(scan.labels[part] == value for value in range(classes))])
+    normalised = []
+    for axis, ((first, last), ratio) in enumerate(zip(box, ratios, strict=True)):
+        step = max(1, int(ratio / 2))
+        if ratio > 1:
+            profile = smoothing_matrix(last - first, ratio)[::step]
+            channels = torch.tensordot(channels, profile, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
+        normalised.append((2 * (index[..., axis] - first) / step + 1) / channels.shape[1 + axis] - 1)
+    return functional.grid_sample(
+        channels[None],
+        torch.stack(normalised[::-1], dim=-1)[None],
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
+    )[0]
 
 
-def _zscore_inside(image: Tensor, inside: Tensor) -> Tensor:
-    """z-score over the voxels inside the scan, zero outside, as padding is in inference."""
-    values = image[inside]
-    return (image - values.mean()) / values.std(correction=0).clamp(min=1e-6) * inside
+def _needed(index: Tensor, extent: int, ratio: float) -> tuple[int, int]:
+    """The range of voxels along an axis that positions at ``index`` see through a profile ``ratio`` voxels wide."""
+    margin = 2 * ratio + 1  # above four standard deviations of the profile
+    first = int(max(0, min(float(index.min()) - margin, extent - 2)))
+    return first, int(min(extent, max(float(index.max()) + margin + 2, first + 2)))
+
+
+def _draw_centre_mm(
+    scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], foreground: float, generator: Generator
+) -> Tensor:
+    """A centre that keeps the patch within the scan; the scan's own centre where it fits whole.
+
+    Uniform, or with probability ``foreground`` as near as can be to a labelled voxel.
+    """
+    room = torch.tensor(
+        [
+            max(0.0, n * native - size * mm) / 2
+            for n, native, size, mm in zip(scan.image.shape, scan.spacing_ras_mm, patch, spacing.mm, strict=True)
+        ]
+    )
+    position = 2 * torch.rand(3, generator=generator) - 1
+    choice, pick = torch.rand(2, generator=generator).tolist()
+    if choice >= foreground or not len(scan.foreground):
+        return room * position
+    chosen = scan.foreground[int(pick * len(scan.foreground))]
+    target = (chosen + 0.5) * torch.tensor(scan.spacing_ras_mm) - torch.tensor(
+        [n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
+    )
+    return torch.maximum(torch.minimum(target, room), -room)

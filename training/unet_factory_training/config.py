@@ -8,7 +8,7 @@ from pydantic import Field
 
 from unet_factory.frozen import Frozen
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
-from unet_factory.spacing import SpacingGrid
+from unet_factory.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.dataset_config import DatasetConfig
 
 
@@ -24,18 +24,27 @@ class SpacingSampling(Frozen):
 
 
 class BatchConfig(Frozen):
-    """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop."""
+    """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop in voxels,
+    ``max_patch_mm`` in millimetres.
+
+    ``foreground``: the share of crops that are drawn around a labelled voxel.
+    """
 
     min_scans: int = 2
     max_scans: int = 12
     voxels: int = 200_000
     max_patch: tuple[int, int, int] = (64, 64, 64)
+    max_patch_mm: SpacingMm | None = None
+    foreground: float = 0.0
 
 
 class AugmentationConfig(Frozen):
-    """Ranges of the random changes; physical units, so they mean the same at every spacing."""
+    """Ranges of the random changes; physical units, so they mean the same at every spacing.
 
-    rotation_deg: float = 15.0
+    ``rotation_deg`` is about the axes (R, A, S): scans of few thick slices bear little but turns within the slice.
+    """
+
+    rotation_deg: tuple[float, float, float] = (15.0, 15.0, 15.0)
     scale: float = 0.15
     translation_mm: float = 4.0
     flip_axes: tuple[int, ...] = (0,)
@@ -69,6 +78,7 @@ class TrainingConfig(Frozen):
     labels: tuple[Label, ...]
     preprocessing: Preprocessing = Preprocessing()
     window: tuple[int, int, int] = (96, 96, 96)
+    window_mm: SpacingMm | None = None
     heads_dtype: Literal["float32", "float16"] = "float32"
     licence: str
     citation: str = ""
@@ -79,6 +89,7 @@ class TrainingConfig(Frozen):
     augmentation: AugmentationConfig = AugmentationConfig()
     optimisation: OptimisationConfig
     seed: int = 0
+    report_at_mm: tuple[SpacingMm, ...] = ()
     validate_every: int = 1000
     save_every: int = 250
     loader_workers: int = 1

@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from unet_factory.manifest import Manifest
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.inference import segment
+from unet_factory.model.inference import logits
 from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.model.unet import empty_unet
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
+from unet_factory.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
+from unet_factory.working_spacing import plan_spacing
 from unet_factory_training.datasets import Scan
 
 
@@ -24,30 +25,69 @@ class Score:
     """Dice per foreground label of one scan at one spacing; NaN where the label is absent from the reference."""
 
     scan: str
-    spacing: SnappedSpacing
+    spacing_mm: SpacingMm
     dice: tuple[float, ...]
 
 
-def score_scan(hypernetwork: Hypernetwork, manifest: Manifest, scan: Scan, spacing: SnappedSpacing) -> Score:
-    """Simulate ``scan`` at ``spacing``, segment it with the network made for it, and compare."""
-    image = resample(scan.image.to(hypernetwork.bias.device), scan.spacing_ras_mm, spacing.mm)
-    reference = resample_labels(scan.labels, manifest.architecture.classes, scan.spacing_ras_mm, spacing.mm)
-    unet, weights = empty_unet(manifest.architecture).eval(), hypernetwork.generate(spacing)
+@dataclass(frozen=True)
+class Simulated:
+    """A scan as an acquisition of another spacing would give it: ``image`` and ``labels`` (r, a, s)."""
+
+    image: Tensor
+    labels: Tensor
+    spacing_mm: SpacingMm
+
+
+def simulate(scan: Scan, spacing_mm: SpacingMm, classes: int) -> Simulated:
+    """Scan and reference label map at ``spacing_mm``; untouched at the scan's own."""
+    image = resample(scan.image, scan.spacing_ras_mm, spacing_mm)
+    return Simulated(image, resample_labels(scan.labels, classes, scan.spacing_ras_mm, spacing_mm), spacing_mm)
+
+
+def segment_simulated(
+    hypernetwork: Hypernetwork, manifest: Manifest, simulated: Simulated, outside: OutsidePolicy = OutsidePolicy.CLAMP
+) -> Tensor:
+    """The label map (r, a, s) on the simulated grid, made as the service makes it: at that spacing, or, where it was
+    not trained, under the policy at the closest one that was.
+    """
+    plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside)
+    unet, weights = empty_unet(manifest.architecture, plan.snapped).eval(), hypernetwork.generate(plan.snapped)
     with torch.inference_mode():
-        predicted = segment(
+        image = simulated.image.to(hypernetwork.bias.device)
+        blended = logits(
             lambda batch: functional_call(unet, weights, (batch,), strict=True),
-            zscore(image),
-            window=manifest.window,
-            divisor=manifest.architecture.divisor,
+            zscore(resample(image, plan.native_mm, plan.working_mm)),
+            window=manifest.window_at(plan.snapped),
+            divisors=unet.divisors,
         )
-    return Score(scan.name, spacing, dice(predicted.cpu(), reference, manifest.architecture.classes))
+        shape = simulated.image.shape
+        return resample(blended, plan.working_mm, plan.native_mm, shape).argmax(dim=0).to("cpu", torch.uint8)
+
+
+def score_scan(
+    hypernetwork: Hypernetwork,
+    manifest: Manifest,
+    scan: Scan,
+    spacing_mm: SpacingMm,
+    outside: OutsidePolicy = OutsidePolicy.CLAMP,
+) -> Score:
+    """Simulate ``scan`` at ``spacing_mm``, segment it, and compare."""
+    classes = manifest.architecture.classes
+    simulated = simulate(scan, spacing_mm, classes)
+    predicted = segment_simulated(hypernetwork, manifest, simulated, outside)
+    return Score(scan.name, spacing_mm, dice(predicted, simulated.labels, classes))
+
+
+def score_native(hypernetwork: Hypernetwork, manifest: Manifest, scans: Sequence[Scan]) -> list[Score]:
+    """Every scan at its own spacing."""
+    return [score_scan(hypernetwork, manifest, scan, scan.spacing_ras_mm) for scan in scans]
 
 
 def score_scans(
     hypernetwork: Hypernetwork, manifest: Manifest, scans: Sequence[Scan], spacings: Sequence[SnappedSpacing]
 ) -> list[Score]:
     """Every scan at every spacing."""
-    return [score_scan(hypernetwork, manifest, scan, spacing) for spacing in spacings for scan in scans]
+    return [score_scan(hypernetwork, manifest, scan, spacing.mm) for spacing in spacings for scan in scans]
 
 
 def dice(predicted: Tensor, reference: Tensor, classes: int) -> tuple[float, ...]:

@@ -16,15 +16,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from unet_factory.manifest import Manifest
+from unet_factory.manifest import Manifest, Strides
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import empty_unet
+from unet_factory.model.unet import UNet, empty_unet
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
-from unet_factory_training.evaluation import draw_spacings, mean_dice, score_scans
+from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_native, score_scans
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, device: torch.device) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device, self.iteration = config, device, 0
-        self.unet = empty_unet(config.architecture)
+        self._unets: dict[Strides, UNet] = {}
         self.hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid).to(device)
         self.average = AveragedModel(
             self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(config.optimisation.ema_decay)
@@ -129,12 +129,19 @@ class Trainer:
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
 
+    def _unet(self, spacing: SnappedSpacing) -> UNet:
+        """The topology for a spacing; few differ."""
+        strides = self.config.architecture.strides(spacing)
+        if strides not in self._unets:
+            self._unets[strides] = empty_unet(self.config.architecture, spacing)
+        return self._unets[strides]
+
     def _loss_of(self, batch: Batch) -> Tensor:
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         weights = self.hypernetwork(torch.tensor(batch.spacing.mm, device=self.device))
         autocast = self.config.optimisation.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            logits = functional_call(self.unet, weights, (images,), strict=True)
+            logits = functional_call(self._unet(batch.spacing), weights, (images,), strict=True)
         loss: Tensor = self.loss(logits.float(), labels)
         return loss
 
@@ -155,6 +162,7 @@ def manifest_of(config: TrainingConfig) -> Manifest:
         labels=config.labels,
         preprocessing=config.preprocessing,
         window=config.window,
+        window_mm=config.window_mm,
         modality=config.modality,
         licence=config.licence,
         citation=config.citation,
@@ -173,19 +181,23 @@ def _report(
         trainer.save(run_dir / STATE_FILE)
     if iteration % config.validate_every == 0 or iteration == config.optimisation.iterations:
         started = time.perf_counter()
-        for name, spacings in validation_spacings(config, validation).items():
-            scores = score_scans(trainer.averaged_hypernetwork, trainer.manifest, validation, spacings)
+        for name, scores in _validate(trainer, validation).items():
             writer.add_scalar(f"dice/{name}", mean_dice(scores), iteration)
             log.info("iteration %d: validation Dice %s %.4f", iteration, name, mean_dice(scores))
         log.info("iteration %d: loss %.4f, validated in %.1f s", iteration, loss, time.perf_counter() - started)
 
 
-def validation_spacings(config: TrainingConfig, validation: list[Scan]) -> dict[str, list[SnappedSpacing]]:
-    """Native, coarse (the trained range's far end, less half a step of a millimetre) and a few drawn at random."""
-    grid = config.grid
-    native = grid.clamp(grid.snap(validation[0].spacing_ras_mm))
-    coarse = grid.clamp(grid.snap([high - 0.5 for _, high in grid.range_mm]))
-    return {"native": [native], "coarse": [coarse], "drawn": draw_spacings(grid, _VALIDATION_DRAWS, config.seed)}
+def _validate(trainer: Trainer, scans: list[Scan]) -> dict[str, list[Score]]:
+    """Every scan at its own spacing, at a coarse one (three quarters of the way to the trained range's far end), and
+    at a few drawn at random.
+    """
+    grid, network = trainer.config.grid, (trainer.averaged_hypernetwork, trainer.manifest)
+    coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
+    return {
+        "native": score_native(*network, scans),
+        "coarse": score_scans(*network, scans, [coarse]),
+        "drawn": score_scans(*network, scans, draw_spacings(grid, _VALIDATION_DRAWS, trainer.config.seed)),
+    }
 
 
 def _loader(scans: list[Scan], config: TrainingConfig, start: int) -> DataLoader[Batch]:

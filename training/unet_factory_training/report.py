@@ -14,22 +14,20 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_chec
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, Split, find_subjects, read_scan
-from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scan
 from unet_factory_training.loop import manifest_of
 
 log = logging.getLogger(__name__)
 
 DRAW_SEED = 20240
-_ISOTROPIC_MM = (0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
-_ANISOTROPIC_MM = ((1.0, 1.0, 3.0), (0.5, 0.5, 3.0), (3.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True)
 class Region:
-    """A named set of spacings that one figure is about."""
+    """A named set of spacings that one figure is about; ``None`` in it stands for each scan's own."""
 
     name: str
-    spacings: tuple[SnappedSpacing, ...]
+    spacings: tuple[SnappedSpacing | None, ...]
 
 
 def evaluate(
@@ -43,8 +41,17 @@ def evaluate(
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
     figures = []
     with out.open("w") as lines:
-        for region in regions(checkpoint, scans, draws):
-            scores = score_scans(checkpoint.hypernetwork, checkpoint.manifest, scans, region.spacings)
+        for region in regions(config, draws):
+            scores = [
+                score_scan(
+                    checkpoint.hypernetwork,
+                    checkpoint.manifest,
+                    scan,
+                    scan.spacing_ras_mm if spacing is None else spacing.mm,
+                )
+                for spacing in region.spacings
+                for scan in scans
+            ]
             lines.writelines(_json_line(region, score) for score in scores)
             figures.append(_figure(region, scores, checkpoint, split))
             log.info("%s: Dice %.4f", region.name, figures[-1]["dice_mean"])
@@ -58,16 +65,13 @@ def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: Tr
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
 
 
-def regions(checkpoint: Checkpoint, scans: Sequence[Scan], draws: int) -> list[Region]:
-    """Native, isotropic steps, anisotropic ones, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
-    grid = checkpoint.manifest.grid
-    fixed = [(value, value, value) for value in _ISOTROPIC_MM] + list(_ANISOTROPIC_MM)
-    inside = [spacing for spacing in map(grid.snap, fixed) if grid.contains(spacing)]
-    native = grid.clamp(grid.snap(scans[0].spacing_ras_mm))
+def regions(config: TrainingConfig, draws: int) -> list[Region]:
+    """Native, the configured spacings, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
+    reported = [config.grid.snap(mm) for mm in config.report_at_mm]
     return [
-        Region(f"native {native} mm", (native,)),
-        *(Region(f"{spacing} mm", (spacing,)) for spacing in inside if spacing != native),
-        Region(f"trained range, {draws} drawn spacings", tuple(draw_spacings(grid, draws, DRAW_SEED))),
+        Region("native", (None,)),
+        *(Region(f"{spacing} mm", (spacing,)) for spacing in reported),
+        Region(f"trained range, {draws} drawn spacings", tuple(draw_spacings(config.grid, draws, DRAW_SEED))),
     ]
 
 
@@ -87,7 +91,7 @@ def _figure(region: Region, scores: Sequence[Score], checkpoint: Checkpoint, spl
     return {
         "region": region.name,
         "split": split,
-        "spacings_mm": [list(spacing.mm) for spacing in region.spacings] if len(region.spacings) == 1 else None,
+        "spacings_mm": [spacing.mm for spacing in region.spacings if spacing] if len(region.spacings) == 1 else None,
         "scores": len(scores),
         "dice": dict(zip(names, [round(value, 4) for value in values.nanmean(dim=0).tolist()], strict=True)),
         "dice_mean": round(mean_dice(scores), 4),
@@ -99,7 +103,7 @@ def _json_line(region: Region, score: Score) -> str:
     record = {
         "region": region.name,
         "scan": score.scan,
-        "spacing_mm": list(score.spacing.mm),
+        "spacing_mm": list(score.spacing_mm),
         "dice": [None if value != value else round(value, 4) for value in score.dice],
     }
     return json.dumps(record) + "\n"

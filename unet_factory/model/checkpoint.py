@@ -84,7 +84,7 @@ def parse_standalone(blob: bytes, device: torch.device | str = "cpu") -> tuple[W
 def load_unet(path: Path | str) -> UNet:
     """A standalone network as a plain ``torch.nn.Module`` in evaluation mode; its manifest is ``unet.manifest``."""
     weights, manifest = parse_standalone(Path(path).read_bytes())
-    unet = empty_unet(manifest.architecture)
+    unet = empty_unet(manifest.architecture, manifest.spacing)
     unet.load_state_dict(weights, strict=True, assign=True)
     unet.manifest = manifest
     return unet.requires_grad_(False).eval()

@@ -18,14 +18,16 @@ class Hypernetwork(nn.Module):
     """MLP on the spacing, then one linear head per U-Net tensor; all heads are stored, and multiplied, as one matrix.
 
     ``heads`` has shape (weights of the U-Net, last hidden width), ``bias`` (weights of the U-Net,). Under ``MIP`` the
-    bias is the learned base weights, so the heads only have to learn what the spacing changes.
+    bias is the learned base weights, so the heads only have to learn what the spacing changes; ``CONSTANT`` has no
+    heads. Where the U-Net's strides follow the spacing, the MLP also sees them: the weights may jump where they do.
     """
 
     def __init__(self, architecture: Architecture, shape: HypernetworkShape, grid: SpacingGrid) -> None:
         super().__init__()
         self.architecture, self.shape, self.grid = architecture, shape, grid
         self.weight_shapes = weight_shapes(architecture)
-        widths = [_ENCODED_WIDTH[shape.parametrization], *shape.hidden]
+        self.sees_strides = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
+        widths = [self._encoded_width, *self._hidden_widths]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         count = sum(size.numel() for size in self.weight_shapes.values())
         self.heads = nn.Parameter(torch.empty(count, widths[-1]))
@@ -52,13 +54,32 @@ class Hypernetwork(nn.Module):
             weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device))
         return weights
 
+    @property
+    def _encoded_width(self) -> int:
+        strides = self.architecture.downs * self.architecture.dimensions if self.sees_strides else 0
+        return _ENCODED_WIDTH[self.shape.parametrization] + strides
+
+    @property
+    def _hidden_widths(self) -> tuple[int, ...]:
+        return () if self.shape.parametrization is Parametrization.CONSTANT else self.shape.hidden
+
     def _encode(self, spacing_ras_mm: Tensor) -> Tensor:
         if self.shape.parametrization is Parametrization.PAPER:
             return spacing_ras_mm
+        if self.shape.parametrization is Parametrization.CONSTANT:
+            return spacing_ras_mm[:0]
         low, high = (torch.tensor(ends, device=spacing_ras_mm.device) for ends in zip(*self.grid.range_mm, strict=True))
         span = (high / low).log().clamp(min=1e-6)
         angle = (spacing_ras_mm / low).log() / span * (math.pi / 2)
-        return torch.cat([angle.cos(), angle.sin()])
+        encoded = [angle.cos(), angle.sin()]
+        if self.sees_strides:
+            encoded.append(self._encode_strides(spacing_ras_mm))
+        return torch.cat(encoded)
+
+    def _encode_strides(self, spacing_ras_mm: Tensor) -> Tensor:
+        """(changes of level x axes,): 1 where an axis is halved, else 0."""
+        strides = self.architecture.strides(self.grid.snap(spacing_ras_mm.tolist()))
+        return (torch.tensor(strides, device=spacing_ras_mm.device, dtype=spacing_ras_mm.dtype) - 1).flatten()
 
     def _split(self, flat: Tensor) -> Weights:
         sizes = [size.numel() for size in self.weight_shapes.values()]
@@ -78,5 +99,9 @@ class Hypernetwork(nn.Module):
                 self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
-_ENCODED_WIDTH: Mapping[Parametrization, int] = {Parametrization.PAPER: 3, Parametrization.MIP: 6}
+_ENCODED_WIDTH: Mapping[Parametrization, int] = {
+    Parametrization.PAPER: 3,
+    Parametrization.MIP: 6,
+    Parametrization.CONSTANT: 0,
+}
 _MIP_HEAD_STD = 1e-3

@@ -18,7 +18,7 @@ def segment(
     volume: Tensor,
     *,
     window: Sequence[int],
-    divisor: int,
+    divisors: Sequence[int],
     on_window: OnWindow | None = None,
 ) -> Tensor:
     """The label map of a normalised volume, on the volume's own grid.
@@ -27,21 +27,29 @@ def segment(
         network: (1, 1, *space) -> (1, classes, *space) logits.
         volume: (r, a, s), normalised, on the network's device.
         window: extents of the largest window given to the network; a volume within it is segmented in one piece.
-        divisor: the network wants extents that are multiples of it.
+        divisors: the network wants extents that are multiples of these.
         on_window: called before each window with (done, total); may raise to stop the work.
 
     Returns:
         (r, a, s) uint8 class indices.
     """
-    return logits(network, volume, window=window, divisor=divisor, on_window=on_window).argmax(dim=0).to(torch.uint8)
+    return logits(network, volume, window=window, divisors=divisors, on_window=on_window).argmax(dim=0).to(torch.uint8)
 
 
 def logits(
-    network: Network, volume: Tensor, *, window: Sequence[int], divisor: int, on_window: OnWindow | None = None
+    network: Network,
+    volume: Tensor,
+    *,
+    window: Sequence[int],
+    divisors: Sequence[int],
+    on_window: OnWindow | None = None,
 ) -> Tensor:
     """As :func:`segment`, but the blended logits: (classes, r, a, s)."""
-    padded = pad_to_divisor(volume, divisor)
-    extents = [min(whole, _round_up(part, divisor)) for whole, part in zip(padded.shape, window, strict=True)]
+    padded = pad_to_divisors(volume, divisors)
+    extents = [
+        min(whole, _round_up(part, divisor))
+        for whole, part, divisor in zip(padded.shape, window, divisors, strict=True)
+    ]
     total = count_windows(padded.shape, extents)
     done = 0
 
@@ -60,13 +68,13 @@ def logits(
     return blended[0, :, :r, :a, :s]
 
 
-def pad_to_divisor(volume: Tensor, divisor: int) -> Tensor:
-    """Zeros (the mean, after z-scoring) behind the far end of each axis, up to a multiple of ``divisor``.
+def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:
+    """Zeros (the mean, after z-scoring) behind the far end of each axis, up to a multiple of its divisor.
 
     Two multiples on the first axis where all would be one: instance norm needs more than one voxel at the bottom.
     """
-    extents = [_round_up(extent, divisor) for extent in volume.shape]
-    if all(extent == divisor for extent in extents):
+    extents = [_round_up(extent, divisor) for extent, divisor in zip(volume.shape, divisors, strict=True)]
+    if extents == list(divisors):
         extents[0] *= 2
     missing = [target - extent for target, extent in zip(extents, volume.shape, strict=True)]
     return functional.pad(volume, [0, missing[2], 0, missing[1], 0, missing[0]])

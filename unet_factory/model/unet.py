@@ -4,12 +4,14 @@ The topology has no opinion on where its weights come from: standalone networks 
 hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from unet_factory.manifest import Architecture, StandaloneManifest
+from unet_factory.manifest import Architecture, StandaloneManifest, Strides, divisors_of
+from unet_factory.spacing import SnappedSpacing
 
 _CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -30,22 +32,39 @@ class ConvBlock(nn.Module):
         return normalised
 
 
+class UpBlock(ConvBlock):
+    """The same with a transposed convolution, whose result is cut to the finer level's extents.
+
+    Along an axis of stride 1 the kernel of four makes one voxel more than there is.
+    """
+
+    def forward(self, features: Tensor, extents: Sequence[int]) -> Tensor:  # type: ignore[override]
+        """(batch, channels_in, *space') -> (batch, channels_out, *extents)."""
+        raised = torch.relu(self.conv(features))
+        normalised: Tensor = self.norm(raised[(..., *(slice(extent) for extent in extents))])
+        return normalised
+
+
 class UNet(nn.Module):
     """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits.
 
-    ``manifest`` tells what a network that was loaded from a standalone file is for.
+    ``strides``: how levels change; every axis halved each time by default. ``divisors``: every spatial extent of the
+    input must be a multiple of its axis's. ``manifest`` tells what a network loaded from a standalone file is for.
     """
 
     manifest: StandaloneManifest | None = None
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture, strides: Strides | None = None) -> None:
         super().__init__()
         self.architecture = architecture
+        self.strides = strides or ((2,) * architecture.dimensions,) * architecture.downs
+        self.divisors = divisors_of(self.strides) or (1,) * architecture.dimensions
         channels, blocks = architecture.channels, architecture.blocks
         self.stem = self._same(architecture.in_channels, channels[0])
         self.encoders = nn.ModuleList(self._stage(width, width, blocks) for width in channels)
-        self.downs = nn.ModuleList(self._down(fine, coarse) for fine, coarse in pairwise(channels))
-        self.ups = nn.ModuleList(self._up(coarse, fine) for fine, coarse in pairwise(channels))
+        changes = list(zip(pairwise(channels), self.strides, strict=True))
+        self.downs = nn.ModuleList(self._down(fine, coarse, stride) for (fine, coarse), stride in changes)
+        self.ups = nn.ModuleList(self._up(coarse, fine, stride) for (fine, coarse), stride in changes)
         self.decoders = nn.ModuleList(self._stage(2 * width, width, blocks) for width in channels[:-1])
         self.head = _CONV[architecture.dimensions](channels[0], architecture.classes, kernel_size=3, padding=1)
 
@@ -53,7 +72,7 @@ class UNet(nn.Module):
         """Logits for a batch of volumes.
 
         Args:
-            volume: (batch, in_channels, *space), every spatial extent a multiple of ``architecture.divisor``.
+            volume: (batch, in_channels, *space), every spatial extent a multiple of ``divisors``.
 
         Returns:
             (batch, classes, *space).
@@ -64,7 +83,8 @@ class UNet(nn.Module):
             skips.append(features)
             features = encoder(down(features))
         for level in reversed(range(self.architecture.downs)):
-            features = torch.cat([skips[level], self.ups[level](features)], dim=1)
+            skip = skips[level]
+            features = torch.cat([skip, self.ups[level](features, skip.shape[2:])], dim=1)
             features = self.decoders[level](features)
         logits: Tensor = self.head(features)
         return logits
@@ -78,21 +98,24 @@ class UNet(nn.Module):
         conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, padding=1)
         return ConvBlock(dimensions, conv, channels_out)
 
-    def _down(self, channels_in: int, channels_out: int) -> ConvBlock:
+    def _down(self, channels_in: int, channels_out: int, stride: tuple[int, ...]) -> ConvBlock:
         dimensions = self.architecture.dimensions
-        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, stride=2, padding=1)
+        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, stride=stride, padding=1)
         return ConvBlock(dimensions, conv, channels_out)
 
-    def _up(self, channels_in: int, channels_out: int) -> ConvBlock:
+    def _up(self, channels_in: int, channels_out: int, stride: tuple[int, ...]) -> UpBlock:
         dimensions = self.architecture.dimensions
-        conv = _TRANSPOSED[dimensions](channels_in, channels_out, kernel_size=4, stride=2, padding=1)
-        return ConvBlock(dimensions, conv, channels_out)
+        conv = _TRANSPOSED[dimensions](channels_in, channels_out, kernel_size=4, stride=stride, padding=1)
+        return UpBlock(dimensions, conv, channels_out)
 
 
-def empty_unet(architecture: Architecture) -> UNet:
-    """The topology without storage (meta device): for shapes, and to run with weights passed in."""
+def empty_unet(architecture: Architecture, spacing: SnappedSpacing | None = None) -> UNet:
+    """The topology without storage (meta device): for shapes, and to run with weights passed in.
+
+    ``spacing``: what the network is for; it decides the strides where the architecture's pooling follows the spacing.
+    """
     with torch.device("meta"):
-        return UNet(architecture)
+        return UNet(architecture, None if spacing is None else architecture.strides(spacing))
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:

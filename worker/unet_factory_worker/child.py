@@ -137,14 +137,15 @@ def _presence(device: torch.device, checkpoints: dict[str, Checkpoint]) -> Worke
 def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:
     """Send the smallest input through a network, so that libraries load and the device wakes now."""
     architecture, grid = checkpoint.manifest.architecture, checkpoint.manifest.grid
-    unet, weights = empty_unet(architecture).eval(), checkpoint.hypernetwork.generate(SnappedSpacing(*grid.min_um))
-    extents = (2 * architecture.divisor,) * 3
+    finest = SnappedSpacing(*grid.min_um)
+    unet, weights = empty_unet(architecture, finest).eval(), checkpoint.hypernetwork.generate(finest)
+    extents = tuple(2 * divisor for divisor in unet.divisors)
     with torch.inference_mode():
         logits(
             lambda batch: functional_call(unet, weights, (batch,), strict=True),
             torch.zeros(extents, device=device),
             window=extents,
-            divisor=architecture.divisor,
+            divisors=unet.divisors,
         )
 
 

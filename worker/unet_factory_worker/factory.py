@@ -110,6 +110,6 @@ class WeightFactory:
 
     def _load(self, blob: bytes) -> UNet:
         weights, manifest = parse_standalone(blob, self._device)
-        unet = empty_unet(manifest.architecture)
+        unet = empty_unet(manifest.architecture, manifest.spacing)
         unet.load_state_dict(weights, strict=True, assign=True)
         return unet.requires_grad_(False).eval()

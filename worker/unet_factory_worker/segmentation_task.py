@@ -162,7 +162,7 @@ class Attempt:
             OutOfMemory: it ran out in smaller windows too.
         """
         settings = self.context.settings
-        execution = Execution(self.context.device, manifest.window, manifest.architecture.divisor, settings.precision)
+        execution = Execution(self.context.device, manifest.window_at(plan.snapped), unet.divisors, settings.precision)
         for reduced in (False, True):
             try:
                 labels = segment_scan(

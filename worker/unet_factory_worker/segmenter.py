@@ -32,14 +32,17 @@ class Execution:
 
     device: torch.device
     window: tuple[int, int, int]
-    divisor: int
+    divisors: tuple[int, ...]
     precision: Literal["float32", "bfloat16"] = "float32"
     stitch_on_host: bool = False
 
     def reduced(self) -> "Execution":
         """The same in less memory: windows of half the extent, stitched on the host."""
-        r, a, s = (max(2 * self.divisor, extent // 2 // self.divisor * self.divisor) for extent in self.window)
-        return Execution(self.device, (r, a, s), self.divisor, self.precision, stitch_on_host=True)
+        r, a, s = (
+            max(2 * divisor, extent // 2 // divisor * divisor)
+            for extent, divisor in zip(self.window, self.divisors, strict=True)
+        )
+        return Execution(self.device, (r, a, s), self.divisors, self.precision, stitch_on_host=True)
 
 
 def segment_scan(
@@ -73,7 +76,7 @@ def segment_scan(
             _placed(network, execution, home),
             volume,
             window=execution.window,
-            divisor=execution.divisor,
+            divisors=execution.divisors,
             on_window=on_window,
         )
         del volume
