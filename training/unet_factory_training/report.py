@@ -13,7 +13,7 @@ from rich.table import Table
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan, Split, find_subjects, read_scan
+from unet_factory_training.datasets import Split, find_subjects, read_scan
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scan
 from unet_factory_training.loop import manifest_of
 
