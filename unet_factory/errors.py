@@ -55,6 +55,38 @@ class GeometryInvalid(FactoryError):
     slug, title = "geometry-invalid", "The volume's geometry cannot be used"
 
 
+class SeriesMixed(FactoryError):
+    """Several DICOM series where one is needed, or not the one that was asked for."""
+
+    slug, title = "series-mixed", "The upload does not hold just the one series"
+
+
+class SlicesInconsistent(GeometryInvalid):
+    """The slices of a series differ in size, pixel spacing or orientation, or contradict each other."""
+
+    slug, title = "slices-inconsistent", "The slices of the series do not fit together"
+
+
+class SlicesAmbiguous(GeometryInvalid):
+    """Several slices lie at the same position: echoes, points in time, diffusion weightings."""
+
+    slug, title = "slices-ambiguous", "The series has several slices at the same position"
+
+
+class SlicesMissing(GeometryInvalid):
+    slug, title = "slices-missing", "The series lacks slices"
+
+
+class SlicesIrregular(GeometryInvalid):
+    slug, title = "slices-irregular", "The slices are not evenly spaced"
+
+
+class SlicesTilted(GeometryInvalid):
+    """The slices are shifted against each other, as by a tilted gantry."""
+
+    slug, title = "slices-tilted", "The slices do not stand on the line through their positions"
+
+
 class NotAVolume(FactoryError):
     """The bytes are no volume in a format that can be read (or are damaged)."""
 
@@ -103,6 +135,40 @@ class WorkerLost(FactoryError):
     """The job took its worker down more often than is allowed."""
 
     slug, title = "worker-lost", "The job ended its worker repeatedly"
+
+
+class DestinationsInvalid(FactoryError):
+    """The operator's file of archives and webhooks cannot be used."""
+
+    slug, title = "destinations-invalid", "The destinations cannot be used"
+
+
+class DestinationUnknown(FactoryError):
+    """No archive of that name is configured, or it cannot do what is asked of it."""
+
+    slug, title = "destination-unknown", "There is no such destination"
+
+
+class CallbackRefused(FactoryError):
+    """A callback URL that is malformed, or that the operator's allow-list does not hold."""
+
+    slug, title = "callback-refused", "Nothing may be sent to that URL"
+
+
+class DeliveryUnknown(FactoryError):
+    slug, title = "delivery-unknown", "There is no delivery of that id"
+
+
+class SeriesNotFound(FactoryError):
+    """The archive has no series of those UIDs."""
+
+    slug, title = "series-not-found", "The archive does not have the series"
+
+
+class FetchFailed(FactoryError):
+    """The archive did not hand the series out."""
+
+    slug, title = "fetch-failed", "The series could not be fetched from the archive"
 
 
 class StorageFull(FactoryError):

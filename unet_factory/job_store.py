@@ -3,6 +3,7 @@
 Keys: ``job:ID`` (hash), ``jobs:active`` (not yet final; score: last claim or requeue), ``jobs:expiry`` (score: when to
 purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone), ``idempotency:KEY``; of DICOM
 results ``dicom:results`` (hash, job to study) and ``job:ID:dicom`` (what they are): the gateway fills, a purge empties.
+A job's errands are fields of its hash (see ``outbox``): the script that makes a job final makes its deliveries due.
 """
 
 import json
@@ -13,11 +14,13 @@ from typing import Any
 from redis import Redis
 
 from unet_factory.errors import JobExpired, JobUnknown
-from unet_factory.jobs import Job, JobState, Problem, SegmentationRequest
+from unet_factory.jobs import Errand, Job, JobState, Problem, SegmentationRequest
+from unet_factory.outbox import FETCH, MAKE_DUE_WHEN_FINAL, QUEUES, WITHDRAW, queue_of
 
 TOMBSTONE_S = 7 * 24 * 3600
 ACTIVE = "jobs:active"
 EXPIRY = "jobs:expiry"
+_ERRAND = "errand."
 DICOM_RESULTS = "dicom:results"
 
 # KEYS: job hash, lease. ARGV: owner, lease ms. Returns 1 when the owner now holds the job. Only a queued job can be
@@ -35,18 +38,20 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 return redis.call('PEXPIRE', KEYS[1], ARGV[2])
 """
 # KEYS: job hash, lease. ARGV: owner, field, value, ... Writes only for the owner of a job that is not final.
-_WRITE_AS_OWNER = """
+_WRITE_AS_OWNER = f"""
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= '"queued"' and state ~= '"running"' then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+{MAKE_DUE_WHEN_FINAL}
 return 1
 """
 # KEYS: job hash. ARGV: field, value, ... Moves a job that is not final yet, whoever holds it.
-_WRITE_UNLESS_FINAL = """
+_WRITE_UNLESS_FINAL = f"""
 local state = redis.call('HGET', KEYS[1], 'state')
 if state ~= '"queued"' and state ~= '"running"' then return 0 end
 redis.call('HSET', KEYS[1], unpack(ARGV))
+{MAKE_DUE_WHEN_FINAL}
 return 1
 """
 # KEYS: job hash, lease. Back to the queue, if nobody holds it.
@@ -54,6 +59,13 @@ _REQUEUE = """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 if redis.call('HGET', KEYS[1], 'state') ~= '"running"' then return 0 end
 redis.call('HSET', KEYS[1], 'state', '"queued"', 'progress', '0.0')
+return 1
+"""
+# KEYS: job hash, expiry set. ARGV: seconds since the epoch, the job's id. Keeps a job longer, never shorter.
+_KEEP = """
+if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HGET', KEYS[1], 'expires') + 0 >= ARGV[1] + 0 then return 0 end
+redis.call('HSET', KEYS[1], 'expires', ARGV[1])
+redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[2])
 return 1
 """
 # KEYS: idempotency entry. ARGV: how the entry of the job to be forgotten ends.
@@ -74,14 +86,21 @@ class JobStore:
         self._write_unless_final = redis.register_script(_WRITE_UNLESS_FINAL)
         self._requeue = redis.register_script(_REQUEUE)
         self._forget = redis.register_script(_FORGET)
+        self._keep = redis.register_script(_KEEP)
 
     def create(self, job: Job, request: SegmentationRequest) -> None:
-        """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it."""
+        """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it.
+
+        One whose scan lies in an archive is visible to the couriers, and to the reaper once it was fetched.
+        """
         with self._redis.pipeline(transaction=True) as pipeline:
             fields: dict[Any, Any] = {**_fields(job), "request": request.model_dump_json()}
             pipeline.hset(_key(job.id), mapping=fields)
             pipeline.zadd(ACTIVE, {job.id: time.time()})
             pipeline.zadd(EXPIRY, {job.id: job.expires})
+            if job.fetch is not None:
+                pipeline.zadd(queue_of(job.fetch), {f"{job.id}-{FETCH}": time.time()})
+                pipeline.sadd(QUEUES, queue_of(job.fetch))
             pipeline.execute()
 
     def get(self, job_id: str) -> Job:
@@ -95,9 +114,7 @@ class JobStore:
             if self._redis.exists(_gone_key(job_id)):
                 raise JobExpired(f"job {job_id} has expired or was purged", id=job_id)
             raise JobUnknown(f"there is no job {job_id}", id=job_id)
-        return Job.model_validate(
-            {name.decode(): json.loads(value) for name, value in fields.items() if name != b"request"}
-        )
+        return _job(fields)
 
     def request(self, job_id: str) -> SegmentationRequest:
         """What the job was asked to do. Raises like :meth:`get`."""
@@ -143,6 +160,18 @@ class JobStore:
             self._announce(job_id)
         return ended
 
+    def describe(self, job_id: str, **fields: Any) -> bool:
+        """Write what was learnt of a job that no worker has yet; False when it is final."""
+        return bool(self._write_unless_final(keys=[_key(job_id)], args=_flat(_encode(fields))))
+
+    def keep(self, job_id: str, until: float) -> None:
+        """Let a job and its files last until then (seconds since the epoch), if they would not anyway."""
+        self._keep(keys=[_key(job_id), EXPIRY], args=[until, job_id])
+
+    def look_again(self, job_id: str, at: float) -> None:
+        """Have a job that is due be told as due again at ``at`` (seconds since the epoch)."""
+        self._redis.zadd(EXPIRY, {job_id: at}, xx=True)
+
     def requeue(self, job_id: str) -> bool:
         """Put a running job whose lease has ended back to queued."""
         requeued = bool(self._requeue(keys=[_key(job_id), _lease_key(job_id)]))
@@ -154,6 +183,7 @@ class JobStore:
         """Forget a job, leaving a tombstone that only says that there was one."""
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.set(_gone_key(job_id), b"1", ex=TOMBSTONE_S)
+            pipeline.eval(WITHDRAW, 1, _key(job_id))
             pipeline.delete(_key(job_id), _lease_key(job_id), dicom_key(job_id))
             pipeline.hdel(DICOM_RESULTS, job_id)
             pipeline.zrem(ACTIVE, job_id)
@@ -237,7 +267,22 @@ def _ms(seconds: float) -> int:
 
 
 def _fields(job: Job) -> dict[str, str]:
-    return _encode(job.model_dump(mode="json"))
+    errands: dict[str, Errand] = {str(number): delivery for number, delivery in enumerate(job.deliveries)}
+    if job.fetch is not None:
+        errands[FETCH] = job.fetch
+    own = job.model_dump(mode="json", exclude={"fetch", "deliveries"})
+    return _encode(own) | {_ERRAND + name: errand.model_dump_json() for name, errand in errands.items()}
+
+
+def _job(fields: dict[bytes, bytes]) -> Job:
+    texts = {name.decode(): value for name, value in fields.items() if name != b"request"}
+    errands = {name.removeprefix(_ERRAND): texts.pop(name) for name in list(texts) if name.startswith(_ERRAND)}
+    fetch = errands.pop(FETCH, None)
+    return Job.model_validate(
+        {name: json.loads(value) for name, value in texts.items()}
+        | {"fetch": None if fetch is None else json.loads(fetch)}
+        | {"deliveries": [json.loads(errands[number]) for number in sorted(errands, key=int)]}
+    )
 
 
 def _encode(fields: dict[str, Any]) -> dict[str, str]:

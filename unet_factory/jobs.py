@@ -29,6 +29,43 @@ class JobState(StrEnum):
         return self not in (JobState.QUEUED, JobState.RUNNING)
 
 
+class PacsSeries(Frozen):
+    """A series in a configured archive. Its UIDs stay in the request's record: out of logs, URLs and messages."""
+
+    pacs: str
+    study_uid: str
+    series_uid: str
+
+
+class ErrandKind(StrEnum):
+    FETCH = "fetch"
+    WEBHOOK = "webhook"
+    DICOMWEB = "dicomweb"
+    DIMSE = "dimse"
+
+
+class ErrandState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    SKIPPED = "skipped"
+
+
+class Errand(Frozen):
+    """What a courier does for a job at one destination: fetch its series before, deliver its result after.
+
+    ``destination`` is an archive's configured name or a webhook's host; ``last_error`` names no patient.
+    """
+
+    kind: ErrandKind
+    destination: str
+    state: ErrandState = ErrandState.PENDING
+    attempts: int = 0
+    since: float | None = Field(default=None, description="when it was first tried; seconds since the epoch")
+    next_attempt: float | None = Field(default=None, description="while it is pending; seconds since the epoch")
+    last_error: str | None = None
+
+
 class SegmentationRequest(Frozen):
     """What the worker needs to know; the scan itself lies in the blob store under the job's id."""
 
@@ -40,6 +77,9 @@ class SegmentationRequest(Frozen):
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
     deadline_s: float = 3600.0
+    series: PacsSeries | None = Field(default=None, description="where the scan is fetched from; absent for an upload")
+    send_to: tuple[str, ...] = Field(default=(), description="archives, by their configured names")
+    callback_url: str | None = Field(default=None, description="may hold a token of the receiver's: never shown")
 
     @property
     def output_name(self) -> str:
@@ -91,6 +131,13 @@ class Job(Frozen):
     created: float
     finished: float | None = None
     expires: float
+    fetch: Errand | None = Field(default=None, description="of a series that comes from an archive")
+    deliveries: tuple[Errand, ...] = ()
+
+    @property
+    def ready_to_run(self) -> bool:
+        """Whether a worker could start it: nobody has, and its scan is here."""
+        return self.state is JobState.QUEUED and (self.fetch is None or self.fetch.state is ErrandState.DELIVERED)
 
 
 class GenerationRequest(Frozen):

@@ -15,7 +15,7 @@ from unet_factory import metrics
 from unet_factory.blob_store import BlobStore
 from unet_factory.errors import JobExpired, JobUnknown, WorkerLost
 from unet_factory.job_store import JobStore
-from unet_factory.jobs import SEGMENT_QUEUE, Job, JobState
+from unet_factory.jobs import SEGMENT_QUEUE, ErrandState, Job, JobState
 from unet_factory.problems import problem_of
 from unet_factory.settings import Settings
 
@@ -26,6 +26,7 @@ _LOCK = "maintenance:lock"
 _ORPHANS_LOCK = "maintenance:orphans"
 _ORPHANS_INTERVAL_S = 60  # a listing of the whole store
 _RESEND_ANYWAY_S = 600.0
+_DELIVERING_RECHECK_S = 10.0
 
 
 class Maintenance:
@@ -50,16 +51,19 @@ class Maintenance:
         for job in self._jobs.active(untouched_s=self._settings.lease_s):
             if job.state is JobState.RUNNING and not self._jobs.leased(job.id):
                 self._retry_or_give_up(job)
-        queued = sum(job.state is JobState.QUEUED for job in self._jobs.active())
+        queued = sum(job.ready_to_run for job in self._jobs.active())
         messages_are_missing = self._redis.llen(SEGMENT_QUEUE) < queued
         resend_after_s = self._settings.lease_s if messages_are_missing else _RESEND_ANYWAY_S
         for job in self._jobs.active(untouched_s=resend_after_s):
-            if job.state is JobState.QUEUED:
+            if job.ready_to_run:
                 self._send_again(job.id)
 
     def purge_expired(self) -> None:
         for job_id in self._jobs.due():
             self._jobs.end(job_id, JobState.CANCELLED)
+            if self._still_delivering(job_id):
+                self._jobs.look_again(job_id, time.time() + _DELIVERING_RECHECK_S)
+                continue
             self._jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
             self._blobs.delete(job_id)
 
@@ -69,6 +73,21 @@ class Maintenance:
         for job_id, modified in self._blobs.job_ids():
             if time.time() - modified > ORPHAN_AGE_S and not self._known(job_id):
                 self._blobs.delete(job_id)
+
+    def _still_delivering(self, job_id: str) -> bool:
+        """Whether its files are needed for a delivery that may still succeed; too old a one is given up."""
+        try:
+            job = self._jobs.get(job_id)
+        except (JobUnknown, JobExpired):
+            return False
+        pending = [delivery for delivery in job.deliveries if delivery.state is ErrandState.PENDING]
+        started = [delivery.since or job.finished or job.expires for delivery in pending]
+        if started and time.time() - min(started) < self._settings.delivery_max_age_s:
+            return True
+        for delivery in pending:
+            metrics.DELIVERIES.labels(delivery.kind.value, ErrandState.DEAD.value).inc()
+            log.error("job %s expires with a delivery (%s) that nobody could make", job_id, delivery.kind)
+        return False
 
     def _retry_or_give_up(self, job: Job) -> None:
         if job.attempts >= self._settings.job_attempts:

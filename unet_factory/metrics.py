@@ -10,6 +10,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import REGISTRY
 
+from unet_factory.jobs import ErrandKind
+
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STAGE_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 _SPACING_BUCKETS_MM = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
@@ -44,6 +46,12 @@ JOB_MEMORY_PEAK_BYTES = Gauge(
 )
 OOM_FALLBACKS = Counter("unet_factory_oom_fallbacks", "Jobs that ran out of memory and went on in a smaller way")
 SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings asked for outside the trained range")
+DELIVERIES = Counter(
+    "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]
+)
+for _kind in ErrandKind:  # present from the start: the first death must show as an increase
+    for _outcome in ("delivered", "retried", "dead", "skipped"):
+        DELIVERIES.labels(_kind.value, _outcome)
 SPACING_MM = Histogram("unet_factory_spacing_mm", "Native spacing of the scans", ["axis"], buckets=_SPACING_BUCKETS_MM)
 
 

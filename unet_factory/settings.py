@@ -40,6 +40,14 @@ class Settings(BaseSettings):
     max_wait_s: float = 300.0
     maintenance_interval_s: float = 2.0
 
+    destinations: Path | None = Field(default=None, description="YAML: archives, and where webhooks may go")
+    delivery_attempts: int = 500
+    delivery_max_age_s: float = Field(default=72 * 3600.0, description="a delivery that failed so long is dead")
+    fetch_max_age_s: float = Field(default=3600.0, description="a fetch that failed so long fails its job")
+    delivery_backoff_s: float = Field(default=5.0, description="after the first failure; doubles with each")
+    delivery_backoff_max_s: float = 600.0
+    deliveries_per_destination: int = Field(default=2, description="at a time and courier")
+
     device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(default=0, description="CPU threads per worker; 0: all")
     device_cache_networks: int = Field(default=16, description="networks kept ready on the device")

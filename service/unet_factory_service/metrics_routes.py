@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 
 from unet_factory.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
 from unet_factory.metrics import scrape_registry
+from unet_factory.outbox import Outbox
 from unet_factory_service.services import ServicesDependency
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,24 @@ class QueueDepth(Collector):
         yield depth
 
 
+class PendingDeliveries(Collector):
+    """Errands of couriers that are due or wait for another attempt; absent while Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._outbox = Outbox(redis)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        name, text = "unet_factory_deliveries_pending", "Webhooks, pushes and fetches that are not done yet"
+        pending = GaugeMetricFamily(name, text, labels=["kind"])
+        try:
+            for kind, count in self._outbox.pending().items():
+                pending.add_metric([kind.value], count)
+        except RedisError as error:
+            log.warning("the pending deliveries are unknown: %s", type(error).__name__)
+            return
+        yield pending
+
+
 @router.get(
     "/metrics",
     operation_id="metrics",
@@ -46,6 +65,7 @@ class QueueDepth(Collector):
 def metrics(services: ServicesDependency) -> Response:
     queues = CollectorRegistry()
     queues.register(QueueDepth(services.redis))
+    queues.register(PendingDeliveries(services.redis))
     return Response(
         generate_latest(scrape_registry()) + generate_latest(queues), headers={"Content-Type": CONTENT_TYPE_LATEST}
     )

@@ -15,6 +15,7 @@ from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
+_FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
 OURS = ("gateway", "worker", "worker-gpu")
 
 
@@ -223,11 +224,11 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 def families() -> set[str]:
-    """Names of the metric families that the core defines; the gateway adds the queue depth."""
+    """Names of the metric families that the core defines, and of those that the gateway reads from Redis."""
     from prometheus_client.metrics import MetricWrapperBase
 
     defined = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    return {family.name for metric in defined for family in metric.describe()} | {"unet_factory_queue_depth"}
+    return {family.name for metric in defined for family in metric.describe()} | _FROM_REDIS
 
 
 def exported() -> set[str]:
