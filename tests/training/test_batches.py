@@ -87,3 +87,13 @@ def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[Scan], 
     for image, labels in (first, second):
         brightness = [image[labels == value].mean() for value in range(3)]
         assert brightness[0] < brightness[1] < brightness[2]
+
+
+def test_crops_of_one_size_are_padded_with_zeros(scans: list[Scan], config: TrainingConfig) -> None:
+    batch = config.batch.model_copy(update={"max_patch": (32, 32, 48), "pad_to_max_patch": True, "max_scans": 2})
+    still = config.model_copy(update={"augmentation": STILL, "batch": batch})
+    drawn = [SpacingBatches(scans, still)[iteration] for iteration in range(5)]
+    assert {tuple(one.images.shape) for one in drawn} == {(2, 1, 32, 32, 48)}
+    coarse = [one for one in drawn if min(one.spacing.mm) > 1]
+    assert coarse, "the seed draws a spacing at which a scan cannot fill the crop"
+    assert all((one.images[..., 0, 0, 0] == 0).all() for one in coarse)

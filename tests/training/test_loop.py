@@ -102,3 +102,19 @@ def test_the_environment_is_expanded_in_the_data_root(
     monkeypatch.delenv("SOMEWHERE")
     with pytest.raises(DatasetInvalid, match=r"\$SOMEWHERE"):
         find_subjects(moved, "train")
+
+
+def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig) -> None:
+    """The network that is saved is then the one that was trained, and gradients stay as they are."""
+    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
+    batches, norms = SpacingBatches(scans, config), []
+    for clip_norm in (None, 1e-6):
+        optimisation = config.optimisation.model_copy(update={"ema_decay": 0.0, "clip_norm": clip_norm})
+        trainer = Trainer(config.model_copy(update={"optimisation": optimisation}), torch.device("cpu"))
+        for iteration in (0, 1):
+            trainer.step(batches[iteration])
+            assert torch.equal(trainer.averaged_hypernetwork.bias, trainer.hypernetwork.bias)
+        assert trainer.hypernetwork.bias.grad is not None
+        norms.append(float(trainer.hypernetwork.bias.grad.norm()))
+    assert norms[0] > 1e-3
+    assert norms[1] <= 1e-6

@@ -75,6 +75,7 @@ def test_mmwhs_is_seven_structures_of_mr(tmp_path: Path) -> None:
     found = {split: [subject.name for subject in find_subjects(config, split)] for split in SPLITS}
     assert {split: len(names) for split, names in found.items()} == {"train": 14, "validation": 2, "test": 4}
     assert len(set.union(*map(set, found.values()))) == 20
+    assert sorted(found["test"]) == [f"mr_train_{number}" for number in (1005, 1010, 1012, 1014)]
     scan = read_scan(find_subjects(config, "test")[0], config)
     assert scan.labels[:, 0, 0].flip(0).tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 3]
     assert scan.spacing_ras_mm == pytest.approx((0.9, 0.9, 1.2))

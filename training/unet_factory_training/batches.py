@@ -48,6 +48,8 @@ class SpacingBatches(Dataset[Batch]):
     def _patch(self, spacing: SnappedSpacing) -> tuple[int, ...]:
         """Large enough for the largest scans at this spacing, within the limits, divisible as the network wants."""
         bounds, divisors = self.config.batch, divisors_of(self.config.architecture.strides(spacing))
+        if bounds.pad_to_max_patch:
+            return bounds.max_patch
         extents_mm = torch.stack([torch.tensor(s.image.shape) * torch.tensor(s.spacing_ras_mm) for s in self.scans])
         wanted_mm = extents_mm.quantile(0.9, dim=0)
         if bounds.max_patch_mm is not None:

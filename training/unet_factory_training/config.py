@@ -27,7 +27,8 @@ class BatchConfig(Frozen):
     """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop in voxels,
     ``max_patch_mm`` in millimetres.
 
-    ``foreground``: the share of crops that are drawn around a labelled voxel.
+    ``foreground``: the share of crops that are drawn around a labelled voxel. ``pad_to_max_patch``: every crop has
+    ``max_patch`` voxels, zeros where the scan ends, however little of that a coarse scan fills.
     """
 
     min_scans: int = 2
@@ -35,6 +36,7 @@ class BatchConfig(Frozen):
     voxels: int = 200_000
     max_patch: tuple[int, int, int] = (64, 64, 64)
     max_patch_mm: SpacingMm | None = None
+    pad_to_max_patch: bool = False
     foreground: float = 0.0
 
 
@@ -58,13 +60,16 @@ class AugmentationConfig(Frozen):
 
 
 class OptimisationConfig(Frozen):
-    """Adam with a linear warm-up and a cosine decay to zero; ``ema_decay`` averages the hypernetwork's parameters."""
+    """Adam with a linear warm-up, then a cosine decay to zero or a constant rate; ``ema_decay`` averages the
+    hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None leaves gradients alone.
+    """
 
     iterations: int = Field(ge=1)
     learning_rate: float = 1e-3
+    schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 200
     ema_decay: float = 0.999
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
 
 

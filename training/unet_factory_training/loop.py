@@ -89,7 +89,8 @@ class Trainer:
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.hypernetwork.parameters(), self.config.optimisation.clip_norm)
+        if (clip_norm := self.config.optimisation.clip_norm) is not None:
+            nn.utils.clip_grad_norm_(self.hypernetwork.parameters(), clip_norm)
         self.optimiser.step()
         self.average.update_parameters(self.hypernetwork)
         self.iteration += 1
@@ -147,8 +148,10 @@ class Trainer:
 
 
 def learning_rate_at(iteration: int, config: OptimisationConfig) -> float:
-    """Linear warm-up, then half a cosine to zero at the last iteration."""
+    """Linear warm-up, then half a cosine to zero at the last iteration, or no change at all."""
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
+    if config.schedule == "constant":
+        return config.learning_rate * warm
     return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
 
 

@@ -18,11 +18,12 @@ from unet_factory_training.datasets.subject import Split, Subject
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Patients per split; ``train`` None takes all that are left."""
+    """Patients per split; ``train`` None takes all that are left. ``published_test`` come before all others."""
 
     test: int
     validation: int
     train: int | None = None
+    published_test: tuple[str, ...] = ()
 
 
 def subjects_in_split(
@@ -47,7 +48,10 @@ def subjects_in_split(
 
 def split_by_hash(patients: Sequence[str], split: Split, sizes: SplitSizes) -> list[str]:
     """The patients of one split."""
-    ordered = sorted(patients, key=lambda patient: hashlib.sha256(patient.encode()).digest())
+    ordered = sorted(
+        patients,
+        key=lambda patient: (patient not in sizes.published_test, hashlib.sha256(patient.encode()).digest()),
+    )
     most = max(1, len(ordered) // 5)
     test, validation = min(sizes.test, most), min(sizes.validation, most)
     start = {"test": 0, "validation": test, "train": test + validation}[split]
