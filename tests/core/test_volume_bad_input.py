@@ -46,7 +46,6 @@ def refuses(path: Path, error: type[FactoryError], named: str) -> None:
         (b"", "is empty"),
         (b"patient,scan\n1,2\n", "is text"),
         (b"PK\3\4" + bytes(100), "zip archive"),
-        (bytes(128) + b"DICM", "DICOM"),
         (b"\x89HDF" + bytes(400), "HDF5"),
         (bytes(400), "begins with the bytes 00"),
         (b"\x1f\x8b", "gzipped data that is empty"),

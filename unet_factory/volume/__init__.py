@@ -1,18 +1,13 @@
-"""Volumes in and label maps out: NIfTI, MHA and NRRD files as float32 arrays in RAS+ with a spacing to trust.
+"""Volumes in and label maps out: NIfTI, MHA, NRRD and DICOM as float32 arrays in RAS+ with a spacing to trust.
 
 Nothing is guessed and nothing is repaired quietly: what a header leaves open is an error that names the numbers.
 Every failure is a ``FactoryError``.
 """
 
+from unet_factory.volume.header import Volume, VolumeHeader
 from unet_factory.volume.labelmap import write_labelmap
-from unet_factory.volume.reading import (
-    DEFAULT_LIMITS,
-    Volume,
-    VolumeHeader,
-    VolumeLimits,
-    read_header,
-    read_volume,
-)
+from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
+from unet_factory.volume.reading import read_header, read_volume
 from unet_factory.volume.sniff import sniff_format
 
 __all__ = [

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 from unet_factory.errors import GeometryInvalid, MalformedRequest, StorageFull
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
+from unet_factory.volume.header import VolumeHeader
 from unet_factory.volume.metaimage import metaimage_labelmap
 from unet_factory.volume.nifti import nifti_labelmap
 from unet_factory.volume.nrrd import nrrd_labelmap
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.stored import StoredVolume
+from unet_factory.volume.reading import read_header
+from unet_factory.volume.sniff import sniff_format
+from unet_factory.volume.stored import StoredGrid
 
-_Writer = Callable[[Path, StoredVolume, NDArray[np.uint8]], tuple[bytes, bytes]]
+_Writer = Callable[[Path, StoredGrid, NDArray[np.uint8]], tuple[bytes, bytes]]
 _WRITERS: dict[str, _Writer] = {
     ".nii.gz": nifti_labelmap,
     ".nii": nifti_labelmap,
@@ -30,12 +33,13 @@ _WRITERS: dict[str, _Writer] = {
 }
 
 
-def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path) -> None:
+def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path, header: VolumeHeader | None = None) -> None:
     """Write ``labels_ras`` (r, a, s) to ``path`` on the own grid of the volume file ``source``.
 
     The suffix of ``path`` says the format. In the source's own format the header's geometry is copied as it stands, so
     shape and affine are bit-equal, contradictions of the source included; in another it is the closest that format can
-    say. ``path`` appears complete or not at all.
+    say. A DICOM series has its grid from ``header``, as it was read (else it is read again, without a given spacing).
+    ``path`` appears complete or not at all.
 
     Raises:
         MalformedRequest: a suffix other than .nii.gz, .nii, .nrrd and .mha.
@@ -46,12 +50,18 @@ def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path) -> N
     suffix = next((suffix for suffix in _WRITERS if path.name.endswith(suffix)), None)
     if suffix is None:
         raise MalformedRequest(f"a label map's name must end in one of {', '.join(_WRITERS)}", suffix=path.suffix)
-    stored = read_stored(source)
-    check_affine(stored.affine)
-    _check_labels(labels_ras, in_ras_order(stored.shape, stored.affine))
-    header, voxels = _WRITERS[suffix](source, stored, as_stored(labels_ras, stored.affine))
+    grid = _grid(source, header)
+    check_affine(grid.affine)
+    _check_labels(labels_ras, in_ras_order(grid.shape, grid.affine))
+    head, voxels = _WRITERS[suffix](source, grid, as_stored(labels_ras, grid.affine))
     with _replacing(path) as target:
-        _write(target, header, voxels, gzipped=suffix == ".nii.gz")
+        _write(target, head, voxels, gzipped=suffix == ".nii.gz")
+
+
+def _grid(source: Path, header: VolumeHeader | None) -> StoredGrid:
+    if header is not None and header.format == "dicom":
+        return header
+    return read_header(source) if sniff_format(source) == "dicom" else read_stored(source)
 
 
 def _check_labels(labels_ras: NDArray[np.uint8], shape_ras: tuple[int, int, int]) -> None:

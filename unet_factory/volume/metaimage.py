@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from unet_factory.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.geometry import LPS_TO_RAS, column_lengths, usable_spacing
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.stored import Payload, StoredVolume, Triple, payload_bytes, spatial_shape
+from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.text_header import (
     Fields,
     axis_lengths,
@@ -66,7 +66,7 @@ def read_metaimage(path: Path) -> StoredVolume:
     )
 
 
-def metaimage_labelmap(source: Path, stored: StoredVolume, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
+def metaimage_labelmap(source: Path, stored: StoredGrid, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
     """Header and voxels of a label map: the geometry of an MHA source word by word, else written anew."""
     voxels = zlib.compress(labels.tobytes(order="F"), COMPRESSION_LEVEL)
     fields = {
@@ -151,7 +151,7 @@ def _copied_grid(source: Path) -> Fields:
     return {key: fields[key] for key in grid if key in fields}
 
 
-def _new_grid(stored: StoredVolume) -> Fields:
+def _new_grid(stored: StoredGrid) -> Fields:
     affine_lps = LPS_TO_RAS * stored.affine
     spacing_mm = column_lengths(affine_lps)
     return {

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unet_factory.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.geometry import check_affine
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
-from unet_factory.volume.stored import Payload, StoredVolume, Triple, payload_bytes, spatial_shape
+from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 
 MAX_EXTENSION_BYTES = 64 * 2**20  # header extensions before the voxels; they are skipped, unread
 _HEADER_BYTES: dict[int, type[nib.Nifti1Header]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -52,7 +52,7 @@ def read_nifti(path: Path) -> StoredVolume:
     )
 
 
-def nifti_labelmap(source: Path, stored: StoredVolume, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
+def nifti_labelmap(source: Path, stored: StoredGrid, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
     """Header and voxels of a label map: on a NIfTI source's grid bit by bit, else on the nearest that float32 can say.
 
     Only geometry is taken over: descriptions and extensions may name a patient.
@@ -149,7 +149,7 @@ def _copied_grid(source: nib.Nifti1Header) -> nib.Nifti1Header:
     return header
 
 
-def _new_grid(stored: StoredVolume) -> nib.Nifti1Header:
+def _new_grid(stored: StoredGrid) -> nib.Nifti1Header:
     header = nib.Nifti1Header(endianness="<")
     header.set_data_shape(stored.shape)
     header.set_xyzt_units("mm")

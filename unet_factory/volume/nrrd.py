@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unet_factory.errors import GeometryInvalid, NotAVolume, SpacingInvalid
 from unet_factory.volume.geometry import column_lengths, usable_spacing
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.stored import Payload, StoredVolume, Triple, payload_bytes, spatial_shape
+from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.text_header import (
     Fields,
     axis_lengths,
@@ -75,7 +75,7 @@ def read_nrrd(path: Path) -> StoredVolume:
     )
 
 
-def nrrd_labelmap(source: Path, stored: StoredVolume, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
+def nrrd_labelmap(source: Path, stored: StoredGrid, labels: NDArray[np.uint8]) -> tuple[bytes, bytes]:
     """Header and voxels of a label map: the geometry of an NRRD source word by word, else written anew."""
     fields = _copied_grid(source) if stored.format == "nrrd" else _new_grid(stored)
     fields |= {"type": "unsigned char", "encoding": "gzip"}
@@ -183,7 +183,7 @@ def _copied_grid(source: Path) -> Fields:
     return {spelled.get(key, key): value for key, value in fields.items() if key in _GRID_KEYS}
 
 
-def _new_grid(stored: StoredVolume) -> Fields:
+def _new_grid(stored: StoredGrid) -> Fields:
     columns = (_vector(stored.affine[:3, axis]) for axis in range(3))
     return {
         "dimension": "3",

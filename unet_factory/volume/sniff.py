@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 from unet_factory.errors import NotAVolume
+from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom, is_dicom
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
 from unet_factory.volume.stored import FileFormat
 
@@ -14,7 +15,7 @@ _NIFTI_MAGIC = {348: (344, (b"n+1\0",), (b"ni1\0",)), 540: (4, (b"n+2\0",), (b"n
 
 
 def sniff_format(path: Path) -> FileFormat:
-    """``nifti`` (plain or gzipped), ``mha`` or ``nrrd``.
+    """``nifti`` (plain or gzipped), ``mha``, ``nrrd``, or ``dicom``: one object, or a zip archive that holds any.
 
     Raises:
         NotAVolume: no such file, or none of these; the message says what the file looks like instead.
@@ -28,8 +29,10 @@ def sniff_format(path: Path) -> FileFormat:
         return "nrrd"
     if not gzipped and _METAIMAGE_START.match(head):
         return "mha"
+    if is_dicom(stored) or (stored.startswith(ZIP_MAGICS) and holds_dicom(path)):
+        return "dicom"
     raise NotAVolume(
-        f"the file is no NIfTI, MHA or NRRD volume: it {'holds gzipped data that' if gzipped else ''} "
+        f"the file is no NIfTI, MHA, NRRD or DICOM volume: it {'holds gzipped data that' if gzipped else ''} "
         f"{_impression(head)}".replace("  ", " ")
     )
 
@@ -56,10 +59,8 @@ def _nifti_kind(head: bytes) -> str | None:
 def _impression(head: bytes) -> str:
     if not head:
         return "is empty"
-    if head[128:132] == b"DICM":
-        return "is a DICOM file"
-    if head.startswith(b"PK\3\4"):
-        return "is a zip archive"
+    if head.startswith(ZIP_MAGICS):
+        return "is a zip archive without a DICOM object"
     if head.startswith((b"\x89HDF", b"CDF")):
         return "is an HDF5 or NetCDF file (MINC?)"
     if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):

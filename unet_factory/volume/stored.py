@@ -3,14 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unet_factory.errors import GeometryInvalid
 
-FileFormat = Literal["nifti", "mha", "nrrd"]
+FileFormat = Literal["nifti", "mha", "nrrd", "dicom"]
 Triple = tuple[float, float, float]
 
 
@@ -25,6 +25,17 @@ class Payload:
     offset: int
     n_bytes: int
     deflated_from: int | None = None
+
+
+class StoredGrid(Protocol):
+    """What a label map needs to know of its source: axis order (i, j, k), ``affine`` (4, 4) to RAS mm."""
+
+    @property
+    def format(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def affine(self) -> NDArray[np.float64]: ...
 
 
 @dataclass(frozen=True, eq=False)

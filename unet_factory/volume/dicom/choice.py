@@ -1,0 +1,129 @@
+"""From the objects of an archive to the images of one series: each once, and no other kind among them."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
+from hashlib import sha256
+from typing import TypeVar
+
+from unet_factory.errors import NotAVolume, SeriesMixed, SlicesInconsistent
+from unet_factory.volume.archive import Archive, is_dicom
+from unet_factory.volume.dicom.objects import DicomObject, read_object
+from unet_factory.volume.limits import VolumeLimits
+
+_HEAD_BYTES = 132
+_COPIED_AT_ONCE = 2**20
+
+Key = TypeVar("Key", bound=Hashable)
+Item = TypeVar("Item")
+
+
+def images_of_series(
+    archive: Archive, limits: VolumeLimits, series_uid: str | None
+) -> tuple[list[DicomObject], tuple[str, ...]]:
+    """The images of the one series in the archive, or of the one named, and notes of what was left aside.
+
+    Raises:
+        NotAVolume: no image among the members, or a damaged DICOM object.
+        SeriesMixed: several series and none named, or not the one named.
+        SlicesInconsistent: two different images under one identity.
+    """
+    objects, others = _objects(archive, limits)
+    images = [found for found in objects if found.is_image]
+    if not images:
+        raise NotAVolume(f"there is no image among the DICOM objects ({_counted(found.modality for found in objects)})")
+    series = _one_series(images, series_uid)
+    kept, copies = _without_copies(archive, series)
+    scans = [image for image in kept if not _is_localizer(image)] or kept
+    notes = (
+        _note(others, "ignored {} that are no DICOM objects", "file"),
+        _note(len(objects) - len(images), "ignored {} that are no images", "DICOM object"),
+        _note(len(images) - len(series), "ignored {} of other series", "image"),
+        _note(copies, "ignored {} that were sent twice", "image"),
+        _note(len(kept) - len(scans), "ignored {} marked as localizers", "image"),
+    )
+    return scans, tuple(note for note in notes if note)
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def series_uid_of(image: DicomObject) -> str:
+    return str(image.dataset.get("SeriesInstanceUID", ""))
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _objects(archive: Archive, limits: VolumeLimits) -> tuple[list[DicomObject], int]:
+    """All DICOM objects, and how many members are something else. A DICOMDIR is neither."""
+    objects, others = [], 0
+    for index in range(len(archive)):
+        with archive.member(index) as stream:
+            if not is_dicom(stream.read(_HEAD_BYTES)):
+                others += 1
+                continue
+            found = read_object(index, stream, limits.decompressed_bytes)
+        if not found.is_directory:
+            objects.append(found)
+    return objects, others
+
+
+def _one_series(images: list[DicomObject], series_uid: str | None) -> list[DicomObject]:
+    by_series = grouped(images, series_uid_of)
+    if series_uid is None and len(by_series) == 1:
+        return images
+    if series_uid in by_series:
+        return by_series[series_uid]
+    found = [
+        {"modality": _counted(image.modality for image in series), "images": len(series)}
+        for series in by_series.values()
+    ]
+    listed = "; ".join(str(entry["modality"]) for entry in found)
+    if series_uid is not None:
+        raise SeriesMixed(f"the named series is not among those sent: {listed}", series=found)
+    raise SeriesMixed(
+        f"there are {len(by_series)} series with images: {listed}; send one of them, or name it by series_uid",
+        series=found,
+    )
+
+
+def _without_copies(archive: Archive, images: list[DicomObject]) -> tuple[list[DicomObject], int]:
+    """Each SOP instance once, and how many copies were dropped."""
+    kept: list[DicomObject] = []
+    for uid, same in grouped(images, _instance_key).items():
+        if uid and len(same) > 1 and len({_digest(archive, image) for image in same}) > 1:
+            number = same[0].dataset.get("InstanceNumber")
+            raise SlicesInconsistent(
+                f"image {number} was sent {len(same)} times under one identity, with other content"
+            )
+        kept += same[:1] if uid else same
+    return kept, len(images) - len(kept)
+
+
+def _instance_key(image: DicomObject) -> str:
+    return str(image.dataset.get("SOPInstanceUID", ""))
+
+
+def _digest(archive: Archive, image: DicomObject) -> bytes:
+    digest = sha256()
+    with archive.member(image.member) as stream:
+        while piece := stream.read(_COPIED_AT_ONCE):
+            digest.update(piece)
+    return digest.digest()
+
+
+def _is_localizer(image: DicomObject) -> bool:
+    return "LOCALIZER" in (image.dataset.get("ImageType") or ())
+
+
+def _counted(modalities: Iterable[str]) -> str:
+    return ", ".join(f"{count} {modality}" for modality, count in sorted(Counter(modalities).items()))
+
+
+def _note(count: int, template: str, noun: str) -> str:
+    return template.format(counted(count, noun)) if count else ""

@@ -1,0 +1,43 @@
+"""A series as the one zip archive that travels through the system."""
+
+import zipfile
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import copyfileobj
+from typing import IO
+
+from unet_factory.volume.archive import Archive
+from unet_factory.volume.dicom.choice import images_of_series
+from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
+
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same files are the same bytes
+_COPIED_AT_ONCE = 2**20
+
+
+def pack_series(files: Iterable[Path], target: Path) -> None:
+    """Write ``files`` to the zip archive ``target``, stored, under neutral names and in the order given."""
+    with zipfile.ZipFile(target, "w") as archive:
+        for index, file in enumerate(files):
+            with file.open("rb") as source:
+                _add(archive, index, source)
+
+
+def extract_series(source: Path, target: Path, series_uid: str | None, limits: VolumeLimits = DEFAULT_LIMITS) -> None:
+    """Write the images of one series in ``source`` (a zip archive or a bare DICOM file) to the zip archive ``target``.
+
+    Raises:
+        NotAVolume, SeriesMixed, SlicesInconsistent, VolumeTooLarge: as in ``read_series``.
+    """
+    with ExitStack() as stack:
+        found = stack.enter_context(Archive(source, limits))
+        images, _ = images_of_series(found, limits, series_uid)
+        archive = stack.enter_context(zipfile.ZipFile(target, "w"))
+        for index, image in enumerate(images):
+            with found.member(image.member) as member:
+                _add(archive, index, member)
+
+
+def _add(archive: zipfile.ZipFile, index: int, source: IO[bytes]) -> None:
+    with archive.open(zipfile.ZipInfo(f"{index:06d}.dcm", _EPOCH), "w", force_zip64=True) as member:
+        copyfileobj(source, member, _COPIED_AT_ONCE)

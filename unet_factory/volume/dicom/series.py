@@ -1,0 +1,128 @@
+"""One DICOM series as a volume."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from unet_factory.errors import NotAVolume
+from unet_factory.spacing import SpacingMm
+from unet_factory.volume.archive import Archive
+from unet_factory.volume.dicom.choice import counted, images_of_series
+from unet_factory.volume.dicom.objects import DicomObject
+from unet_factory.volume.dicom.pixels import check_pixels, read_slices
+from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
+from unet_factory.volume.dicom.stack import Stack, stacked
+from unet_factory.volume.geometry import as_stored, trusted_grid
+from unet_factory.volume.header import Volume, VolumeHeader, header_of
+from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_claims, check_limit
+from unet_factory.volume.payload import file_bytes
+from unet_factory.volume.stored import Payload, StoredVolume, payload_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class DicomSeries:
+    """A series that has been found to be one volume.
+
+    ``datasets`` are the headers, without pixel data, in the order of the slices along their normal, which is the last
+    axis of ``header.shape``; an enhanced multi-frame object is one of them. ``frames`` name for each slice its data set
+    (index) and its frame (from 1). ``notes`` say what was chosen or tolerated, without a word of the patient's.
+    """
+
+    datasets: tuple[Dataset, ...]
+    frames: tuple[tuple[int, int], ...]
+    header: VolumeHeader
+    notes: tuple[str, ...]
+    slices: tuple[Slice, ...]
+
+
+def read_series(
+    path: Path,
+    *,
+    limits: VolumeLimits = DEFAULT_LIMITS,
+    spacing_ras_mm: SpacingMm | None = None,
+    series_uid: str | None = None,
+) -> DicomSeries:
+    """The one series with images in the zip archive, or the bare DICOM file, at ``path``; no pixel is decoded.
+
+    The file axes are (column, row, slice), slices along the normal of the image plane; the affine follows PS3.3
+    C.7.6.2, from ImageOrientationPatient, PixelSpacing and ImagePositionPatient alone, turned from LPS to RAS.
+    ``spacing_ras_mm`` overrules spacings, ``series_uid`` chooses among several series.
+
+    Raises:
+        NotAVolume: damaged or truncated files, no grey images, or a compression that cannot be read.
+        VolumeTooLarge: beyond ``limits``.
+        SeriesMixed: several series and none named, or not the one named.
+        SlicesInconsistent, SlicesAmbiguous, SlicesTilted, SlicesMissing, SlicesIrregular: no one even stack.
+        GeometryInvalid: slices without position or orientation.
+        SpacingInvalid: no pixel spacing or a single slice, and no spacing given.
+    """
+    check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
+    with Archive(path, limits) as archive:
+        images, notes = images_of_series(archive, limits, series_uid)
+    dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
+    slices = [one for image in images for one in slices_of(image)]
+    stack = stacked(slices, spacing_given=spacing_ras_mm is not None)
+    stored = _stored(stack, np.result_type(*dtypes))
+    check_claims(stored, limits)
+    notes += stack.notes + _inverted(images)
+    header = header_of(stored, trusted_grid(stored, spacing_ras_mm), notes)
+    sources = {one.source.member: one.source for one in stack.slices}
+    places = {member: index for index, member in enumerate(sources)}
+    return DicomSeries(
+        datasets=tuple(source.dataset for source in sources.values()),
+        frames=tuple((places[one.source.member], one.frame) for one in stack.slices),
+        header=header,
+        notes=notes,
+        slices=stack.slices,
+    )
+
+
+def read_series_volume(path: Path, series: DicomSeries, *, limits: VolumeLimits = DEFAULT_LIMITS) -> Volume:
+    """The voxels of ``series``, as read from ``path``: float32 in RAS+, rescaled frame by frame.
+
+    Raises:
+        NotAVolume: pixel data that cannot be decoded, or values that are not finite in float32.
+    """
+    header = series.header
+    data_ras = np.empty(header.shape_ras, np.float32)
+    data = as_stored(data_ras, header.affine)
+    with Archive(path, limits) as archive, np.errstate(over="ignore"):
+        for index, pixels in read_slices(archive, series.slices, limits):
+            data[:, :, index] = pixels.T
+    _check_finite(data_ras)
+    return Volume(data_ras, header.spacing_ras_mm, header)
+
+
+def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
+    columns, rows = stack.slices[0].shape
+    shape = (columns, rows, len(stack.slices))
+    return StoredVolume(
+        format="dicom",
+        shape=shape,
+        dtype=dtype,
+        affine=stack.affine,
+        affine_source="ImageOrientationPatient with ImagePositionPatient",
+        declared_spacing_mm=stack.spacing_mm,
+        spacing_source="PixelSpacing with ImagePositionPatient",
+        payload=Payload(0, payload_bytes(shape, dtype)),
+    )
+
+
+def _inverted(images: list[DicomObject]) -> tuple[str, ...]:
+    inverted = sum(image.dataset.PhotometricInterpretation == "MONOCHROME1" for image in images)
+    return (
+        (f"{counted(inverted, 'image')} to be shown inverted (MONOCHROME1); values taken as stored",)
+        if inverted
+        else ()
+    )
+
+
+def _check_finite(data: NDArray[np.float32]) -> None:
+    non_finite = data.size - int(np.count_nonzero(np.isfinite(data)))
+    if non_finite:
+        raise NotAVolume(
+            f"{non_finite} of {data.size} voxels are beyond float32 after the rescale", non_finite_voxels=non_finite
+        )
