@@ -126,6 +126,7 @@ class Job(Frozen):
     peak_bytes: int | None = None
     weights_cached: bool | None = None
     volumes_ml: dict[str, float] | None = None
+    notes: tuple[str, ...] = Field(default=(), description="what was chosen or tolerated while reading the scan")
     error: Problem | None = None
     attempts: int = 0
     created: float

@@ -20,7 +20,7 @@ from unet_factory.logs import safe_traceback
 from unet_factory.manifest import Manifest
 from unet_factory.model.unet import UNet
 from unet_factory.problems import TYPE_PREFIX, problem_of
-from unet_factory.volume import Volume, read_volume, write_labelmap
+from unet_factory.volume import Volume, VolumeHeader, read_volume, write_labelmap
 from unet_factory.working_spacing import SpacingPlan, plan_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
@@ -119,7 +119,7 @@ class Attempt:
             with self._stage("infer"):
                 labels, reduced = self._infer(unet, volume, plan, manifest)
             with self._stage("write"):
-                self._write(labels, source)
+                self._write(labels, source, volume.header)
         self._finish(
             JobState.SUCCEEDED,
             progress=1.0,
@@ -150,7 +150,7 @@ class Attempt:
         if plan.out_of_range:
             metrics.SPACING_OUT_OF_RANGE.inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
-        self._tell(spacing=spacing, policy=_report(plan, request))
+        self._tell(spacing=spacing, policy=_report(plan, request), notes=volume.header.notes)
         return plan
 
     def _infer(
@@ -194,10 +194,10 @@ class Attempt:
             with suppress(RedisError):  # whether we may go on is the lease's to say
                 self._tell(progress=round(done / total, 4))
 
-    def _write(self, labels: NDArray[np.uint8], source: Path) -> None:
+    def _write(self, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
         with self.context.blobs.scratch() as folder:
             result = folder / self.request.output_name
-            write_labelmap(result, labels, source)
+            write_labelmap(result, labels, source, header)
             if not self.context.jobs.renew(self.job_id, self.owner, self.context.settings.lease_s):
                 raise JobLost
             self.context.blobs.put(self.job_id, result.name, result)

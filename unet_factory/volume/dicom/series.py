@@ -1,6 +1,6 @@
 """One DICOM series as a volume."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from unet_factory.spacing import SpacingMm
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.choice import counted, images_of_series
 from unet_factory.volume.dicom.objects import DicomObject
+from unet_factory.volume.dicom.padding import replace_far_padding
 from unet_factory.volume.dicom.pixels import check_pixels, read_slices
 from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
 from unet_factory.volume.dicom.stack import Stack, stacked
@@ -93,7 +94,8 @@ def read_series_volume(path: Path, series: DicomSeries, *, limits: VolumeLimits 
         for index, pixels in read_slices(archive, series.slices, limits):
             data[:, :, index] = pixels.T
     _check_finite(data_ras)
-    return Volume(data_ras, header.spacing_ras_mm, header)
+    note = replace_far_padding(data, series.slices)
+    return Volume(data_ras, header.spacing_ras_mm, replace(header, notes=(*header.notes, note)) if note else header)
 
 
 def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
