@@ -32,6 +32,7 @@ _MEANING = {
     422: "The geometry, the spacing, or something that is not supported",
     429: "The queue is full; come back after `Retry-After` seconds",
     500: "An error of the service or of its worker",
+    502: "The archive did not hand the series out",
     503: "Redis or the workers are away; come back after `Retry-After` seconds",
     504: "The job took longer than its deadline",
     507: "The disk is full",
@@ -101,7 +102,7 @@ SEGMENTATION_BODY: dict[str, Any] = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["file"],
+                    "oneOf": [{"required": ["file"]}, {"required": ["pacs", "study_uid", "series_uid"]}],
                     "additionalProperties": False,
                     "properties": {
                         "file": {
@@ -119,6 +120,24 @@ SEGMENTATION_BODY: dict[str, Any] = {
                             "description": "what to do with a spacing outside the trained range",
                         },
                         "output": {"type": "string", "enum": ["nii.gz", "nrrd"], "default": "nii.gz"},
+                        "pacs": {
+                            "type": "string",
+                            "description": "name of a configured archive that the series is fetched from, in place of"
+                            " `file`",
+                        },
+                        "study_uid": {"type": "string", "description": "Study Instance UID, with `pacs`"},
+                        "series_uid": {"type": "string", "description": "Series Instance UID, with `pacs`"},
+                        "send_to": {
+                            "type": "string",
+                            "description": "names of configured archives, with commas, that get the DICOM results;"
+                            " where absent, results of a fetched series go to the archive's own `results_to`",
+                        },
+                        "callback_url": {
+                            "type": "string",
+                            "format": "uri",
+                            "description": "told when the job is final: a signed webhook (Standard Webhooks), to hosts"
+                            " that the operator allows",
+                        },
                     },
                 }
             }
@@ -143,6 +162,8 @@ JOB_EXAMPLE: dict[str, Any] = {
     "created": 1767225600.0,
     "finished": None,
     "expires": 1767312000.0,
+    "fetch": None,
+    "deliveries": [],
 }
 FINISHED_JOB_EXAMPLE: dict[str, Any] = JOB_EXAMPLE | {
     "state": "succeeded",

@@ -10,13 +10,21 @@ from fastapi import FastAPI
 import unet_factory
 from unet_factory.logs import configure_logging
 from unet_factory.settings import Settings
-from unet_factory_service import health_routes, metrics_routes, model_routes, segmentation_routes, unet_routes
+from unet_factory_service import (
+    delivery_routes,
+    health_routes,
+    metrics_routes,
+    model_routes,
+    segmentation_routes,
+    unet_routes,
+)
 from unet_factory_service.documentation import ProblemDocument
 from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.services import Services
 
 _STOPS_WITHIN_S = 20
+_ROUTES = (unet_routes, segmentation_routes, delivery_routes, model_routes, health_routes, metrics_routes)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -25,6 +33,7 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         CheckpointInvalid: a file in the model folder is no checkpoint.
         UnknownModel: the default model is not there.
+        DestinationsInvalid: the file of archives and webhooks cannot be used.
     """
     services = Services.build(settings)
 
@@ -43,7 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
     app.state.services = services
-    for module in (unet_routes, segmentation_routes, model_routes, health_routes, metrics_routes):
+    for module in _ROUTES:
         app.include_router(module.router)
     install_problem_handlers(app)
     for middleware in (UnexpectedErrors, RequestDuration, RequestId):  # the last one is the outermost

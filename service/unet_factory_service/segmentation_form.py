@@ -1,16 +1,24 @@
 """The text fields of a segmentation request, each understood or refused."""
 
+import re
 from enum import StrEnum
 from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from unet_factory.errors import MalformedRequest
-from unet_factory.jobs import LabelMapFormat
+from unet_factory.jobs import LabelMapFormat, PacsSeries
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_service.refusals import NotSupported
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
+
+_REFERENCE = ("pacs", "study_uid", "series_uid")
+_UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9]\d*)(\.(0|[1-9]\d*))*\Z", re.ASCII)  # DICOM PS3.5 section 9.1
+_FIELDS = (
+    *("model", "spacing", "working_spacing", "outside", "output"),
+    *("callback_url", "send_to", *_REFERENCE),
+)
 
 
 class _Output(StrEnum):
@@ -28,6 +36,9 @@ class SegmentationForm(BaseModel):
     working_spacing: SpacingMm | None = None
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
+    series: PacsSeries | None = None
+    send_to: tuple[str, ...] | None = None
+    callback_url: str | None = None
 
     @classmethod
     def of(cls, fields: dict[str, str]) -> Self:
@@ -37,13 +48,16 @@ class SegmentationForm(BaseModel):
             SpacingInvalid: a spacing that is none.
             MalformedRequest: a value that is not among the allowed ones.
         """
-        _check_names(fields.keys() - cls.model_fields.keys(), sorted(cls.model_fields))
+        _check_names(fields.keys() - set(_FIELDS), sorted(_FIELDS))
         return cls(
             model=fields.get("model"),
             spacing=_spacing(fields.get("spacing")),
             working_spacing=_spacing(fields.get("working_spacing")),
             outside=_choice("outside", fields.get("outside", cls.model_fields["outside"].default), OutsidePolicy),
             output=_choice("output", fields.get("output", cls.model_fields["output"].default), _Output).value,
+            series=_series(fields),
+            send_to=_names(fields.get("send_to")),
+            callback_url=fields.get("callback_url"),
         )
 
 
@@ -55,6 +69,25 @@ def _check_names(unknown: set[str], supported: list[str]) -> None:
             unsupported=names,
             supported=["file", *supported],
         )
+
+
+def _series(fields: dict[str, str]) -> PacsSeries | None:
+    """The reference into an archive; what is wrong with a UID is told without it."""
+    given = [name for name in _REFERENCE if name in fields]
+    if not given:
+        return None
+    if len(given) < len(_REFERENCE):
+        missing = sorted(set(_REFERENCE) - set(given))
+        raise MalformedRequest(f"a series in an archive needs {', '.join(_REFERENCE)}; missing: {', '.join(missing)}")
+    for name in ("study_uid", "series_uid"):
+        if not _UID.match(fields[name]):
+            raise MalformedRequest(f"{name} is no DICOM UID: numbers with dots between them, at most 64 characters")
+    return PacsSeries(pacs=fields["pacs"], study_uid=fields["study_uid"], series_uid=fields["series_uid"])
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    """Names with commas between them; none in an empty text."""
+    return None if text is None else tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def _spacing(text: str | None) -> SpacingMm | None:

@@ -11,9 +11,11 @@ from fastapi import Depends, Request
 from redis import Redis
 
 from unet_factory.blob_store import BlobStore
+from unet_factory.destinations import Destinations
 from unet_factory.job_store import JobStore, events_channel
 from unet_factory.maintenance import Maintenance, run_maintenance
 from unet_factory.model_registry import ModelRegistry
+from unet_factory.outbox import Outbox
 from unet_factory.settings import Settings
 from unet_factory.weight_cache import WeightCache
 from unet_factory_service.publisher import Publisher
@@ -32,6 +34,8 @@ class Services:
     blobs: BlobStore
     publisher: Publisher
     wakeups: Wakeups
+    destinations: Destinations
+    outbox: Outbox
 
     @classmethod
     def build(cls, settings: Settings) -> "Services":
@@ -40,6 +44,7 @@ class Services:
         Raises:
             CheckpointInvalid: a file in the model folder is no checkpoint.
             UnknownModel: the default model is not there.
+            DestinationsInvalid: the file of archives and webhooks cannot be used.
         """
         redis = Redis.from_url(settings.redis_url)
         return cls(
@@ -51,6 +56,8 @@ class Services:
             blobs=BlobStore(settings.blob_url),
             publisher=Publisher(settings.broker_url),
             wakeups=Wakeups(),
+            destinations=Destinations.load(settings.destinations),
+            outbox=Outbox(redis),
         )
 
     @contextlib.asynccontextmanager

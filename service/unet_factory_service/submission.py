@@ -12,6 +12,7 @@ from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory.working_spacing import check_working_size, plan_spacing
+from unet_factory_service.errands import planned_deliveries, planned_fetch, receivers
 from unet_factory_service.idempotency import reserve
 from unet_factory_service.refusals import NotReady, QueueFull
 from unet_factory_service.segmentation_form import SegmentationForm
@@ -19,6 +20,8 @@ from unet_factory_service.services import Services
 from unet_factory_service.upload import ReceivedForm
 
 log = logging.getLogger(__name__)
+
+FETCHED_INPUT = "input.zip"
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
@@ -37,10 +40,9 @@ def submit(services: Services, received: ReceivedForm, idempotency_key: str | No
     """
     form = SegmentationForm.of(received.fields)
     model = services.registry.get(form.model)
-    header = read_header(received.file, limits=services.settings.volume_limits, spacing_ras_mm=form.spacing)
-    accepted = _accept(services, form, model, header, _input_name(received.file, header))
+    accepted = _accept_upload(services, form, model, received) if received.has_file else _accept(services, form, model)
     if idempotency_key is None:
-        _enqueue(services, accepted, received.file)
+        _enqueue(services, accepted, received)
         return accepted.job
     return _enqueue_once(services, accepted, received, idempotency_key)
 
@@ -55,16 +57,33 @@ def check_capacity(services: Services) -> None:
         raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
 
 
-def _accept(
-    services: Services, form: SegmentationForm, model: RegisteredModel, header: VolumeHeader, input_name: str
+def _accept_upload(
+    services: Services, form: SegmentationForm, model: RegisteredModel, received: ReceivedForm
 ) -> _Accepted:
-    now = time.time()
+    header = read_header(received.file, limits=services.settings.volume_limits, spacing_ras_mm=form.spacing)
     try:
         plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, form.outside, form.working_spacing)
     except SpacingOutOfRange:
         SPACING_OUT_OF_RANGE.inc()
         raise
     check_working_size(header.shape_ras, plan, services.settings.max_voxels)
+    job, request = _accept(services, form, model, _input_name(received.file, header), dicom=header.format == "dicom")
+    policy = PolicyReport(outside=form.outside, out_of_range=plan.out_of_range)
+    spacing = Spacings(native=header.spacing_ras_mm, requested=form.working_spacing)
+    return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing}), request)
+
+
+def _accept(
+    services: Services,
+    form: SegmentationForm,
+    model: RegisteredModel,
+    input_name: str = FETCHED_INPUT,
+    *,
+    dicom: bool = True,
+) -> _Accepted:
+    """As far as can be told without the scan: a courier looks at one that lies in an archive."""
+    now = time.time()
+    send_to = receivers(services.destinations, form, dicom=dicom)
     request = SegmentationRequest(
         model=model.manifest.name,
         checkpoint_digest=model.digest,
@@ -74,14 +93,19 @@ def _accept(
         outside=form.outside,
         output=form.output,
         deadline_s=services.settings.job_deadline_s,
+        series=form.series,
+        send_to=send_to,
+        callback_url=form.callback_url,
     )
     job = Job(
         id=new_job_id(),
         model=model.manifest.name,
-        policy=PolicyReport(outside=form.outside, out_of_range=plan.out_of_range),
-        spacing=Spacings(native=header.spacing_ras_mm, requested=form.working_spacing),
+        policy=PolicyReport(outside=form.outside),
+        spacing=Spacings(requested=form.working_spacing),
         created=now,
         expires=now + services.settings.retention_s,
+        fetch=planned_fetch(services.destinations, form.series),
+        deliveries=planned_deliveries(services.destinations, send_to, form.callback_url),
     )
     return _Accepted(job, request)
 
@@ -93,23 +117,29 @@ def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedFor
     if earlier is not None:
         return earlier
     try:
-        _enqueue(services, accepted, received.file)
+        _enqueue(services, accepted, received)
     except BaseException:
         services.jobs.forget(key, accepted.job.id)
         raise
     return accepted.job
 
 
-def _enqueue(services: Services, accepted: _Accepted, file: Path) -> None:
-    """Store, record, send, in this order: once it is recorded, the job survives a lost message."""
+def _enqueue(services: Services, accepted: _Accepted, received: ReceivedForm) -> None:
+    """Store, record, send, in this order: once it is recorded, the job survives a lost message.
+
+    One whose scan lies in an archive is only recorded: a courier sends it once the scan is here.
+    """
     check_capacity(services)
     job_id = accepted.job.id
     try:
-        services.blobs.put(job_id, accepted.request.input_name, file)
+        if received.has_file:
+            services.blobs.put(job_id, accepted.request.input_name, received.file)
         services.jobs.create(accepted.job, accepted.request)
     except BaseException:
         services.blobs.delete(job_id)
         raise
+    if accepted.job.fetch is not None:
+        return
     try:
         services.publisher.segment(job_id)
     except NotReady:

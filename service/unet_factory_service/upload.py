@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from unet_factory.errors import MalformedRequest, VolumeTooLarge
 
 FILE_FIELD = "file"
+ARCHIVE_FIELD = "pacs"
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 4096
 
@@ -27,18 +28,22 @@ _OVERHEAD_BYTES = 2**18  # all that is not the file: boundaries, part headers, t
 
 @dataclass
 class ReceivedForm:
-    """``fields`` are the texts; ``file`` lies in the folder given to :func:`receive_form` and is the caller's."""
+    """``fields`` are the texts; ``file`` lies in the folder given to :func:`receive_form` and is the caller's.
+
+    Where the form names a series in an archive in place of a file, ``has_file`` is False and ``file`` empty.
+    """
 
     file: Path
     sha256: str = ""
     fields: dict[str, str] = field(default_factory=dict)
+    has_file: bool = True
 
 
 async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> ReceivedForm:
     """Read the request's body; raises as soon as it cannot become a good one.
 
     Raises:
-        MalformedRequest: no multipart form, a damaged one, or one without a file.
+        MalformedRequest: no multipart form, a damaged one, or not one with either a file or an archive.
         VolumeTooLarge: the file has, or the request announces, more than ``max_file_bytes``.
     """
     boundary = _boundary(request)
@@ -53,7 +58,7 @@ async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> R
                 buffered.clear()
         await run_in_threadpool(receiver.write, bytes(buffered))
         fields, sha256 = receiver.finish()
-    return ReceivedForm(folder / "upload", sha256, fields)
+    return ReceivedForm(folder / "upload", sha256, fields, has_file=ARCHIVE_FIELD not in fields)
 
 
 class _Receiver:
@@ -94,8 +99,11 @@ class _Receiver:
         """(texts by field, sha256 of the file)."""
         if not self._complete:
             raise MalformedRequest("the multipart form ends before its last boundary")
-        if FILE_FIELD not in self._names:
-            raise MalformedRequest(f"the form has no field {FILE_FIELD!r} with the volume", fields=sorted(self._names))
+        if (FILE_FIELD in self._names) == (ARCHIVE_FIELD in self._names):
+            raise MalformedRequest(
+                f"the form must have either a field {FILE_FIELD!r} with the volume or {ARCHIVE_FIELD!r}",
+                fields=sorted(self._names),
+            )
         try:
             texts = {name: bytes(text).decode() for name, text in self._texts.items()}
         except UnicodeDecodeError as error:

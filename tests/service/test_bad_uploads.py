@@ -123,7 +123,8 @@ def test_the_name_of_a_file_counts_for_nothing(
     [
         ({"budget_seconds": "5"}, 422, "not-supported", "budget_seconds"),
         ({"budget_bytes": "5"}, 422, "not-supported", "budget_bytes"),
-        ({"callback_url": "http://127.0.0.1/"}, 422, "not-supported", "callback_url"),
+        ({"callback_url": "https://127.0.0.1/"}, 422, "callback-refused", "allowed are none"),
+        ({"send_to": "archive"}, 422, "destination-unknown", "there is none"),
         ({"colour": "red"}, 422, "not-supported", "colour"),
         ({"model": "none"}, 404, "unknown-model", "tiny"),
         ({"spacing": "1,1"}, 422, "spacing-invalid", "three"),

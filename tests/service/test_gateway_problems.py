@@ -109,6 +109,8 @@ def test_every_error_that_a_caller_can_cause_has_its_status() -> None:
         errors.WorkerLost,
         errors.OutOfMemory,
         errors.DatasetInvalid,
+        errors.DestinationsInvalid,
+        errors.RoutingInvalid,
     }
     known = {kind for module in (errors, refusals) for kind in vars(module).values() if isinstance(kind, type)}
     assert {kind for kind in known if issubclass(kind, errors.FactoryError)} - STATUS.keys() == ours
