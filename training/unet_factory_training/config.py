@@ -1,6 +1,7 @@
 """A training run as one frozen value, read from YAML; every experiment is a value, not a flag in the code."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import yaml
@@ -10,6 +11,7 @@ from unet_factory.frozen import Frozen
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
 from unet_factory.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.dataset_config import DatasetConfig
+from unet_factory_training.overrides import Overrides, overridden
 
 
 class SpacingSampling(Frozen):
@@ -105,6 +107,6 @@ class TrainingConfig(Frozen):
         return SpacingGrid.from_mm(self.grid_step_mm, self.trained_range_mm)
 
 
-def read_config(path: Path) -> TrainingConfig:
-    """Read a YAML file; unknown or ill-typed values raise pydantic's ``ValidationError`` naming them."""
-    return TrainingConfig.model_validate(yaml.safe_load(path.read_text()))
+def read_config(path: Path, overrides: Overrides = MappingProxyType({})) -> TrainingConfig:
+    """Read a YAML file and change it; unknown or ill-typed values raise pydantic's ``ValidationError`` naming them."""
+    return TrainingConfig.model_validate(overridden(yaml.safe_load(path.read_text()), overrides))

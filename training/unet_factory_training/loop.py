@@ -25,6 +25,7 @@ from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_native, score_scans
+from unet_factory_training.validation_record import record_validation
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +185,11 @@ def _report(
         trainer.save(run_dir / STATE_FILE)
     if iteration % config.validate_every == 0 or iteration == config.optimisation.iterations:
         started = time.perf_counter()
-        for name, scores in _validate(trainer, validation).items():
-            writer.add_scalar(f"dice/{name}", mean_dice(scores), iteration)
-            log.info("iteration %d: validation Dice %s %.4f", iteration, name, mean_dice(scores))
+        dice = {name: mean_dice(scores) for name, scores in _validate(trainer, validation).items()}
+        record_validation(run_dir, iteration, dice)
+        for name, value in dice.items():
+            writer.add_scalar(f"dice/{name}", value, iteration)
+            log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)
         log.info("iteration %d: loss %.4f, validated in %.1f s", iteration, loss, time.perf_counter() - started)
 
 
