@@ -35,11 +35,11 @@ def images_of_series(
     kept, copies = _without_copies(archive, series)
     scans = [image for image in kept if not _is_localizer(image)] or kept
     notes = (
-        _note(others, "ignored {} that are no DICOM objects", "file"),
-        _note(len(objects) - len(images), "ignored {} that are no images", "DICOM object"),
+        _note(others, "ignored {} other than DICOM objects", "file"),
+        _note(len(objects) - len(images), "ignored {} other than images", "DICOM object"),
         _note(len(images) - len(series), "ignored {} of other series", "image"),
-        _note(copies, "ignored {} that were sent twice", "image"),
-        _note(len(kept) - len(scans), "ignored {} marked as localizers", "image"),
+        _note(copies, "ignored {} sent twice", "image"),
+        _note(len(kept) - len(scans), "ignored {} marked as localizer", "image"),
     )
     return scans, tuple(note for note in notes if note)
 

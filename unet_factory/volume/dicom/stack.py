@@ -165,7 +165,7 @@ def _echo(one: Slice) -> tuple[float, int]:
 def _reasons(slices: Sequence[Slice]) -> str:
     """What differs between the slices, of all that may put several at one place."""
     values: dict[str, Callable[[Slice], Hashable]] = {
-        "echo": _echo,
+        "echo time": _echo,
         "temporal position": lambda one: one.identity.temporal_position,
         "b-value": lambda one: one.identity.b_value,
         "image type": lambda one: one.identity.kind,
@@ -256,7 +256,11 @@ def _mm(one: Slice, normal: NDArray[np.float64]) -> float:
 
 
 def _close(one: Sequence[float] | None, other: Sequence[float] | None) -> bool:
-    return one is not None and other is not None and bool(np.allclose(one, other, rtol=_SAME_LENGTH, atol=0))
+    return (
+        one is not None
+        and other is not None
+        and bool(np.allclose(one, other, rtol=_SAME_LENGTH, atol=0, equal_nan=True))
+    )
 
 
 def _by(values: Sequence[float]) -> str:
