@@ -1,0 +1,123 @@
+"""One attempt at one errand: held by lease while it lasts, then settled as delivered, to be tried again, or dead."""
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from redis.exceptions import RedisError
+
+from unet_factory import metrics
+from unet_factory.errors import FactoryError
+from unet_factory.jobs import ErrandKind, JobState
+from unet_factory.logs import safe_traceback
+from unet_factory.outbox import Claimed, Outbox
+from unet_factory_courier.errands import Errands
+from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Safe to share between threads. ``publish`` sends a job id to the workers."""
+
+    outbox: Outbox
+    errands: Errands
+    publish: Callable[[str], None]
+
+    def run(self, claimed: Claimed) -> None:
+        """Whatever happens is written to the errand; what cannot be written is left to the end of its lease."""
+        try:
+            with self._held(claimed):
+                outcome = self._outcome(claimed)
+        except RedisError as error:
+            log.warning("%s is left to its lease: %s", claimed.id, type(error).__name__)
+            return
+        metrics.DELIVERIES.labels(claimed.errand.kind.value, outcome).inc()
+        log.info("%s (%s) attempt %d: %s", claimed.id, claimed.errand.kind, claimed.errand.attempts, outcome)
+
+    def _outcome(self, claimed: Claimed) -> str:
+        try:
+            self.errands.run(claimed)
+        except NothingToDo as nothing:
+            self.outbox.skip(claimed, str(nothing))
+            return "skipped"
+        except GiveUp as refusal:
+            return self._give_up(claimed, str(refusal), refusal.error)
+        except TryAgain as failure:
+            return self._later(claimed, str(failure), failure.after_s)
+        except RedisError:
+            raise
+        except Exception as error:
+            log.error("%s: unexpected error\n%s", claimed.id, safe_traceback(error))
+            return self._later(claimed, f"an unexpected error: {type(error).__name__}", None)
+        self._done(claimed)
+        return "delivered"
+
+    def _done(self, claimed: Claimed) -> None:
+        """A fetched job is for the workers from here on; should the message get lost, maintenance sends another."""
+        if not self.outbox.deliver(claimed) or claimed.errand.kind is not ErrandKind.FETCH:
+            return
+        try:
+            self.publish(claimed.job_id)
+        except Exception as error:
+            log.warning("job %s could not be sent; maintenance will send it: %s", claimed.job_id, type(error).__name__)
+
+    def _later(self, claimed: Claimed, reason: str, after_s: float | None) -> str:
+        settings, errand = self.errands.settings, claimed.errand
+        fetching = errand.kind is ErrandKind.FETCH
+        max_age_s = settings.fetch_max_age_s if fetching else settings.delivery_max_age_s
+        age_s = time.time() - (errand.since or time.time())
+        if errand.attempts >= settings.delivery_attempts or age_s >= max_age_s:
+            return self._give_up(claimed, f"{reason} (given up after {age_s:.0f} s)", None)
+        delay_s = max(after_s or 0.0, backoff_s(errand.attempts, settings.delivery_backoff_s, self._longest_s))
+        self.outbox.postpone(claimed, reason, delay_s)
+        log.warning("%s (%s) is tried again in %.1f s: %s", claimed.id, errand.kind, delay_s, reason)
+        return "retried"
+
+    def _give_up(self, claimed: Claimed, reason: str, error: FactoryError | None) -> str:
+        if claimed.errand.kind is ErrandKind.FETCH:
+            self._fail_job(claimed, reason, error)
+        else:  # long enough for somebody to replay it
+            self.errands.jobs.keep(claimed.job_id, time.time() + self.errands.settings.retention_s)
+        self.outbox.bury(claimed, reason)
+        log.error("%s (%s) is dead: %s", claimed.id, claimed.errand.kind, reason)
+        return "dead"
+
+    def _fail_job(self, claimed: Claimed, reason: str, error: FactoryError | None) -> None:
+        model = self.errands.jobs.get(claimed.job_id).model
+        self.errands.fail_job(claimed, reason, error)
+        metrics.JOBS.labels(model, JobState.FAILED.value).inc()
+
+    @property
+    def _longest_s(self) -> float:
+        return self.errands.settings.delivery_backoff_max_s
+
+    @contextmanager
+    def _held(self, claimed: Claimed) -> Iterator[None]:
+        done = threading.Event()
+        renewal = threading.Thread(target=self._keep, args=(claimed, done), name="lease", daemon=True)
+        renewal.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _keep(self, claimed: Claimed, done: threading.Event) -> None:
+        lease_s = self.errands.settings.lease_s
+        while not done.wait(lease_s / 3):
+            try:
+                if not self.outbox.renew(claimed, lease_s):
+                    return
+            except RedisError as error:
+                log.warning("%s: the lease cannot be renewed: %s", claimed.id, type(error).__name__)
+
+
+def backoff_s(attempts: int, first_s: float, longest_s: float) -> float:
+    """Pause after so many failures: doubled with each, and spread so that those who failed together come apart."""
+    pause_s: float = min(longest_s, first_s * 2.0 ** min(attempts - 1, 60))
+    return pause_s * random.uniform(0.5, 1.0)
