@@ -12,6 +12,7 @@ from unet_factory_cli.failures import clear_errors
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_PORT = 8000
+DEFAULT_DICOM_PORT = 11112
 
 app = typer.Typer(
     help="U-Net factory: segmentation networks made to measure for a scan's voxel spacing.",
@@ -59,6 +60,24 @@ def worker() -> None:
         from unet_factory_cli.roles import run_worker
 
         run_worker()
+
+
+@app.command("dicom-listen")
+def dicom_listen(
+    allow: Annotated[list[str], typer.Option(help="AE title that may send, again for each; '*' for anybody.")],
+    spool: Annotated[Path, typer.Option(help="Folder for what the gateway does not have yet.")],
+    ae_title: Annotated[str, typer.Option(help="Our own AE title.")] = "UNETFACTORY",
+    host: Host = "127.0.0.1",
+    port: Port = DEFAULT_DICOM_PORT,
+    quiet: Annotated[float, typer.Option(help="Seconds without a new instance until a series is passed on.")] = 2.0,
+    after_abort: Annotated[float, typer.Option(help="The same for a series whose sender was cut off.")] = 60.0,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Receive series by DICOM C-STORE and pass them on to the gateway, whose rules decide what becomes of them."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_listener
+
+        run_listener(allow, spool, ae_title, host, port, quiet, after_abort, url)
 
 
 @app.command()

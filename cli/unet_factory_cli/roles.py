@@ -28,6 +28,41 @@ def run_worker() -> None:
         raise typer.Exit(status)
 
 
+def run_listener(
+    allow: list[str],
+    spool: Path,
+    ae_title: str,
+    host: str,
+    port: int,
+    quiet_s: float,
+    after_abort_s: float,
+    gateway_url: str,
+) -> None:
+    """
+    Raises:
+        Failure: an AE title is none, the spool cannot be written, or the port cannot be had.
+    """
+    settings = _settings()
+    from unet_factory_listener.main import run
+    from unet_factory_listener.options import ListenerOptions
+
+    options = ListenerOptions(
+        ae_title=ae_title,
+        allowed=tuple(allow),
+        host=host,
+        port=port,
+        spool=spool,
+        gateway_url=gateway_url,
+        quiet_s=quiet_s,
+        after_abort_s=after_abort_s,
+        keep_refused_s=settings.retention_s,
+    )
+    try:
+        run(options, settings.log_format)
+    except (OSError, ValueError) as error:
+        raise Failure(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
+
+
 def run_training(config: Path, run_dir: Path | None, device: str | None) -> None:
     """
     Raises:
