@@ -24,6 +24,8 @@ app = typer.Typer(
 Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
 Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")]
+Stage = Literal["train", "evaluate", "report"]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 
@@ -84,13 +86,31 @@ def dicom_listen(
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
     run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")] = None,
+    device: Device = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as seed=2; again for each.")] = None,
 ) -> None:
     """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
     with clear_errors():
         from unet_factory_cli.roles import run_training
 
-        run_training(config, run_dir, device)
+        run_training(config, run_dir, device, changes or [])
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/compare/hippocampus.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs, scores and figures.")],
+    checkpoint: Annotated[list[str] | None, typer.Option(help="ARM=FILE: use this, do not train it.")] = None,
+    only: Annotated[Stage | None, typer.Option(help="Do this stage only.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; again for each. Default: all.")] = None,
+    publish: Annotated[Path | None, typer.Option(help="Folder for the page with its figures, as docs/results.")] = None,
+    device: Device = None,
+) -> None:
+    """Train methods on equal terms, score them over spacings, and write tables and figures; resumes what is there."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_comparison
+
+        run_comparison(config, output, checkpoint or [], only, arm or [], publish, device)
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """One role in this process, set up by the environment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,9 @@ from unet_factory.settings import Settings
 from unet_factory_cli.failures import MISUSED, Failure
 
 if TYPE_CHECKING:
+    from unet_factory_training.comparison.compare import Stage
     from unet_factory_training.datasets import Split
+    from unet_factory_training.overrides import Overrides
 
 
 def run_gateway(host: str, port: int) -> None:
@@ -63,15 +67,40 @@ def run_listener(
         raise Failure(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
 
 
-def run_training(config: Path, run_dir: Path | None, device: str | None) -> None:
+def run_training(config: Path, run_dir: Path | None, device: str | None, changes: list[str]) -> None:
     """
     Raises:
-        Failure: the file cannot be read, or is no configuration.
+        Failure: the file cannot be read, or, with the changes, is no configuration.
     """
-    _check_training_config(config)
+    overrides = _check_training_config(config, changes)
     from unet_factory_training.main import run
 
-    run(config, run_dir, device)
+    run(config, run_dir, device, overrides)
+
+
+def run_comparison(
+    config: Path,
+    output: Path,
+    checkpoints: list[str],
+    only: "Stage | None",
+    arms: list[str],
+    publish: Path | None,
+    device: str | None,
+) -> None:
+    """
+    Raises:
+        Failure: the file cannot be read, is no comparison, or has no such arms.
+    """
+    given = {arm: Path(file) for arm, _, file in (text.partition("=") for text in checkpoints)}
+    if missing := [str(path) for path in [config, *given.values()] if not path.is_file()]:
+        raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
+    from unet_factory_training.comparison.compare import STAGES, compare
+    from unet_factory_training.comparison.config import read_comparison
+
+    with _faults_of(config, "comparison"):
+        comparison = read_comparison(config)
+        comparison.check_arms({*given, *arms})
+    compare(comparison, output, checkpoints=given, stages=[only] if only else STAGES, arms=arms, publish=publish, device=device)
 
 
 def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None) -> None:
@@ -90,17 +119,26 @@ def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, p
     Console().print(table_of(run(config, checkpoint, split, draws, publish)))
 
 
-def _check_training_config(config: Path) -> None:
+def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":
     if not config.is_file():
         raise Failure(f"there is no file {config}", MISUSED)
+    from unet_factory_training.config import read_config
+    from unet_factory_training.overrides import parse_overrides
+
+    with _faults_of(config, "training configuration"):
+        overrides = parse_overrides(changes or [])
+        read_config(config, overrides)
+    return overrides
+
+
+@contextmanager
+def _faults_of(config: Path, kind: str) -> Iterator[None]:
     import yaml
 
-    from unet_factory_training.config import read_config
-
     try:
-        read_config(config)
+        yield
     except (ValueError, OSError, yaml.YAMLError) as error:  # pydantic's ValidationError is a ValueError
-        raise Failure(f"{config} is no training configuration: {_first_fault(error)}", MISUSED) from error
+        raise Failure(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
 
 
 def _settings() -> Settings:

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -9,12 +10,15 @@ import torch
 from unet_factory_training.config import read_config
 from unet_factory_training.datasets import Split
 from unet_factory_training.loop import train
+from unet_factory_training.overrides import Overrides
 from unet_factory_training.report import evaluate, publish
 
 
-def run(config_path: Path, run_dir: Path | None = None, device: str | None = None) -> Path:
-    """Train; logs and state go to ``run_dir`` (default ``runs/NAME``). Returns the checkpoint's path."""
-    config = read_config(config_path)
+def run(
+    config_path: Path, run_dir: Path | None = None, device: str | None = None, overrides: Overrides = MappingProxyType({})
+) -> Path:
+    """Train as configured, but for ``overrides``; logs and state go to ``run_dir`` (default ``runs/NAME``). Returns the checkpoint's path."""
+    config = read_config(config_path, overrides)
     run_dir = run_dir or Path("runs") / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
     _log_to(run_dir / "train.log")

@@ -17,5 +17,6 @@ def find_acdc(root: Path, split: Split) -> list[Subject]:
     frames: dict[str, list[Subject]] = {}
     for label in sorted(root.glob(f"patient*/patient*_frame*{_LABEL_SUFFIX}")):
         name = label.name.removesuffix(_LABEL_SUFFIX)
-        frames.setdefault(label.parent.name, []).append(Subject(name, label.with_name(f"{name}.nii.gz"), label))
+        patient, image = label.parent.name, label.with_name(f"{name}.nii.gz")
+        frames.setdefault(patient, []).append(Subject(name, image, label, patient))
     return subjects_in_split(root, split, frames, _SIZES)

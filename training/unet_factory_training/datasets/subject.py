@@ -9,8 +9,9 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class Subject:
-    """One labelled scan on disk."""
+    """One labelled scan on disk. ``patient`` where a patient has several; without one the scan stands for its own."""
 
     name: str
     image: Path
     label: Path
+    patient: str | None = None
