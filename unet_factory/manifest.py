@@ -88,8 +88,13 @@ class Parametrization(StrEnum):
 
 
 class HypernetworkShape(Frozen):
+    """``hidden``: widths of the MLP on the spacing. ``basis``: so many numbers, linear in the last hidden features, are
+    given to the heads in their stead, as in compressed checkpoints.
+    """
+
     parametrization: Parametrization = Parametrization.MIP
     hidden: tuple[int, ...] = (10, 10, 50)
+    basis: int | None = Field(default=None, ge=1)
 
 
 class Label(Frozen):

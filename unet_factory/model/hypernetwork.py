@@ -17,7 +17,7 @@ Weights = dict[str, Tensor]
 class Hypernetwork(nn.Module):
     """MLP on the spacing, then one linear head per U-Net tensor; all heads are stored, and multiplied, as one matrix.
 
-    ``heads`` has shape (weights of the U-Net, last hidden width), ``bias`` (weights of the U-Net,). Under ``MIP`` the
+    ``heads`` has shape (weights of the U-Net, features), ``bias`` (weights of the U-Net,). Under ``MIP`` the
     bias is the learned base weights, so the heads only have to learn what the spacing changes; ``CONSTANT`` has no
     heads. Where the U-Net's strides follow the spacing, the MLP also sees them: the weights may jump where they do.
     """
@@ -29,8 +29,9 @@ class Hypernetwork(nn.Module):
         self.sees_strides = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
         widths = [self._encoded_width, *self._hidden_widths]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.basis = nn.Identity() if shape.basis is None else nn.Linear(widths[-1], shape.basis)
         count = sum(size.numel() for size in self.weight_shapes.values())
-        self.heads = nn.Parameter(torch.empty(count, widths[-1]))
+        self.heads = nn.Parameter(torch.empty(count, shape.basis or widths[-1]))
         self.bias = nn.Parameter(torch.empty(count))
         self._initialise()
 
@@ -40,9 +41,18 @@ class Hypernetwork(nn.Module):
         Args:
             spacing_ras_mm: (3,), mm, order (R, A, S).
         """
+        return self.weights_of(self.features(spacing_ras_mm))
+
+    def features(self, spacing_ras_mm: Tensor) -> Tensor:
+        """(features,): what the heads are multiplied by for a spacing (3,) in mm."""
         features = self._encode(spacing_ras_mm)
         for layer in self.hidden:
             features = torch.relu(layer(features))
+        projected: Tensor = self.basis(features)
+        return projected
+
+    def weights_of(self, features: Tensor) -> Weights:
+        """Weights for (features,)."""
         flat = torch.addmv(self.bias, self.heads, features)
         if self.shape.parametrization is Parametrization.PAPER:
             flat = 5 * flat.tanh()  # keeps generated weights within (-5, 5), paper section 4.1
