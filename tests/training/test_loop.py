@@ -1,6 +1,7 @@
 """The loop: it learns, it resumes to the very same result after kill -9, and it says which batch went wrong."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,13 +13,15 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.errors import DatasetInvalid, StorageFull
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
 from unet_factory_training.datasets import find_subjects, read_scan
+from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import dice, draw_spacings, mean_dice, score_scans
-from unet_factory_training.loop import STATE_FILE, Trainer, learning_rate_at, train
+from unet_factory_training.loop import STATE_FILE, train
+from unet_factory_training.trainer import Trainer, learning_rate_at
 
 RUN = """
 import sys
@@ -59,19 +62,19 @@ def test_it_learns(config: TrainingConfig, tmp_path: Path) -> None:
     longer = OptimisationConfig(iterations=150, warmup=5, learning_rate=5e-3, ema_decay=0.9)
     config = config.model_copy(update={"optimisation": longer, "validate_every": 150, "save_every": 150})
     torch.set_num_threads(1)
-    checkpoint = load_checkpoint(train(config, tmp_path, torch.device("cpu")))
+    checkpoint = load_checkpoint(train(config, tmp_path, start_engine(config, "cpu")))
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "test")]
     scores = score_scans(checkpoint.hypernetwork, checkpoint.manifest, scans, draw_spacings(config.grid, 4, seed=0))
     assert mean_dice(scores) > 0.7
 
 
 def test_a_loss_that_is_not_finite_names_its_batch(config: TrainingConfig) -> None:
-    trainer = Trainer(config, torch.device("cpu"))
+    trainer = Trainer(config, start_engine(config, "cpu"))
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
     good = SpacingBatches(scans, config)[0]
     bad = Batch(good.images * float("nan"), good.labels, good.spacing, good.names)
     with pytest.raises(FloatingPointError, match=good.names[0]):
-        trainer.step(bad)
+        trainer.step([bad])
     assert trainer.iteration == 0
 
 
@@ -110,11 +113,104 @@ def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig) -> None:
     batches, norms = SpacingBatches(scans, config), []
     for clip_norm in (None, 1e-6):
         optimisation = config.optimisation.model_copy(update={"ema_decay": 0.0, "clip_norm": clip_norm})
-        trainer = Trainer(config.model_copy(update={"optimisation": optimisation}), torch.device("cpu"))
+        changed = config.model_copy(update={"optimisation": optimisation})
+        trainer = Trainer(changed, start_engine(changed, "cpu"))
         for iteration in (0, 1):
-            trainer.step(batches[iteration])
+            trainer.step([batches[iteration]])
             assert torch.equal(trainer.averaged_hypernetwork.bias, trainer.hypernetwork.bias)
         assert trainer.hypernetwork.bias.grad is not None
         norms.append(float(trainer.hypernetwork.bias.grad.norm()))
     assert norms[0] > 1e-3
     assert norms[1] <= 1e-6
+
+
+def test_sigterm_saves_the_step_in_hand(config: TrainingConfig, tmp_path: Path) -> None:
+    """Long before the next regular save."""
+    longer = config.model_copy(
+        update={"save_every": 100_000, "optimisation": OptimisationConfig(iterations=100_000, warmup=2)}
+    )
+    config_path, run_dir = tmp_path / "config.yaml", tmp_path / "run"
+    config_path.write_text(yaml.safe_dump(longer.model_dump(mode="json")))
+    process, log = start_training(config_path, run_dir), tmp_path / "run.log"
+    deadline = time.monotonic() + 60
+    while b"from iteration 0" not in log.read_bytes() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM, log.read_text()
+    saved = torch.load(run_dir / STATE_FILE, weights_only=True)["iteration"]
+    assert f"the state of iteration {saved} is saved" in log.read_text()
+
+
+def test_a_full_disk_leaves_the_last_good_state(config: TrainingConfig, tmp_path: Path) -> None:
+    trainer, path = Trainer(config, start_engine(config, "cpu")), tmp_path / STATE_FILE
+    trainer.save(path)
+    good = path.read_bytes()
+    trainer.iteration = 7
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
+    try:
+        with pytest.raises(StorageFull, match=r"iteration 7; .* still holds the last state"):
+            trainer.save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == good
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_gradient_that_is_not_finite_names_its_batches_and_changes_nothing(config: TrainingConfig) -> None:
+    trainer = Trainer(config, start_engine(config, "cpu"))
+    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
+    trainer.hypernetwork.bias.register_hook(lambda gradient: gradient * float("inf"))
+    before = trainer.hypernetwork.bias.detach().clone()
+    batch = SpacingBatches(scans, config)[0]
+    with pytest.raises(FloatingPointError, match=rf"gradient.*{batch.names[0]}"):
+        trainer.step([batch])
+    assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+PARALLEL = """
+import sys
+from pathlib import Path
+import torch
+from unet_factory_training.batches import SpacingBatches
+from unet_factory_training.config import read_config
+from unet_factory_training.datasets import find_subjects, read_scan
+from unet_factory_training.engine import start_engine
+from unet_factory_training.trainer import Trainer
+
+config, out = read_config(Path(sys.argv[1])), Path(sys.argv[2])
+torch.set_num_threads(1)
+fabric = start_engine(config, "cpu")
+trainer = Trainer(config, fabric)
+batches = SpacingBatches([read_scan(s, config.dataset) for s in find_subjects(config.dataset, "train")], config)
+trainer.step([batches[i] for i in range(4) if i % fabric.world_size == fabric.global_rank])
+if fabric.is_global_zero:
+    torch.save({name: p.grad for name, p in trainer.hypernetwork.named_parameters()}, out)
+fabric.barrier()
+"""
+
+
+def test_two_processes_give_the_gradients_of_one(config: TrainingConfig, tmp_path: Path) -> None:
+    """Four batches of four spacings: on one process one after the other, on two by torchrun two each (gloo)."""
+    optimisation = config.optimisation.model_copy(
+        update={"batches_per_step": 4, "precision": "float32", "clip_norm": None}
+    )
+    config_path, script = tmp_path / "config.yaml", tmp_path / "parallel.py"
+    shared = config.model_copy(update={"optimisation": optimisation})
+    config_path.write_text(yaml.safe_dump(shared.model_dump(mode="json")))
+    script.write_text(PARALLEL)
+    torchrun = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for launcher, name in ((torchrun, "two.pt"), ([sys.executable, "-W", "ignore"], "one.pt")):
+        subprocess.run(
+            [*launcher, str(script), str(config_path), str(tmp_path / name)],
+            check=True,
+            timeout=100,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
+    for name, gradient in one.items():
+        assert gradient.abs().sum() > 0, name
+        torch.testing.assert_close(two[name], gradient, rtol=1e-4, atol=1e-7)

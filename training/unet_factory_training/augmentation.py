@@ -1,4 +1,5 @@
-"""Random, label-preserving changes of a scan; all randomness comes from the generator passed in."""
+"""Random, label-preserving changes of a scan; all randomness comes from the generator passed in (a CPU's, so that
+equal seeds give equal batches whatever the device)."""
 
 import math
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ def random_positions_mm(
     centre_mm: Tensor,
     config: AugmentationConfig,
     generator: Generator,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Where each voxel of a patch looks in the scan, after a random affine and elastic deformation about its centre.
 
@@ -27,11 +29,11 @@ def random_positions_mm(
     Returns:
         (r, a, s, 3) positions in mm relative to the scan's centre, axes (R, A, S).
     """
-    axes = [(torch.arange(n) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    axes = [(torch.arange(n, device=device) - (n - 1) / 2) * mm for n, mm in zip(shape, spacing_mm, strict=True)]
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
-    positions = positions + _elastic_mm(shape, spacing_mm, config, generator)
-    moved = positions @ _random_affine(config, generator).T
-    return moved + centre_mm + _symmetric(config.translation_mm, generator, 3)
+    positions = positions + _elastic_mm(shape, spacing_mm, config, generator, device)
+    moved = positions @ _random_affine(config, generator).T.to(device)
+    return moved + (centre_mm + _symmetric(config.translation_mm, generator, 3)).to(device)
 
 
 def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, generator: Generator) -> Tensor:
@@ -42,11 +44,12 @@ def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, ge
         inside: (r, a, s) bool, where the patch lies in the scan.
     """
     image = _gamma(image, inside, config, generator)
-    image = image * (1 + _smooth_field(image.shape, config.bias_field * _unit(generator), generator))
-    image = image * (1 + _symmetric(config.contrast, generator)) + _symmetric(config.contrast, generator)
+    image = image * (1 + _smooth_field(image.shape, config.bias_field * _unit(generator), generator).to(image.device))
+    image = image * (1 + float(_symmetric(config.contrast, generator))) + float(_symmetric(config.contrast, generator))
     if _unit(generator) < config.blur_probability:
         image = _blur(image, 0.3 + 0.5 * _unit(generator))
-    return image + config.noise * _unit(generator) * torch.randn(image.shape, generator=generator)
+    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    return image + config.noise * _unit(generator) * noise
 
 
 def _random_affine(config: AugmentationConfig, generator: Generator) -> Tensor:
@@ -69,13 +72,17 @@ def _rotation(axis: int, angle_rad: Tensor) -> Tensor:
 
 
 def _elastic_mm(
-    shape: Sequence[int], spacing_mm: Sequence[float], config: AugmentationConfig, generator: Generator
+    shape: Sequence[int],
+    spacing_mm: Sequence[float],
+    config: AugmentationConfig,
+    generator: Generator,
+    device: torch.device | str,
 ) -> Tensor:
     """(r, a, s, 3) displacement in mm: random at knots ``elastic_knot_mm`` apart, linear between them."""
     extent_mm = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
     knots = [max(2, round(extent / config.elastic_knot_mm) + 1) for extent in extent_mm]
     strength = config.elastic_mm * _unit(generator)
-    coarse = strength * torch.randn(1, 3, *knots, generator=generator)
+    coarse = strength * torch.randn(1, 3, *knots, generator=generator).to(device)
     field = functional.interpolate(coarse, size=tuple(shape), mode="trilinear", align_corners=True)
     return field[0].movedim(0, -1)
 
@@ -94,7 +101,7 @@ def _gamma(image: Tensor, inside: Tensor, config: AugmentationConfig, generator:
 
 def _blur(image: Tensor, sigma_voxels: float) -> Tensor:
     taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma_voxels) ** 2)
-    taps = taps / taps.sum()
+    taps = (taps / taps.sum()).to(image.device)
     blurred = image[None, None]
     for axis in range(3):
         view = [1, 1, 1, 1, 1]

@@ -26,13 +26,13 @@ class Batch:
 
 
 class SpacingBatches(Dataset[Batch]):
-    """Item i is the batch of iteration i."""
+    """Item i is the i-th batch of a run; where the scans are on a GPU, so are the batches."""
 
     def __init__(self, scans: list[Scan], config: TrainingConfig) -> None:
         self.scans, self.config, self.grid = scans, config, config.grid
 
     def __len__(self) -> int:
-        return self.config.optimisation.iterations
+        return self.config.optimisation.iterations * self.config.optimisation.batches_per_step
 
     def __getitem__(self, iteration: int) -> Batch:
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
@@ -89,8 +89,10 @@ def draw_patch(
     Outside the scan both are zero, as padding is in inference.
     """
     centre = _draw_centre_mm(scan, spacing, patch, config.batch.foreground, generator)
-    positions = random_positions_mm(patch, spacing.mm, centre, config.augmentation, generator)
+    device = scan.image.device
+    positions = random_positions_mm(patch, spacing.mm, centre, config.augmentation, generator, device)
     half_mm = torch.tensor([n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)])
+    half_mm = half_mm.to(device)
     inside = (positions.abs() <= half_mm).all(dim=-1)
     sampled = _sample(scan, config.architecture.classes, positions, spacing)
     image = vary_intensity(sampled[0], inside, config.augmentation, generator)
@@ -104,7 +106,8 @@ def _sample(scan: Scan, classes: int, positions_mm: Tensor, spacing: SnappedSpac
     of it: linear interpolation between smoothed voxels half a working voxel apart loses nothing.
     """
     ratios = [max(1.0, mm / native) for mm, native in zip(spacing.mm, scan.spacing_ras_mm, strict=True)]
-    index = positions_mm / torch.tensor(scan.spacing_ras_mm) + (torch.tensor(scan.image.shape) - 1) / 2
+    middle, native_mm = (torch.tensor(scan.image.shape) - 1) / 2, torch.tensor(scan.spacing_ras_mm)
+    index = positions_mm / native_mm.to(positions_mm) + middle.to(positions_mm)
     box = [
         _needed(index[..., axis], extent, ratio)
         for axis, (extent, ratio) in enumerate(zip(scan.image.shape, ratios, strict=True))
@@ -115,7 +118,7 @@ def _sample(scan: Scan, classes: int, positions_mm: Tensor, spacing: SnappedSpac
     for axis, ((first, last), ratio) in enumerate(zip(box, ratios, strict=True)):
         step = max(1, int(ratio / 2))
         if ratio > 1:
-            profile = smoothing_matrix(last - first, ratio)[::step]
+            profile = smoothing_matrix(last - first, ratio)[::step].to(channels)
             channels = torch.tensordot(channels, profile, dims=([1 + axis], [1])).movedim(-1, 1 + axis)
         normalised.append((2 * (index[..., axis] - first) / step + 1) / channels.shape[1 + axis] - 1)
     return functional.grid_sample(
@@ -151,7 +154,7 @@ def _draw_centre_mm(
     choice, pick = torch.rand(2, generator=generator).tolist()
     if choice >= foreground or not len(scan.foreground):
         return room * position
-    chosen = scan.foreground[int(pick * len(scan.foreground))]
+    chosen = scan.foreground[int(pick * len(scan.foreground))].cpu()
     target = (chosen + 0.5) * torch.tensor(scan.spacing_ras_mm) - torch.tensor(
         [n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
     )

@@ -64,15 +64,20 @@ class AugmentationConfig(Frozen):
 class OptimisationConfig(Frozen):
     """Adam with a linear warm-up, then a cosine decay to zero or a constant rate; ``ema_decay`` averages the
     hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None leaves gradients alone.
+
+    ``batches_per_step``: how many batches, each of one spacing, an iteration takes together; a multiple of the number
+    of processes. ``compiled``: run the U-Net through ``torch.compile``.
     """
 
     iterations: int = Field(ge=1)
+    batches_per_step: int = Field(default=1, ge=1)
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 200
     ema_decay: float = 0.999
     clip_norm: float | None = 1.0
     precision: Literal["float32", "bfloat16"] = "bfloat16"
+    compiled: bool = False
 
 
 class TrainingConfig(Frozen):

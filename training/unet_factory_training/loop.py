@@ -1,159 +1,126 @@
-"""The training loop: only the hypernetwork's parameters are optimised (paper, equation 1)."""
+"""A training run from its data set to its checkpoint: resumable, interruptible, on one process or many."""
 
 import logging
 import math
-import os
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
-from monai.losses import DiceCELoss
+from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
-from torch.func import functional_call
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from unet_factory.manifest import Manifest, Strides
+from unet_factory.manifest import Manifest
 from unet_factory.model.checkpoint import save_checkpoint
-from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import UNet, empty_unet
-from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import Batch, SpacingBatches
-from unet_factory_training.config import OptimisationConfig, TrainingConfig
+from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_native, score_scans
+from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
 
 log = logging.getLogger(__name__)
 
+STATE_FILE = "state.pt"
+
 _VALIDATION_DRAWS = 4
+_STOPPED_STATUS = 128 + signal.SIGTERM
 
 
-def train(config: TrainingConfig, run_dir: Path, device: torch.device) -> Path:
+def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
     """Train to the configured iteration, from the state in ``run_dir`` if there is one. Returns the checkpoint's path.
+
+    SIGTERM saves the state after the step in hand, then exits with status 143.
 
     Raises:
         DatasetInvalid: the data set lacks what its description promises.
-        FloatingPointError: the loss is not finite; the message names the batch.
+        FloatingPointError: a loss or gradient is not finite; the message names the batch.
+        StorageFull: no room for the state; the last one that was saved is still there.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     training, validation = (
         [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
         for split in ("train", "validation")
     )
-    trainer = Trainer(config, device)
+    trainer, manifest = Trainer(config, fabric), manifest_of(config)
     trainer.resume(run_dir / STATE_FILE)
     log.info("training on %d scans from iteration %d", len(training), trainer.iteration)
-    with SummaryWriter(str(run_dir / "tensorboard")) as writer, _progress() as progress:
-        bar = progress.add_task(config.name, total=config.optimisation.iterations, completed=trainer.iteration)
-        for batch in _loader(training, config, trainer.iteration):
-            loss = trainer.step(batch)
-            progress.update(bar, advance=1, description=f"{config.name} loss {loss:.3f}")
-            _report(trainer, loss, batch, validation, writer, run_dir)
+    with _Reporter(trainer, manifest, validation, run_dir) as reporter, _stop_requests() as stop_requested:
+        for batches in _shares(training, trainer):
+            reporter.report(trainer.step(batches), batches)
+            if stop_requested():
+                reporter.save()
+                log.info("told to stop: the state of iteration %d is saved", trainer.iteration)
+                raise SystemExit(_STOPPED_STATUS)
     path = run_dir / f"{config.name}.safetensors"
-    save_checkpoint(path, trainer.averaged_hypernetwork, trainer.manifest, heads=config.heads_dtype)
+    if fabric.is_global_zero:
+        save_checkpoint(path, trainer.averaged_hypernetwork, manifest, heads=config.heads_dtype)
+    fabric.barrier()
     return path
 
 
-STATE_FILE = "state.pt"
+class _Reporter:
+    """Progress, losses, states and validation; all by the first process alone."""
 
+    def __init__(self, trainer: Trainer, manifest: Manifest, validation: list[Scan], run_dir: Path) -> None:
+        self.trainer, self.manifest, self.validation, self.run_dir = trainer, manifest, validation, run_dir
+        self.leads = trainer.fabric.is_global_zero
 
-class Trainer:
-    """Everything that changes while training; its state dict is what a resumed run needs."""
-
-    def __init__(self, config: TrainingConfig, device: torch.device) -> None:
-        torch.manual_seed(config.seed)
-        self.config, self.device, self.iteration = config, device, 0
-        self._unets: dict[Strides, UNet] = {}
-        self.hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid).to(device)
-        self.average = AveragedModel(
-            self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(config.optimisation.ema_decay)
+    def __enter__(self) -> "_Reporter":
+        config = self.trainer.config
+        self.writer = SummaryWriter(str(self.run_dir / "tensorboard")) if self.leads else None
+        self.progress = _progress(disable=not self.leads)
+        self.bar = self.progress.add_task(
+            config.name, total=config.optimisation.iterations, completed=self.trainer.iteration
         )
-        self.optimiser = torch.optim.Adam(
-            self.hypernetwork.parameters(), lr=config.optimisation.learning_rate, fused=True
-        )
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
-        self.manifest = manifest_of(config)
+        self.progress.start()
+        return self
 
-    def step(self, batch: Batch) -> float:
-        """One optimisation step; returns the loss."""
-        learning_rate = learning_rate_at(self.iteration, self.config.optimisation)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        loss = self._loss_of(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss is {loss.item()} at iteration {self.iteration}, spacing {batch.spacing} mm, scans {batch.names}"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if (clip_norm := self.config.optimisation.clip_norm) is not None:
-            nn.utils.clip_grad_norm_(self.hypernetwork.parameters(), clip_norm)
-        self.optimiser.step()
-        self.average.update_parameters(self.hypernetwork)
-        self.iteration += 1
-        return loss.item()
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+        if self.writer is not None:
+            self.writer.close()
 
-    @property
-    def averaged_hypernetwork(self) -> Hypernetwork:
-        averaged = self.average.module
-        assert isinstance(averaged, Hypernetwork)
-        return averaged
-
-    def save(self, path: Path) -> None:
-        """Atomically: a kill while saving leaves the last good state."""
-        partial = path.with_suffix(".partial")
-        state = {
-            "iteration": self.iteration,
-            "hypernetwork": self.hypernetwork.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
-        try:
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def resume(self, path: Path) -> None:
-        """Continue from a saved state, if there is one; nothing but tensors and numbers is unpickled."""
-        if not path.exists():
+    def report(self, loss: float, batches: tuple[Batch, ...]) -> None:
+        """After each step."""
+        if self.writer is None:
             return
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-        self.iteration = state["iteration"]
-        self.hypernetwork.load_state_dict(state["hypernetwork"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        config, iteration = self.trainer.config, self.trainer.iteration
+        ended = iteration == config.optimisation.iterations
+        self.progress.update(self.bar, advance=1, description=f"{config.name} loss {loss:.3f}")
+        self.writer.add_scalar("loss", loss, iteration)
+        self.writer.add_scalar("spacing/volume_mm3", math.prod(batches[0].spacing.mm), iteration)
+        if iteration % config.save_every == 0 or ended:
+            self.save()
+        if iteration % config.validate_every == 0 or ended:
+            started = time.perf_counter()
+            dice = {name: mean_dice(scores) for name, scores in self._validate().items()}
+            record_validation(self.run_dir, iteration, dice)
+            for name, value in dice.items():
+                self.writer.add_scalar(f"dice/{name}", value, iteration)
+                log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)
+            log.info("iteration %d: loss %.4f, validated in %.1f s", iteration, loss, time.perf_counter() - started)
 
-    def _unet(self, spacing: SnappedSpacing) -> UNet:
-        """The topology for a spacing; few differ."""
-        strides = self.config.architecture.strides(spacing)
-        if strides not in self._unets:
-            self._unets[strides] = empty_unet(self.config.architecture, spacing)
-        return self._unets[strides]
+    def save(self) -> None:
+        if self.leads:
+            self.trainer.save(self.run_dir / STATE_FILE)
 
-    def _loss_of(self, batch: Batch) -> Tensor:
-        images, labels = batch.images.to(self.device), batch.labels.to(self.device)
-        weights = self.hypernetwork(torch.tensor(batch.spacing.mm, device=self.device))
-        autocast = self.config.optimisation.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
-            logits = functional_call(self._unet(batch.spacing), weights, (images,), strict=True)
-        loss: Tensor = self.loss(logits.float(), labels)
-        return loss
-
-
-def learning_rate_at(iteration: int, config: OptimisationConfig) -> float:
-    """Linear warm-up, then half a cosine to zero at the last iteration, or no change at all."""
-    warm = min(1.0, (iteration + 1) / max(1, config.warmup))
-    if config.schedule == "constant":
-        return config.learning_rate * warm
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+    def _validate(self) -> dict[str, list[Score]]:
+        """Every scan at its own spacing, at a coarse one (three quarters of the way to the trained range's far end),
+        and at a few drawn at random.
+        """
+        config, scans = self.trainer.config, self.validation
+        grid, network = config.grid, (self.trainer.averaged_hypernetwork, self.manifest)
+        coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
+        return {
+            "native": score_native(*network, scans),
+            "coarse": score_scans(*network, scans, [coarse]),
+            "drawn": score_scans(*network, scans, draw_spacings(grid, _VALIDATION_DRAWS, config.seed)),
+        }
 
 
 def manifest_of(config: TrainingConfig) -> Manifest:
@@ -175,47 +142,36 @@ def manifest_of(config: TrainingConfig) -> Manifest:
     )
 
 
-def _report(
-    trainer: Trainer, loss: float, batch: Batch, validation: list[Scan], writer: SummaryWriter, run_dir: Path
-) -> None:
-    config, iteration = trainer.config, trainer.iteration
-    writer.add_scalar("loss", loss, iteration)
-    writer.add_scalar("spacing/volume_mm3", math.prod(batch.spacing.mm), iteration)
-    if iteration % config.save_every == 0 or iteration == config.optimisation.iterations:
-        trainer.save(run_dir / STATE_FILE)
-    if iteration % config.validate_every == 0 or iteration == config.optimisation.iterations:
-        started = time.perf_counter()
-        dice = {name: mean_dice(scores) for name, scores in _validate(trainer, validation).items()}
-        record_validation(run_dir, iteration, dice)
-        for name, value in dice.items():
-            writer.add_scalar(f"dice/{name}", value, iteration)
-            log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)
-        log.info("iteration %d: loss %.4f, validated in %.1f s", iteration, loss, time.perf_counter() - started)
-
-
-def _validate(trainer: Trainer, scans: list[Scan]) -> dict[str, list[Score]]:
-    """Every scan at its own spacing, at a coarse one (three quarters of the way to the trained range's far end), and
-    at a few drawn at random.
-    """
-    grid, network = trainer.config.grid, (trainer.averaged_hypernetwork, trainer.manifest)
-    coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
-    return {
-        "native": score_native(*network, scans),
-        "coarse": score_scans(*network, scans, [coarse]),
-        "drawn": score_scans(*network, scans, draw_spacings(grid, _VALIDATION_DRAWS, trainer.config.seed)),
-    }
-
-
-def _loader(scans: list[Scan], config: TrainingConfig, start: int) -> DataLoader[Batch]:
-    batches = SpacingBatches(scans, config)
-    return DataLoader(
-        Subset(batches, range(start, len(batches))),
-        batch_size=None,
-        num_workers=config.loader_workers,
-        prefetch_factor=4 if config.loader_workers else None,
-        persistent_workers=False,
+def _shares(scans: list[Scan], trainer: Trainer) -> Iterator[tuple[Batch, ...]]:
+    """For each step left, the batches of this process; on a GPU they are made there, else by worker processes."""
+    config, fabric = trainer.config, trainer.fabric
+    per_step = config.optimisation.batches_per_step
+    on_device = fabric.device.type != "cpu"
+    batches = SpacingBatches([scan.to(fabric.device) for scan in scans] if on_device else scans, config)
+    own = [
+        item
+        for item in range(trainer.iteration * per_step, len(batches))
+        if item % fabric.world_size == fabric.global_rank
+    ]
+    workers = 0 if on_device else config.loader_workers
+    loader = DataLoader(
+        Subset(batches, own), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
     )
+    return zip(*[iter(loader)] * (per_step // fabric.world_size), strict=True)
 
 
-def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Whether SIGTERM has come since."""
+    received = threading.Event()
+    earlier = signal.signal(signal.SIGTERM, lambda *_: received.set())
+    try:
+        yield received.is_set
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _progress(*, disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=disable
+    )

@@ -9,28 +9,37 @@ import torch
 
 from unet_factory_training.config import read_config
 from unet_factory_training.datasets import Split
+from unet_factory_training.engine import start_engine
 from unet_factory_training.loop import train
 from unet_factory_training.overrides import Overrides
 from unet_factory_training.report import evaluate, publish
 
 
 def run(
-    config_path: Path, run_dir: Path | None = None, device: str | None = None, overrides: Overrides = MappingProxyType({})
+    config_path: Path,
+    run_dir: Path | None = None,
+    device: str | None = None,
+    overrides: Overrides = MappingProxyType({}),
 ) -> Path:
-    """Train as configured, but for ``overrides``; logs and state go to ``run_dir`` (default ``runs/NAME``). Returns the checkpoint's path."""
+    """Train as configured, but for ``overrides``; logs and state go to ``run_dir`` (default ``runs/NAME``).
+
+    ``torchrun --nproc-per-node N -m unet_factory_cli train CONFIG`` trains on N devices. Returns the checkpoint's path.
+    """
     config = read_config(config_path, overrides)
     run_dir = run_dir or Path("runs") / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
-    _log_to(run_dir / "train.log")
     if config.threads:
         torch.set_num_threads(config.threads)
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return train(config, run_dir, chosen)
+    fabric = start_engine(config, device)
+    _log_to(run_dir / "train.log", leads=fabric.is_global_zero)
+    return train(config, run_dir, fabric)
 
 
-def _log_to(path: Path) -> None:
+def _log_to(path: Path, *, leads: bool) -> None:
+    """The first process tells what happens, the others only what goes wrong."""
     handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler()]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", handlers=handlers, force=True)
+    level = logging.INFO if leads else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", handlers=handlers, force=True)
 
 
 def run_evaluation(

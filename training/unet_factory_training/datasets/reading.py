@@ -1,6 +1,6 @@
 """From files to a scan in memory: RAS+, z-scored, labels as classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,10 @@ class Scan:
     def foreground(self) -> Tensor:
         """(labelled voxels, 3) int16: the indices of every voxel that is not background."""
         return torch.nonzero(self.labels).to(torch.int16)
+
+    def to(self, device: torch.device) -> "Scan":
+        """The same scan on a device."""
+        return replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
 def read_scan(subject: Subject, config: DatasetConfig) -> Scan:

@@ -1,0 +1,138 @@
+"""Everything that changes while training, on however many processes (paper, equation 1)."""
+
+import errno
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from monai.losses import DiceCELoss
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from unet_factory.errors import StorageFull
+from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory_training.batches import Batch
+from unet_factory_training.config import OptimisationConfig, TrainingConfig
+from unet_factory_training.network import SpacingConditionedUNet
+
+
+class Trainer:
+    """Only the hypernetwork's parameters are optimised. The state that is saved is what a resumed run needs.
+
+    A step consumes ``batches_per_step`` batches, shared out between the processes of ``fabric``: the gradients are the
+    same on one process as on many.
+    """
+
+    def __init__(self, config: TrainingConfig, fabric: Fabric) -> None:
+        torch.manual_seed(config.seed)
+        optimisation = config.optimisation
+        self.config, self.fabric, self.iteration = config, fabric, 0
+        self.hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid).to(fabric.device)
+        self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
+        network = SpacingConditionedUNet(self.hypernetwork, compiled=optimisation.compiled)
+        adam = torch.optim.Adam(self.hypernetwork.parameters(), lr=optimisation.learning_rate, fused=True)
+        self.network, self.optimiser = fabric.setup(network, adam)
+        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+
+    def step(self, batches: Sequence[Batch]) -> float:
+        """One optimisation step from this process's share of its batches; returns their mean loss.
+
+        Raises:
+            FloatingPointError: the loss or its gradient is not finite; the message names the batches. Parameters stay.
+        """
+        learning_rate = learning_rate_at(self.iteration, self.config.optimisation)
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        self.optimiser.zero_grad(set_to_none=True)
+        last = len(batches) - 1
+        losses = [self._accumulate(batch, len(batches), last=number == last) for number, batch in enumerate(batches)]
+        if (clip_norm := self.config.optimisation.clip_norm) is not None:
+            norm = self.fabric.clip_gradients(
+                self.network, self.optimiser, max_norm=clip_norm, error_if_nonfinite=False
+            )
+            if not torch.isfinite(norm):
+                raise self._not_finite("the gradient", float(norm), batches)
+        self.optimiser.step()
+        self.average.update_parameters(self.hypernetwork)
+        self.iteration += 1
+        return sum(losses) / len(losses)
+
+    @property
+    def averaged_hypernetwork(self) -> Hypernetwork:
+        averaged = self.average.module
+        assert isinstance(averaged, Hypernetwork)
+        return averaged
+
+    def save(self, path: Path) -> None:
+        """Atomically: a kill or a full disk while saving leaves the last good state.
+
+        Raises:
+            StorageFull: there is no room; the message says what is still there.
+        """
+        partial = path.with_suffix(".partial")
+        state = {
+            "iteration": self.iteration,
+            "hypernetwork": self.hypernetwork.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
+        with self._room_for(path):
+            try:
+                with partial.open("wb") as file:
+                    torch.save(state, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def resume(self, path: Path) -> None:
+        """Continue from a saved state, if there is one; nothing but tensors and numbers is unpickled."""
+        if not path.exists():
+            return
+        state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
+        self.iteration = state["iteration"]
+        self.hypernetwork.load_state_dict(state["hypernetwork"])
+        self.average.load_state_dict(state["average"])
+        self.optimiser.load_state_dict(state["optimiser"])
+
+    def _accumulate(self, batch: Batch, share: int, *, last: bool) -> float:
+        """Add a batch's part of the gradients; processes meet at the last one."""
+        with self.fabric.no_backward_sync(self.network, enabled=not last):
+            loss = self._loss_of(batch)
+            if not torch.isfinite(loss):
+                raise self._not_finite("the loss", loss.item(), [batch])
+            self.fabric.backward(loss / share)
+        return loss.item()
+
+    def _not_finite(self, what: str, value: float, batches: Sequence[Batch]) -> FloatingPointError:
+        found = "; ".join(f"spacing {batch.spacing} mm, scans {', '.join(batch.names)}" for batch in batches)
+        return FloatingPointError(f"{what} is {value} at iteration {self.iteration}: {found}")
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
+        loss: Tensor = self.loss(self.network(images, batch.spacing).float(), labels)
+        return loss
+
+    @contextmanager
+    def _room_for(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
+            raise StorageFull(f"no room to save the state of iteration {self.iteration}; {kept}") from error
+
+
+def learning_rate_at(iteration: int, config: OptimisationConfig) -> float:
+    """Linear warm-up, then half a cosine to zero at the last iteration, or no change at all."""
+    warm = min(1.0, (iteration + 1) / max(1, config.warmup))
+    if config.schedule == "constant":
+        return config.learning_rate * warm
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
