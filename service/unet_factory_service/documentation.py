@@ -94,6 +94,18 @@ EVENTS_RESPONSES: Responses = {
 }
 
 _SPACING = {"type": "string", "example": "1,0.5,0.5"}
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "model": {"type": "string", "description": "the configured default when absent"},
+    "spacing": _SPACING | {"description": "mm, R,A,S; overrides what the header says"},
+    "working_spacing": _SPACING | {"description": "mm, R,A,S to segment at; native when absent"},
+    "outside": {
+        "type": "string",
+        "enum": ["clamp", "reject", "extrapolate"],
+        "default": "clamp",
+        "description": "what to do with a spacing outside the trained range",
+    },
+    "output": {"type": "string", "enum": ["nii.gz", "nrrd"], "default": "nii.gz"},
+}
 
 SEGMENTATION_BODY: dict[str, Any] = {
     "requestBody": {
@@ -108,25 +120,21 @@ SEGMENTATION_BODY: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "a NIfTI, MHA or NRRD volume; recognised by content, its name is ignored",
+                            "description": "a NIfTI, MHA or NRRD volume, or a DICOM series: a zip archive of its files,"
+                            " or one enhanced multi-frame object; recognised by content, names are ignored",
                         },
-                        "model": {"type": "string", "description": "the configured default when absent"},
-                        "spacing": _SPACING | {"description": "mm, R,A,S; overrides what the header says"},
-                        "working_spacing": _SPACING | {"description": "mm, R,A,S to segment at; native when absent"},
-                        "outside": {
-                            "type": "string",
-                            "enum": ["clamp", "reject", "extrapolate"],
-                            "default": "clamp",
-                            "description": "what to do with a spacing outside the trained range",
-                        },
-                        "output": {"type": "string", "enum": ["nii.gz", "nrrd"], "default": "nii.gz"},
+                        **_PARAMETERS,
                         "pacs": {
                             "type": "string",
                             "description": "name of a configured archive that the series is fetched from, in place of"
                             " `file`",
                         },
                         "study_uid": {"type": "string", "description": "Study Instance UID, with `pacs`"},
-                        "series_uid": {"type": "string", "description": "Series Instance UID, with `pacs`"},
+                        "series_uid": {
+                            "type": "string",
+                            "description": "Series Instance UID: with `pacs` of the series to fetch, with `file` of the"
+                            " one to take of several series in the zip archive",
+                        },
                         "send_to": {
                             "type": "string",
                             "description": "names of configured archives, with commas, that get the DICOM results;"
@@ -140,9 +148,21 @@ SEGMENTATION_BODY: dict[str, Any] = {
                         },
                     },
                 }
-            }
+            },
+            'multipart/related; type="application/dicom"': {
+                "schema": {"type": "array", "items": {"type": "string", "format": "binary"}}
+            },
         },
-    }
+    },
+    "parameters": [
+        {
+            "name": name,
+            "in": "query",
+            "schema": {key: value for key, value in schema.items() if key != "description"},
+            "description": f"only with a multipart/related body; {schema.get('description', 'of the label map')}",
+        }
+        for name, schema in _PARAMETERS.items()
+    ],
 }
 
 JOB_EXAMPLE: dict[str, Any] = {
@@ -157,6 +177,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "peak_bytes": None,
     "weights_cached": False,
     "volumes_ml": None,
+    "notes": [],
     "error": None,
     "attempts": 1,
     "created": 1767225600.0,

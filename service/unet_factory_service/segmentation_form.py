@@ -37,6 +37,7 @@ class SegmentationForm(BaseModel):
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
     series: PacsSeries | None = None
+    series_uid: str | None = None
     send_to: tuple[str, ...] | None = None
     callback_url: str | None = None
 
@@ -56,6 +57,7 @@ class SegmentationForm(BaseModel):
             outside=_choice("outside", fields.get("outside", cls.model_fields["outside"].default), OutsidePolicy),
             output=_choice("output", fields.get("output", cls.model_fields["output"].default), _Output).value,
             series=_series(fields),
+            series_uid=_series_uid(fields),
             send_to=_names(fields.get("send_to")),
             callback_url=fields.get("callback_url"),
         )
@@ -72,17 +74,25 @@ def _check_names(unknown: set[str], supported: list[str]) -> None:
 
 
 def _series(fields: dict[str, str]) -> PacsSeries | None:
-    """The reference into an archive; what is wrong with a UID is told without it."""
+    """The reference into an archive; without one, ``series_uid`` chooses among the series of an upload."""
     given = [name for name in _REFERENCE if name in fields]
-    if not given:
+    if given in ([], ["series_uid"]):
         return None
     if len(given) < len(_REFERENCE):
         missing = sorted(set(_REFERENCE) - set(given))
         raise MalformedRequest(f"a series in an archive needs {', '.join(_REFERENCE)}; missing: {', '.join(missing)}")
-    for name in ("study_uid", "series_uid"):
-        if not _UID.match(fields[name]):
-            raise MalformedRequest(f"{name} is no DICOM UID: numbers with dots between them, at most 64 characters")
-    return PacsSeries(pacs=fields["pacs"], study_uid=fields["study_uid"], series_uid=fields["series_uid"])
+    return PacsSeries(pacs=fields["pacs"], study_uid=_uid(fields, "study_uid"), series_uid=_uid(fields, "series_uid"))
+
+
+def _series_uid(fields: dict[str, str]) -> str | None:
+    return _uid(fields, "series_uid") if "series_uid" in fields else None
+
+
+def _uid(fields: dict[str, str], name: str) -> str:
+    """What is wrong with a UID is told without it."""
+    if not _UID.match(fields[name]):
+        raise MalformedRequest(f"{name} is no DICOM UID: numbers with dots between them, at most 64 characters")
+    return fields[name]
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

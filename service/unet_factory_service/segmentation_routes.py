@@ -15,6 +15,7 @@ from unet_factory.errors import JobCancelled, JobExpired, JobUnknown, MalformedR
 from unet_factory.jobs import Job, JobState
 from unet_factory.metrics import JOBS
 from unet_factory_service.conditional import conditional_response
+from unet_factory_service.dicom_upload import is_dicom_body, receive_dicom_body
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
     FINISHED_JOB_EXAMPLE,
@@ -80,14 +81,16 @@ async def create_segmentation(
     ] = None,
 ) -> Response:
     """The volume is checked before it is queued; what is refused leaves nothing behind."""
-    if request.query_params:
+    is_dicom = is_dicom_body(request)
+    if request.query_params and not is_dicom:
         raise MalformedRequest("parameters belong into the form, not into the URL")
     preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
     key = None if idempotency_key is None else storage_key(idempotency_key)
     if key is None:
         await run_in_threadpool(check_capacity, services)  # before the upload: a full queue should cost nobody one
     with services.blobs.scratch() as folder:
-        received = await receive_form(request, folder, services.settings.max_upload_bytes)
+        receive = receive_dicom_body if is_dicom else receive_form
+        received = await receive(request, folder, services.settings.max_upload_bytes)
         job = await run_in_threadpool(submit, services, received, key)
     job = await job_after(services, job, preference.wait_s)
     headers = preference.headers | _PRIVATE | {"Location": f"/segmentations/{job.id}"}

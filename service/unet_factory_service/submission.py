@@ -12,6 +12,7 @@ from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory.working_spacing import check_working_size, plan_spacing
+from unet_factory_service.dicom_upload import as_one_series
 from unet_factory_service.errands import planned_deliveries, planned_fetch, receivers
 from unet_factory_service.idempotency import reserve
 from unet_factory_service.refusals import NotReady, QueueFull
@@ -21,7 +22,7 @@ from unet_factory_service.upload import ReceivedForm
 
 log = logging.getLogger(__name__)
 
-FETCHED_INPUT = "input.zip"
+DICOM_INPUT = "input.zip"
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
@@ -40,7 +41,11 @@ def submit(services: Services, received: ReceivedForm, idempotency_key: str | No
     """
     form = SegmentationForm.of(received.fields)
     model = services.registry.get(form.model)
-    accepted = _accept_upload(services, form, model, received) if received.has_file else _accept(services, form, model)
+    if received.has_file:
+        received = as_one_series(received, form.series_uid, services.settings.volume_limits)
+        accepted = _accept_upload(services, form, model, received)
+    else:
+        accepted = _accept(services, form, model)
     if idempotency_key is None:
         _enqueue(services, accepted, received)
         return accepted.job
@@ -70,14 +75,14 @@ def _accept_upload(
     job, request = _accept(services, form, model, _input_name(received.file, header), dicom=header.format == "dicom")
     policy = PolicyReport(outside=form.outside, out_of_range=plan.out_of_range)
     spacing = Spacings(native=header.spacing_ras_mm, requested=form.working_spacing)
-    return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing}), request)
+    return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing, "notes": header.notes}), request)
 
 
 def _accept(
     services: Services,
     form: SegmentationForm,
     model: RegisteredModel,
-    input_name: str = FETCHED_INPUT,
+    input_name: str = DICOM_INPUT,
     *,
     dicom: bool = True,
 ) -> _Accepted:
@@ -153,6 +158,8 @@ def _fingerprint(request: SegmentationRequest, received: ReceivedForm) -> str:
 
 
 def _input_name(file: Path, header: VolumeHeader) -> str:
+    if header.format == "dicom":
+        return DICOM_INPUT
     with file.open("rb") as opened:
         zipped = ".gz" if opened.read(2) == _GZIP_MAGIC else ""
     return f"input.{_EXTENSIONS[header.format]}{zipped}"

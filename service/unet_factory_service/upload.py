@@ -6,6 +6,7 @@ and stops reading at the first byte too many.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -47,18 +48,37 @@ async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> R
         VolumeTooLarge: the file has, or the request announces, more than ``max_file_bytes``.
     """
     boundary = _boundary(request)
-    _check_announced_size(request, max_file_bytes)
+    check_announced_size(request, max_file_bytes, _OVERHEAD_BYTES)
     with (folder / "upload").open("wb") as file:
         receiver = _Receiver(file, boundary, max_file_bytes)
-        buffered = bytearray()
-        async for chunk in request.stream():
-            buffered += chunk
-            if len(buffered) >= _WRITE_BYTES:
-                await run_in_threadpool(receiver.write, bytes(buffered))
-                buffered.clear()
-        await run_in_threadpool(receiver.write, bytes(buffered))
+        await stream_into(request, receiver.write)
         fields, sha256 = receiver.finish()
     return ReceivedForm(folder / "upload", sha256, fields, has_file=ARCHIVE_FIELD not in fields)
+
+
+async def stream_into(request: Request, write: Callable[[bytes], None]) -> None:
+    """Give the body to ``write`` in larger pieces, in a thread."""
+    buffered = bytearray()
+    async for chunk in request.stream():
+        buffered += chunk
+        if len(buffered) >= _WRITE_BYTES:
+            await run_in_threadpool(write, bytes(buffered))
+            buffered.clear()
+    await run_in_threadpool(write, bytes(buffered))
+
+
+def check_announced_size(request: Request, max_file_bytes: int, overhead_bytes: int) -> None:
+    """Raise VolumeTooLarge, before anything is read, where the request announces more."""
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced[:19]) > max_file_bytes + overhead_bytes:
+        raise too_large(int(announced[:19]), max_file_bytes)
+
+
+def too_large(found: int, allowed: int) -> VolumeTooLarge:
+    """The error for ``found`` bytes, perhaps not even all of them."""
+    return VolumeTooLarge(
+        f"upload of {found} bytes or more; at most {allowed} are allowed", found=found, allowed=allowed
+    )
 
 
 class _Receiver:
@@ -89,7 +109,7 @@ class _Receiver:
     def write(self, data: bytes) -> None:
         self._total_bytes += len(data)
         if self._total_bytes > self._max_file_bytes + _OVERHEAD_BYTES:
-            raise _too_large(self._total_bytes, self._max_file_bytes)
+            raise too_large(self._total_bytes, self._max_file_bytes)
         try:
             self._parser.write(data)
         except FormParserError as error:
@@ -145,7 +165,7 @@ class _Receiver:
     def _take_file(self, data: memoryview) -> None:
         self._file_bytes += len(data)
         if self._file_bytes > self._max_file_bytes:
-            raise _too_large(self._file_bytes, self._max_file_bytes)
+            raise too_large(self._file_bytes, self._max_file_bytes)
         self._hash.update(data)
         self._file.write(data)
 
@@ -162,15 +182,3 @@ def _boundary(request: Request) -> bytes:
             content_type=request.headers.get("Content-Type", "")[:200],
         )
     return options[b"boundary"]
-
-
-def _check_announced_size(request: Request, max_file_bytes: int) -> None:
-    announced = request.headers.get("Content-Length", "")
-    if announced.isdecimal() and int(announced[:19]) > max_file_bytes + _OVERHEAD_BYTES:
-        raise _too_large(int(announced[:19]), max_file_bytes)
-
-
-def _too_large(found: int, allowed: int) -> VolumeTooLarge:
-    return VolumeTooLarge(
-        f"upload of {found} bytes or more; at most {allowed} are allowed", found=found, allowed=allowed
-    )
