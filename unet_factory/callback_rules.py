@@ -14,6 +14,7 @@ MAX_URL = 2000
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_PATTERN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
+_NUMERIC = re.compile(r"([0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*)(/.*)?")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -71,8 +72,7 @@ def network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     Raises:
         ValueError: an address with bits beyond its mask.
     """
-    looks_numeric = "/" in entry or ":" in entry or re.fullmatch(r"[0-9.]+", entry)
-    return ipaddress.ip_network(entry) if looks_numeric else None
+    return ipaddress.ip_network(entry) if _NUMERIC.fullmatch(entry) else None
 
 
 def host_pattern(entry: str) -> str:

@@ -29,7 +29,7 @@ def clear_errors() -> Iterator[None]:
     except FactoryError as error:
         raise _ended(f"{error.title}: {error}", FAILED) from None
     except ModuleNotFoundError as error:
-        extras = "service,worker,training,dev"
+        extras = "service,courier,worker,training,dev"
         raise _ended(f"the package {error.name} is missing; install unet-factory[{extras}]", FAILED) from None
 
 

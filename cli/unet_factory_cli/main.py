@@ -21,6 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+deliveries = typer.Typer(help="Webhooks and pushes to archives that are dead or wait.", no_args_is_help=True)
+app.add_typer(deliveries, name="deliveries")
+
 Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
 Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
@@ -62,6 +65,15 @@ def worker() -> None:
         from unet_factory_cli.roles import run_worker
 
         run_worker()
+
+
+@app.command()
+def courier() -> None:
+    """Run one courier alone, set up by UNET_FACTORY_* variables: fetches series, delivers results and webhooks."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_courier
+
+        run_courier()
 
 
 @app.command("dicom-listen")
@@ -168,6 +180,30 @@ def models(url: Url = DEFAULT_URL) -> None:
         from unet_factory_cli import remote
 
         remote.models(url)
+
+
+@deliveries.command("list")
+def list_deliveries(
+    state: Annotated[Literal["dead", "pending"], typer.Option(help="Which.")] = "dead", url: Url = DEFAULT_URL
+) -> None:
+    """List deliveries that were given up, or that wait for their next attempt."""
+    with clear_errors():
+        from unet_factory_cli import remote_deliveries
+
+        remote_deliveries.show(url, state)
+
+
+@deliveries.command()
+def replay(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of deliveries.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are dead.")] = False,
+    url: Url = DEFAULT_URL,
+) -> None:
+    """Make deliveries due again, at once."""
+    with clear_errors():
+        from unet_factory_cli import remote_deliveries
+
+        remote_deliveries.replay(url, ids or [], every)
 
 
 @app.command()

@@ -36,7 +36,7 @@ def segment(
     output_format = _format_of(output)
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
     _check_folder(output)
-    with _service(url) as client:
+    with service(url) as client:
         job = client.submit(
             file, model=model, spacing=given, working_spacing=working, outside=policy, output=output_format
         )
@@ -55,7 +55,7 @@ def unet(url: str, spacing: str, output: Path, dtype: str, model: str | None, ou
     wanted, policy = _spacing(spacing), _policy(outside)
     assert wanted is not None
     _check_folder(output)
-    with _service(url) as client:
+    with service(url) as client:
         network = client.unet(wanted, model=model, dtype=cast(Literal["float32", "float16"], dtype), outside=policy)
     network.save(output)
     snapped = ",".join(f"{mm:g}" for mm in network.snapped_mm)
@@ -63,7 +63,7 @@ def unet(url: str, spacing: str, output: Path, dtype: str, model: str | None, ou
 
 
 def models(url: str) -> None:
-    with _service(url) as client:
+    with service(url) as client:
         found = client.models()
     table = Table(
         Column("name", no_wrap=True), "labels", "trained range (mm)", "licence", Column("digest", no_wrap=True)
@@ -74,7 +74,7 @@ def models(url: str) -> None:
 
 
 @contextmanager
-def _service(url: str) -> Iterator[FactoryClient]:
+def service(url: str) -> Iterator[FactoryClient]:
     """A client of a service that answers; what it refuses becomes one clear line."""
     logging.getLogger("stamina").setLevel(logging.ERROR)
     try:

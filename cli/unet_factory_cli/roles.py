@@ -67,6 +67,17 @@ def run_listener(
         raise Failure(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
 
 
+def run_courier() -> None:
+    """
+    Raises:
+        DestinationsInvalid: the file of destinations cannot be used, or a secret is missing.
+    """
+    settings = _settings()
+    from unet_factory_courier.main import run
+
+    run(settings)
+
+
 def run_training(config: Path, run_dir: Path | None, device: str | None, changes: list[str]) -> None:
     """
     Raises:

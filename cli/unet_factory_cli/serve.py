@@ -98,13 +98,21 @@ def _stages(options: ServeOptions) -> list[list[Component]]:
     gateway = ["gateway", "--host", options.host, "--port", str(options.port)]
     return [
         servers,
-        [_program("worker", ["worker"], environment, _WORKER_PATIENCE_S) for _ in range(options.workers)],
+        [
+            *(_program("worker", ["worker"], environment, _WORKER_PATIENCE_S) for _ in range(options.workers)),
+            *([_program("courier", ["courier"], environment, _WORKER_PATIENCE_S)] if _has_destinations() else []),
+        ],
         [_program("gateway", gateway, environment, _GATEWAY_PATIENCE_S)],
     ]
 
 
 def _has_own_servers() -> bool:
     return "UNET_FACTORY_REDIS_URL" not in os.environ
+
+
+def _has_destinations() -> bool:
+    """Without any there is nothing for a courier to do."""
+    return bool(os.environ.get("UNET_FACTORY_DESTINATIONS"))
 
 
 def _server_folders(options: ServeOptions) -> tuple[Path, Path]:

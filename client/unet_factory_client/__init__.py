@@ -1,8 +1,16 @@
 """A small typed client of the U-Net factory's HTTP interface; needs neither torch nor the service's own packages."""
 
 from unet_factory.jobs import Job, JobState
-from unet_factory_client.answers import ModelDescription, StandaloneNetwork
+from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.client import FactoryClient
 from unet_factory_client.problems import FactoryProblem
 
-__all__ = ["FactoryClient", "FactoryProblem", "Job", "JobState", "ModelDescription", "StandaloneNetwork"]
+__all__ = [
+    "DeliveryDescription",
+    "FactoryClient",
+    "FactoryProblem",
+    "Job",
+    "JobState",
+    "ModelDescription",
+    "StandaloneNetwork",
+]

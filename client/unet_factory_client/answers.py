@@ -26,6 +26,21 @@ class ModelDescription(BaseModel):
     licence: str = ""
 
 
+class DeliveryDescription(BaseModel):
+    """A webhook or a push to an archive; ``next_attempt`` in seconds since the epoch, while it is pending."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str
+    job_id: str
+    kind: str
+    destination: str
+    state: str
+    attempts: int
+    next_attempt: float | None = None
+    last_error: str | None = None
+
+
 @dataclass(frozen=True)
 class StandaloneNetwork:
     """The file of a network made for one spacing (mm, R,A,S).

@@ -12,7 +12,7 @@ from httpx_sse import SSEError, connect_sse
 
 from unet_factory.jobs import Job, JobState, LabelMapFormat
 from unet_factory.spacing import OutsidePolicy, parse_spacing
-from unet_factory_client.answers import ModelDescription, StandaloneNetwork
+from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.files import whole_file
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, raise_for_problem, retried
@@ -186,6 +186,16 @@ class FactoryClient:
     def models(self) -> list[ModelDescription]:
         """What the service can do."""
         return [ModelDescription.model_validate(entry) for entry in self._get("/models").json()]
+
+    def deliveries(self, state: Literal["dead", "pending"] = "dead") -> list[DeliveryDescription]:
+        """Webhooks and pushes that were given up, or that wait; the oldest first, at most 1000."""
+        answer = self._get("/deliveries", params={"state": state, "limit": 1000}).json()
+        return [DeliveryDescription.model_validate(entry) for entry in answer["deliveries"]]
+
+    def replay(self, delivery_id: str) -> DeliveryDescription:
+        """Make a delivery due now."""
+        answer = self._answered(lambda: self._http.post(f"/deliveries/{delivery_id}/replay"))
+        return DeliveryDescription.model_validate_json(answer.content)
 
     def _follow(self, job_id: str, on_progress: OnProgress | None) -> Job:
         """The job's state when its event stream ended, for whatever reason."""

@@ -1,0 +1,46 @@
+"""The commands about deliveries, which talk to a running service."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Column, Table
+
+from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.remote import service
+from unet_factory_client import DeliveryDescription
+
+
+def show(url: str, state: Literal["dead", "pending"]) -> None:
+    with service(url) as client:
+        found = client.deliveries(state)
+    table = Table(Column("id", no_wrap=True), "kind", "destination", "attempts", "next attempt (UTC)", "last error")
+    for delivery in found:
+        table.add_row(*_cells(delivery))
+    Console().print(table)
+
+
+def replay(url: str, ids: list[str], every: bool) -> None:
+    """
+    Raises:
+        Failure: neither ids nor all of them.
+    """
+    if bool(ids) == every:
+        raise Failure("name the deliveries, or give --all", MISUSED)
+    with service(url) as client:
+        wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
+        for delivery_id in wanted:
+            client.replay(delivery_id)
+    say(f"{len(wanted)} made due")
+
+
+def _cells(delivery: DeliveryDescription) -> list[str]:
+    following = delivery.next_attempt
+    return [
+        delivery.id,
+        delivery.kind,
+        delivery.destination,
+        str(delivery.attempts),
+        datetime.fromtimestamp(following, UTC).isoformat(sep=" ", timespec="seconds") if following else "",
+        delivery.last_error or "",
+    ]
