@@ -1,12 +1,14 @@
 """The processes and devices that a run works on, by Lightning Fabric: one here, or those that torchrun started."""
 
 import os
+from collections.abc import Mapping
+from typing import Literal
 
 from lightning_fabric import Fabric
 
 from unet_factory_training.config import TrainingConfig
 
-_PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
+_PRECISIONS: Mapping[str, Literal["32-true", "bf16-mixed"]] = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 def start_engine(config: TrainingConfig, device: str | None = None) -> Fabric:

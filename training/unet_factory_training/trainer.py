@@ -55,7 +55,7 @@ class Trainer:
             norm = self.fabric.clip_gradients(
                 self.network, self.optimiser, max_norm=clip_norm, error_if_nonfinite=False
             )
-            if not torch.isfinite(norm):
+            if norm is not None and not torch.isfinite(norm):
                 raise self._not_finite("the gradient", float(norm), batches)
         self.optimiser.step()
         self.average.update_parameters(self.hypernetwork)
