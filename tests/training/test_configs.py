@@ -9,7 +9,8 @@ from unet_factory.manifest import Parametrization
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import weight_shapes
 from unet_factory_training.config import TrainingConfig, read_config
-from unet_factory_training.loop import learning_rate_at, manifest_of
+from unet_factory_training.loop import manifest_of
+from unet_factory_training.trainer import learning_rate_at
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
