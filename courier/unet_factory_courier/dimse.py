@@ -17,6 +17,7 @@ _DUPLICATE = 0x0111
 _WARNINGS = range(0xB000, 0xC000)
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _PROCESSING_FAILURE = 0x0110
+_NO_CONTEXT = "the archive takes no such instances (no presentation context was accepted)"
 
 
 def store(archive: Dimse, files: Sequence[Path]) -> None:
@@ -49,6 +50,8 @@ def _associate(archive: Dimse, datasets: Sequence[Dataset]) -> Association:
     association = entity.associate(archive.host, archive.port, ae_title=archive.called_aet, tls_args=tls)
     if association.is_established:
         return association
+    if association.rejected_contexts and not association.accepted_contexts:
+        raise GiveUp(_NO_CONTEXT)
     raise TryAgain("the archive rejected the association" if association.is_rejected else "no association: no answer")
 
 
@@ -58,7 +61,7 @@ def _store(association: Association, dataset: Dataset) -> None:
     try:
         status = association.send_c_store(dataset).get("Status")
     except ValueError:
-        raise GiveUp("the archive takes no such instances (no presentation context was accepted)") from None
+        raise GiveUp(_NO_CONTEXT) from None
     except RuntimeError:
         raise TryAgain("the association broke") from None
     if status is None:

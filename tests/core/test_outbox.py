@@ -143,7 +143,7 @@ def test_a_purge_takes_everything_of_the_outbox_along(
     jobs.purge(job_id)
     if moment == "held":
         assert not outbox.deliver(held)
-    assert [key for key in redis.keys("*") if job_id.encode() in key] == [f"job:{job_id}:gone".encode()]  # type: ignore[union-attr]
+    assert [key for key in redis.keys("*") if job_id.encode() in key] == [f"job:{job_id}:gone".encode()]
     for queue in outbox.queues():
         assert outbox.claim(queue, "another", LEASE_S) is None
     assert outbox.listed(ErrandState.DEAD, 10) == []
