@@ -28,7 +28,7 @@ Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the ser
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
 Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")]
-Stage = Literal["train", "evaluate", "report"]
+Stage = Literal["train", "evaluate", "cost", "report"]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]
 

@@ -105,13 +105,13 @@ def run_comparison(
     given = {arm: Path(file) for arm, _, file in (text.partition("=") for text in checkpoints)}
     if missing := [str(path) for path in [config, *given.values()] if not path.is_file()]:
         raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
-    from unet_factory_training.comparison.compare import STAGES, compare
+    from unet_factory_training.comparison.compare import compare
     from unet_factory_training.comparison.config import read_comparison
 
     with _faults_of(config, "comparison"):
         comparison = read_comparison(config)
         comparison.check_arms({*given, *arms})
-    compare(comparison, output, checkpoints=given, stages=[only] if only else STAGES, arms=arms, publish=publish, device=device)
+    compare(comparison, output, checkpoints=given, only=only, arms=arms, publish=publish, device=device)
 
 
 def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None) -> None:

@@ -43,17 +43,19 @@ class Segment(Frozen):
 
 
 class CostConfig(Frozen):
-    """What is timed: ``arms`` on a scan of ``extent_mm`` (default: the median of the test scans) along a segment.
+    """What is timed: ``arms`` on a scan of ``extent_mm`` along a segment.
 
-    ``times`` less seconds and bytes than ``against`` at its fixed spacing are expected at ``at_mm``.
+    The reference arm at ``at_mm`` is expected to need ``times`` less seconds and bytes than ``against`` at
+    ``against_mm``.
     """
 
     arms: tuple[str, ...]
     along: Segment
-    extent_mm: SpacingMm | None = None
+    extent_mm: SpacingMm
     repeats: int = Field(default=5, ge=1)
     at_mm: SpacingMm
     against: str
+    against_mm: SpacingMm
     times: float
 
 
@@ -101,6 +103,10 @@ class Comparison(Frozen):
         if missing := {region for expected in self.expectations for region in expected.regions} - regions:
             raise ValueError(f"no such region: {', '.join(sorted(missing))}; there are {', '.join(sorted(regions))}")
         return self
+
+    @property
+    def grid_step_mm(self) -> float:
+        return self.training_config(self.reference, self.seeds[0]).grid_step_mm
 
     def trained_arms(self) -> list[str]:
         return [name for name, arm in self.arms.items() if arm.source is None]

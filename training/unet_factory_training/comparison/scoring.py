@@ -40,6 +40,7 @@ class Contender:
 
     arm: str
     seed: int
+    path: Path
     checkpoint: Checkpoint
     outside: OutsidePolicy
 
@@ -77,7 +78,8 @@ def contenders_of(
                 log.warning("%s, seed %d: no checkpoint yet", name, seed)
                 continue
             manifest = manifest_of(comparison.training_config(name, seed))
-            found.append(Contender(name, seed, replace(load_checkpoint(path, device), manifest=manifest), arm.outside))
+            checkpoint = replace(load_checkpoint(path, device), manifest=manifest)
+            found.append(Contender(name, seed, path, checkpoint, arm.outside))
     return found
 
 
