@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -18,11 +19,15 @@ def written(datasets: list[Dataset], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{index}.dcm" for index in range(len(datasets))]
     for dataset, path in zip(datasets, paths, strict=True):
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
         dataset.save_as(path, enforce_file_format=True)
     return paths
 
 
-def _slice(index: int, pixels: np.ndarray, uids: tuple[str, str, str], attributes: dict[str, object]) -> Dataset:
+def _slice(
+    index: int, pixels: NDArray[np.uint16], uids: tuple[str, str, str], attributes: dict[str, object]
+) -> Dataset:
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

@@ -18,13 +18,19 @@ from unet_factory_service import (
     segmentation_routes,
     unet_routes,
 )
+from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
+from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
 from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.services import Services
 
 _STOPS_WITHIN_S = 20
-_ROUTES = (unet_routes, segmentation_routes, delivery_routes, model_routes, health_routes, metrics_routes)
+_ROUTERS = (
+    *(unet_routes.router, segmentation_routes.router, delivery_routes.router, model_routes.router),
+    *(store_routes.router, search_routes.router, retrieve_routes.router),
+    *(health_routes.router, metrics_routes.router),
+)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -34,12 +40,13 @@ def create_app(settings: Settings) -> FastAPI:
         CheckpointInvalid: a file in the model folder is no checkpoint.
         UnknownModel: the default model is not there.
         DestinationsInvalid: the file of archives and webhooks cannot be used.
+        RoutingInvalid: the rules for received series cannot be used.
     """
     services = Services.build(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with services.running():
+        async with services.running(), receiving(services):
             yield
 
     app = _Gateway(
@@ -52,8 +59,8 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
     app.state.services = services
-    for module in _ROUTES:
-        app.include_router(module.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     install_problem_handlers(app)
     for middleware in (UnexpectedErrors, RequestDuration, RequestId):  # the last one is the outermost
         app.add_middleware(middleware)

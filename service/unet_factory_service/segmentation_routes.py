@@ -161,6 +161,8 @@ def delete_segmentation(job_id: JobId, services: ServicesDependency) -> None:
         JOBS.labels(job.model, JobState.CANCELLED.value).inc()
     services.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
     services.blobs.delete(job_id)
+    if series_id := services.received.series_of(job_id):
+        services.received.purge(series_id)
 
 
 async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEvent]:

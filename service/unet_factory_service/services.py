@@ -18,6 +18,9 @@ from unet_factory.model_registry import ModelRegistry
 from unet_factory.outbox import Outbox
 from unet_factory.settings import Settings
 from unet_factory.weight_cache import WeightCache
+from unet_factory_service.dicomweb.received import ReceivedSeries
+from unet_factory_service.dicomweb.results import ResultIndex
+from unet_factory_service.dicomweb.routing import Routing, read_routing
 from unet_factory_service.publisher import Publisher
 from unet_factory_service.wakeups import Wakeups
 
@@ -36,6 +39,9 @@ class Services:
     wakeups: Wakeups
     destinations: Destinations
     outbox: Outbox
+    received: ReceivedSeries
+    results: ResultIndex
+    routing: Routing | None
 
     @classmethod
     def build(cls, settings: Settings) -> "Services":
@@ -45,19 +51,26 @@ class Services:
             CheckpointInvalid: a file in the model folder is no checkpoint.
             UnknownModel: the default model is not there.
             DestinationsInvalid: the file of archives and webhooks cannot be used.
+            RoutingInvalid: the rules for received series cannot be used.
         """
         redis = Redis.from_url(settings.redis_url)
+        registry = ModelRegistry.scan(settings.models_dir, settings.default_model)
+        jobs, blobs = JobStore(redis), BlobStore(settings.blob_url)
+        destinations = Destinations.load(settings.destinations)
         return cls(
             settings=settings,
-            registry=ModelRegistry.scan(settings.models_dir, settings.default_model),
+            registry=registry,
             redis=redis,
-            jobs=JobStore(redis),
+            jobs=jobs,
             cache=WeightCache(Redis.from_url(settings.weights_url)),
-            blobs=BlobStore(settings.blob_url),
+            blobs=blobs,
             publisher=Publisher(settings.broker_url),
             wakeups=Wakeups(),
-            destinations=Destinations.load(settings.destinations),
+            destinations=destinations,
             outbox=Outbox(redis),
+            received=ReceivedSeries(redis, settings),
+            results=ResultIndex(redis, jobs, blobs),
+            routing=read_routing(settings.routing, registry, destinations),
         )
 
     @contextlib.asynccontextmanager

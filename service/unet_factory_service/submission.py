@@ -140,6 +140,8 @@ def _enqueue(services: Services, accepted: _Accepted, received: ReceivedForm) ->
         if received.has_file:
             services.blobs.put(job_id, accepted.request.input_name, received.file)
         services.jobs.create(accepted.job, accepted.request)
+        if accepted.request.input_name == DICOM_INPUT:
+            services.results.expect(job_id)
     except BaseException:
         services.blobs.delete(job_id)
         raise

@@ -1,0 +1,170 @@
+"""Received instances, kept per series until the series is complete, and after that until it expires.
+
+Files lie in the blob store under ``received/SERIES/INSTANCE.dcm``; both names are digests of UIDs, so an instance that
+is sent again takes its own place. In Redis: ``received:due`` (when to look at a series), ``received:expiry`` (when to
+purge it), ``received:SERIES`` (hash: what became of it), ``received:SERIES:lease``, ``received:job:ID`` (its series).
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redis import Redis
+
+from unet_factory.blob_store import BlobStore
+from unet_factory.settings import Settings
+
+ORPHAN_AGE_S = 3600.0
+
+_DUE = "received:due"
+_EXPIRY = "received:expiry"
+
+# KEYS: sorted set. ARGV: member, score it must still have, new score or "". An instance that came meanwhile wins.
+_UNLESS_CHANGED = """
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+if ARGV[3] == '' then return redis.call('ZREM', KEYS[1], ARGV[1]) end
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
+return 1
+"""
+# KEYS: lease. ARGV: owner.
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+class DueSeries(NamedTuple):
+    """``due_ms`` since the epoch changes with every instance that comes."""
+
+    id: str
+    due_ms: int
+
+
+class Submission(NamedTuple):
+    """What became of a series when it was last looked at: the digest of its content, the job, how many there were."""
+
+    digest: str
+    job_id: str
+    jobs: int
+
+
+class ReceivedSeries:
+    """Shared by all gateways; every step is safe to repeat."""
+
+    def __init__(self, redis: Redis, settings: Settings) -> None:
+        self._redis = redis
+        self._quiet_s, self._keep_s = settings.series_quiet_s, settings.retention_s
+        self._blobs = BlobStore(settings.blob_url, "received")
+        self._unless_changed = redis.register_script(_UNLESS_CHANGED)
+        self._release = redis.register_script(_RELEASE)
+
+    def announce(self, series_ids: set[str]) -> None:
+        """Instances of these series arrive: look at each when nothing has come for the quiet period.
+
+        To be called before their files are put down, so that none expires meanwhile, and after.
+        """
+        if not series_ids:
+            return
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zadd(_EXPIRY, dict.fromkeys(series_ids, _ms_from_now(self._keep_s)))
+            pipeline.zadd(_DUE, dict.fromkeys(series_ids, _ms_from_now(self._quiet_s)))
+            pipeline.execute()
+
+    def put(self, series_id: str, instance_id: str, file: Path) -> None:
+        """Move an instance's file here; it is on the disk when this returns.
+
+        Raises:
+            StorageFull: there is no room for it.
+        """
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        self._blobs.put(series_id, f"{instance_id}.dcm", file)
+
+    @contextmanager
+    def files(self, series_id: str) -> Iterator[list[Path]]:
+        """The instances as local files, for the duration of the block."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self._blobs.local(series_id, name)) for name in self._blobs.names(series_id)]
+
+    def due(self) -> list[DueSeries]:
+        """The series for which nothing has come for the quiet period, longest first."""
+        found: Any = self._redis.zrangebyscore(_DUE, "-inf", _ms_from_now(0), withscores=True)
+        return [DueSeries(raw.decode(), int(score)) for raw, score in found]
+
+    @contextmanager
+    def held(self, series_id: str, lease_s: float) -> Iterator[bool]:
+        """Whether the series is the caller's to look at, for the duration of the block."""
+        owner = os.urandom(16).hex()
+        held = bool(self._redis.set(f"received:{series_id}:lease", owner, nx=True, px=round(lease_s * 1000)))
+        try:
+            yield held
+        finally:
+            if held:
+                self._release(keys=[f"received:{series_id}:lease"], args=[owner])
+
+    def settle(self, series: DueSeries) -> None:
+        """Nothing is to be done for it any more, unless something has come meanwhile."""
+        self._unless_changed(keys=[_DUE], args=[series.id, series.due_ms, ""])
+
+    def postpone(self, series: DueSeries, by_s: float) -> None:
+        """Look at it again later."""
+        self._unless_changed(keys=[_DUE], args=[series.id, series.due_ms, _ms_from_now(by_s)])
+
+    def submission(self, series_id: str) -> Submission | None:
+        found: Any = self._redis.hmget(f"received:{series_id}", "digest", "job", "jobs")
+        return None if None in found else Submission(found[0].decode(), found[1].decode(), int(found[2]))
+
+    def record(self, series_id: str, submission: Submission) -> None:
+        keep_s = round(2 * self._keep_s)
+        with self._redis.pipeline(transaction=True) as pipeline:
+            fields = {"digest": submission.digest, "job": submission.job_id, "jobs": str(submission.jobs)}
+            pipeline.hset(f"received:{series_id}", mapping=fields)  # type: ignore[arg-type]
+            pipeline.set(f"received:job:{submission.job_id}", series_id, ex=max(1, keep_s))
+            pipeline.execute()
+
+    def series_of(self, job_id: str) -> str | None:
+        """The series that a job was made of, if it was received here and is still kept."""
+        found: Any = self._redis.get(f"received:job:{job_id}")
+        return None if found is None else str(found.decode())
+
+    def purge(self, series_id: str) -> None:
+        """Everything of a series: the record first, so that whoever looks at it now finds no files for no reason."""
+        submission = self.submission(series_id)
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.zrem(_DUE, series_id)
+            pipeline.delete(f"received:{series_id}", f"received:{series_id}:lease")
+            if submission is not None:
+                pipeline.delete(f"received:job:{submission.job_id}")
+            pipeline.execute()
+        self._blobs.delete(series_id)
+        self._redis.zrem(_EXPIRY, series_id)
+
+    def purge_expired(self) -> None:
+        found: Any = self._redis.zrangebyscore(_EXPIRY, "-inf", _ms_from_now(0))
+        for raw in found:
+            self.purge(raw.decode())
+
+    def purge_orphans(self) -> None:
+        """Files without a record: those of a request whose gateway, or whose Redis, lost it before it was answered."""
+        for series_id, modified in list(self._blobs.job_ids()):
+            if time.time() - modified > ORPHAN_AGE_S and self._redis.zscore(_EXPIRY, series_id) is None:
+                self._blobs.delete(series_id)
+
+
+def series_id_of(study_uid: str, series_uid: str) -> str:
+    """How a series is called here: nothing that is stored or logged tells its UIDs."""
+    return _digest(f"{study_uid}/{series_uid}")
+
+
+def instance_id_of(sop_instance_uid: str) -> str:
+    return _digest(sop_instance_uid)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _ms_from_now(seconds: float) -> int:
+    """Whole milliseconds: Redis and its scripts write them alike, so they can be compared."""
+    return round((time.time() + seconds) * 1000)

@@ -1,0 +1,156 @@
+"""From received series to jobs: when a series has been quiet for long enough, the operator's rules decide.
+
+A thread in every gateway; a lease lets one of them look at a series at a time. What a gateway leaves unfinished,
+because it dies or because the queue is full, the next look takes up again: a job is made once, by its idempotency key.
+"""
+
+import asyncio
+import hashlib
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+from pydicom import dcmread
+from redis.exceptions import RedisError
+
+from unet_factory.errors import FactoryError, JobExpired, JobUnknown, StorageFull
+from unet_factory.jobs import Job, JobState
+from unet_factory.logs import safe_traceback
+from unet_factory.metrics import JOBS, RECEIVED_SERIES
+from unet_factory.volume.dicom import pack_series
+from unet_factory_service.dicomweb.received import DueSeries, Submission
+from unet_factory_service.dicomweb.routing import Rule
+from unet_factory_service.idempotency import storage_key
+from unet_factory_service.refusals import NotReady, QueueFull
+from unet_factory_service.services import Services
+from unet_factory_service.submission import submit
+from unet_factory_service.upload import ReceivedForm
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 120.0
+
+_POSTPONED_S = 2.0
+_AFTER_AN_ERROR_S = 60.0
+_PURGE_EVERY_S = 60
+_ENDS_WITHIN_S = 10.0
+
+
+@asynccontextmanager
+async def receiving(services: Services) -> AsyncIterator[None]:
+    """The thread lives as long as the block."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Reception(services).run, args=(stop,), name="reception", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.to_thread(thread.join, _ENDS_WITHIN_S)
+
+
+class Reception:
+    """Looks at what has been received."""
+
+    def __init__(self, services: Services) -> None:
+        self._services, self._received = services, services.received
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop``; a Redis that is away is waited for."""
+        interval_s = min(1.0, max(0.1, self._services.settings.series_quiet_s / 5))
+        while not stop.wait(interval_s):
+            try:
+                self.run_once()
+            except RedisError as error:
+                log.warning("reception waits for Redis: %s", type(error).__name__)
+            except Exception as error:
+                log.error("reception failed; it will be tried again\n%s", safe_traceback(error))
+
+    def run_once(self) -> None:
+        """Look at every series that is due, then purge what has expired."""
+        for series in self._received.due():
+            with self._received.held(series.id, LEASE_S) as held:
+                if held:
+                    self._look_at(series)
+        if self._services.redis.set("received:purging", b"1", nx=True, ex=_PURGE_EVERY_S):
+            self._received.purge_expired()
+            self._received.purge_orphans()
+
+    def _look_at(self, series: DueSeries) -> None:
+        try:
+            outcome = self._route(series.id)
+        except (QueueFull, NotReady, StorageFull) as error:
+            log.warning("a received series waits: %s", error.slug)
+            self._received.postpone(series, _POSTPONED_S)
+            return
+        except FactoryError as error:
+            log.warning("a received series cannot be segmented: %s", error.slug)
+            outcome = "refused"
+        except RedisError:
+            raise
+        except Exception as error:
+            log.error("a received series is looked at again later\n%s", safe_traceback(error))
+            self._received.postpone(series, _AFTER_AN_ERROR_S)
+            return
+        RECEIVED_SERIES.labels(outcome).inc()
+        self._received.settle(series)
+
+    def _route(self, series_id: str) -> str:
+        """What became of the series: submitted, repeated (nothing new in it), not_routed or expired."""
+        with self._received.files(series_id) as files:
+            if not files:
+                return "expired"
+            rule = self._rule_for(files[0])
+            if rule is None:
+                log.warning("a received series of %d instances matches no rule", len(files))
+                return "not_routed"
+            digest = _digest(files, rule)
+            earlier = self._received.submission(series_id)
+            if earlier is not None and earlier.digest == digest and self._stands(earlier.job_id):
+                return "repeated"
+            job = self._submit(series_id, files, rule, Submission(digest, "", earlier.jobs if earlier else 0))
+        if earlier is not None:
+            self._supersede(earlier.job_id)
+        log.info("a received series of %d instances becomes job %s", len(files), job.id)
+        return "submitted"
+
+    def _rule_for(self, file: Path) -> Rule | None:
+        routing = self._services.routing
+        return None if routing is None else routing.rule_for(dcmread(file, stop_before_pixels=True))
+
+    def _submit(self, series_id: str, files: list[Path], rule: Rule, submission: Submission) -> Job:
+        """The key holds until the job is recorded with the series: dying in between makes no second job."""
+        key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
+        with self._services.blobs.scratch() as folder:
+            pack_series(files, folder / "upload")
+            job = submit(self._services, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key)
+        self._received.record(series_id, Submission(submission.digest, job.id, submission.jobs + 1))
+        return job
+
+    def _stands(self, job_id: str) -> bool:
+        """Whether a job has answered for its series, or still may; one that failed or was purged has not."""
+        try:
+            return self._services.jobs.get(job_id).state not in (JobState.FAILED, JobState.CANCELLED)
+        except (JobUnknown, JobExpired):
+            return False
+
+    def _supersede(self, job_id: str) -> None:
+        """A job of less than the whole series is of no use any more; one that has ended stays as it is."""
+        with suppress(JobUnknown, JobExpired):
+            model = self._services.jobs.get(job_id).model
+            if self._services.jobs.end(job_id, JobState.CANCELLED):
+                JOBS.labels(model, JobState.CANCELLED.value).inc()
+                log.info("job %s is superseded: more of its series has come", job_id)
+
+
+def _fields(rule: Rule) -> dict[str, str]:
+    fields = {"model": rule.model, "outside": rule.outside.value}
+    return fields | {"send_to": ",".join(rule.send_to)} if rule.send_to else fields
+
+
+def _digest(files: list[Path], rule: Rule) -> str:
+    """Of which instances there are and what is to be done with them; an instance's name is a digest of its UID."""
+    content = "\n".join([*sorted(file.name for file in files), rule.model_dump_json()])
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,135 @@
+"""WADO-RS (PS3.18 section 10.4): the objects that jobs made, and their metadata."""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydicom import dcmread
+
+from unet_factory.errors import JobExpired
+from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, check_accepts
+from unet_factory_service.dicomweb.results import ResultIndex, StoredInstance
+from unet_factory_service.documentation import Responses, file_of, problems
+from unet_factory_service.services import ServicesDependency
+
+router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
+
+_PRIVATE = {"Cache-Control": "private, no-store"}
+_FOUND: Responses = {
+    200: {"content": {DICOM_JSON: {"schema": {"type": "array", "items": {"type": "object"}}}}, "description": "Found"}
+}
+_FILES: Responses = {200: file_of('multipart/related; type="application/dicom"', "The objects")}
+_METADATA = _FOUND | problems(404, 406, 410, 503)
+_OBJECTS = _FILES | problems(404, 406, 410, 503)
+
+
+def _wanted(
+    services: ServicesDependency, study: str, series: str | None = None, instance: str | None = None
+) -> list[StoredInstance]:
+    """What the path names; UIDs in it are the asker's, so no answer repeats them."""
+    found = [
+        stored
+        for stored in services.results.instances(study)
+        if series in (None, stored.header.SeriesInstanceUID) and instance in (None, stored.header.SOPInstanceUID)
+    ]
+    if not found:
+        raise HTTPException(404, "there is no such object among the results; they go when their jobs expire")
+    return found
+
+
+def _of_study(services: ServicesDependency, study: str) -> list[StoredInstance]:
+    return _wanted(services, study)
+
+
+def _of_series(services: ServicesDependency, study: str, series: str) -> list[StoredInstance]:
+    return _wanted(services, study, series)
+
+
+def _of_instance(services: ServicesDependency, study: str, series: str, instance: str) -> list[StoredInstance]:
+    return _wanted(services, study, series, instance)
+
+
+OfStudy = Annotated[list[StoredInstance], Depends(_of_study)]
+OfSeries = Annotated[list[StoredInstance], Depends(_of_series)]
+OfInstance = Annotated[list[StoredInstance], Depends(_of_instance)]
+
+_STUDY = "/studies/{study}"
+_SERIES = f"{_STUDY}/series/{{series}}"
+_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+
+
+@router.get(_STUDY, operation_id="retrieve_study", response_class=Response, responses=_OBJECTS)
+def retrieve_study(request: Request, found: OfStudy, services: ServicesDependency) -> Response:
+    return _objects(request, found, services.results)
+
+
+@router.get(_SERIES, operation_id="retrieve_series", response_class=Response, responses=_OBJECTS)
+def retrieve_series(request: Request, found: OfSeries, services: ServicesDependency) -> Response:
+    return _objects(request, found, services.results)
+
+
+@router.get(_INSTANCE, operation_id="retrieve_instance", response_class=Response, responses=_OBJECTS)
+def retrieve_instance(request: Request, found: OfInstance, services: ServicesDependency) -> Response:
+    return _objects(request, found, services.results)
+
+
+@router.get(f"{_STUDY}/metadata", operation_id="study_metadata", responses=_METADATA)
+def study_metadata(request: Request, found: OfStudy, services: ServicesDependency) -> Response:
+    return _metadata(request, found, services.results)
+
+
+@router.get(f"{_SERIES}/metadata", operation_id="series_metadata", responses=_METADATA)
+def series_metadata(request: Request, found: OfSeries, services: ServicesDependency) -> Response:
+    return _metadata(request, found, services.results)
+
+
+@router.get(f"{_INSTANCE}/metadata", operation_id="instance_metadata", responses=_METADATA)
+def instance_metadata(request: Request, found: OfInstance, services: ServicesDependency) -> Response:
+    return _metadata(request, found, services.results)
+
+
+def _objects(request: Request, found: Sequence[StoredInstance], results: ResultIndex) -> Response:
+    """As they are stored: nothing is transcoded. A single object may be asked for without the multipart around it."""
+    if len(found) == 1 and check_accepts(request, MULTIPART, DICOM) == DICOM:
+        return Response(_content(results, found[0]), headers=_PRIVATE, media_type=DICOM)
+    check_accepts(request, MULTIPART)
+    boundary = secrets.token_hex(16)
+    media_type = f'{MULTIPART}; type="{DICOM}"; boundary={boundary}'
+    first = _content(results, found[0])  # what is gone is a problem, as long as it can still be said
+    return StreamingResponse(_parts(results, first, found[1:], boundary), headers=_PRIVATE, media_type=media_type)
+
+
+def _parts(results: ResultIndex, first: bytes, others: Sequence[StoredInstance], boundary: str) -> Iterator[bytes]:
+    yield _part(first, boundary)
+    for instance in others:
+        yield _part(_content(results, instance), boundary)
+    yield f"--{boundary}--\r\n".encode()
+
+
+def _part(content: bytes, boundary: str) -> bytes:
+    head = f"--{boundary}\r\nContent-Type: {DICOM}\r\nContent-Length: {len(content)}\r\n\r\n"
+    return head.encode() + content + b"\r\n"
+
+
+def _metadata(request: Request, found: Sequence[StoredInstance], results: ResultIndex) -> Response:
+    """All attributes but the pixels, in the DICOM JSON model."""
+    check_accepts(request, DICOM_JSON, "application/json")
+    return JSONResponse([_header(results, one) for one in found], headers=_PRIVATE, media_type=DICOM_JSON)
+
+
+def _header(results: ResultIndex, instance: StoredInstance) -> dict[str, Any]:
+    try:
+        with results.file(instance) as path:
+            return dcmread(path, stop_before_pixels=True).to_json_dict()
+    except FileNotFoundError as error:
+        raise JobExpired("the result was purged") from error
+
+
+def _content(results: ResultIndex, instance: StoredInstance) -> bytes:
+    try:
+        with results.file(instance) as path:
+            return path.read_bytes()
+    except FileNotFoundError as error:
+        raise JobExpired("the result was purged") from error

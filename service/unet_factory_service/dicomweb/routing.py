@@ -1,0 +1,117 @@
+"""Which series becomes a job of which model, and where its results go: rules of the operator, the first match counts.
+
+The file named by ``UNET_FACTORY_ROUTING`` is YAML::
+
+    rules:
+      - match: {modality: MR, series_description: hippocampus|T1.*3D, body_part: BRAIN}
+        model: hippocampus-mr
+        send_to: [archive]
+        outside: clamp
+
+Without a file there is one rule: the default model, for series of its own modality, sent nowhere.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+from pydicom import Dataset
+
+from unet_factory.destinations import Destinations
+from unet_factory.errors import DestinationUnknown, RoutingInvalid, UnknownModel
+from unet_factory.frozen import Frozen
+from unet_factory.model_registry import ModelRegistry
+from unet_factory.spacing import OutsidePolicy
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
+class Match(Frozen):
+    """All that is given must hold. Descriptions are regular expressions, found anywhere, whatever the case."""
+
+    modality: str | None = None
+    body_part: str | None = None
+    series_description: Pattern | None = None
+    study_description: Pattern | None = None
+    protocol_name: Pattern | None = None
+
+    def holds(self, header: Dataset) -> bool:
+        """``header`` is that of any instance of the series."""
+        exact = {"Modality": self.modality, "BodyPartExamined": self.body_part}
+        found = {
+            "SeriesDescription": self.series_description,
+            "StudyDescription": self.study_description,
+            "ProtocolName": self.protocol_name,
+        }
+        return all(
+            wanted is None or _text(header, keyword).casefold() == wanted.casefold()
+            for keyword, wanted in exact.items()
+        ) and all(
+            pattern is None or re.search(pattern, _text(header, keyword), re.IGNORECASE)
+            for keyword, pattern in found.items()
+        )
+
+
+class Rule(Frozen):
+    """What is done with a series that matches."""
+
+    match: Match = Match()
+    model: str
+    send_to: tuple[str, ...] = ()
+    outside: OutsidePolicy = OutsidePolicy.CLAMP
+
+
+class Routing(Frozen):
+    rules: tuple[Rule, ...] = Field(min_length=1)
+
+    def rule_for(self, header: Dataset) -> Rule | None:
+        """The first rule that matches a series of which ``header`` is one instance's."""
+        return next((rule for rule in self.rules if rule.match.holds(header)), None)
+
+
+def read_routing(file: Path | None, registry: ModelRegistry, destinations: Destinations) -> Routing | None:
+    """The operator's rules, or the default one; None when there is neither a file nor a model.
+
+    Raises:
+        RoutingInvalid: the file cannot be read, is no list of rules, or names a model or an archive that is not there.
+    """
+    if file is None:
+        return _default(registry)
+    try:
+        routing = Routing.model_validate(yaml.safe_load(file.read_text()))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise RoutingInvalid(f"{file} holds no rules: {error}") from error
+    for rule in routing.rules:
+        _check_names(rule, file, registry, destinations)
+    return routing
+
+
+def _default(registry: ModelRegistry) -> Routing | None:
+    if not registry.all():
+        return None
+    manifest = registry.get().manifest
+    return Routing(rules=(Rule(match=Match(modality=manifest.modality), model=manifest.name),))
+
+
+def _check_names(rule: Rule, file: Path, registry: ModelRegistry, destinations: Destinations) -> None:
+    try:
+        registry.get(rule.model)
+        for name in rule.send_to:
+            destinations.archive(name)
+    except (UnknownModel, DestinationUnknown) as error:
+        raise RoutingInvalid(f"{file}: {error}") from error
+
+
+def _text(header: Dataset, keyword: str) -> str:
+    return str(header.get(keyword) or "").strip()

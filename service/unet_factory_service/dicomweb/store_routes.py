@@ -1,0 +1,131 @@
+"""STOW-RS (PS3.18 section 10.5): instances are put down one by one; one that cannot be used costs no other."""
+
+import logging
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.errors import StorageFull
+from unet_factory.metrics import RECEIVED_INSTANCES
+from unet_factory_service.dicom_parts import receive_dicom_parts
+from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
+from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
+from unet_factory_service.dicomweb.store_answer import Failure, FailureReason, Instance, store_answer
+from unet_factory_service.documentation import Responses, problems
+from unet_factory_service.services import Services, ServicesDependency
+from unet_factory_service.submission import check_capacity
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
+
+_UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            'multipart/related; type="application/dicom"': {
+                "schema": {"type": "array", "items": {"type": "string", "format": "binary"}}
+            }
+        },
+    }
+}
+_DOCUMENT = {DICOM_JSON: {"schema": {"type": "object"}}}
+_ANSWERS: Responses = {
+    200: {"content": _DOCUMENT, "description": "All instances were stored"},
+    202: {"content": _DOCUMENT, "description": "Some instances were stored; the answer says which were not, and why"},
+    409: {"content": _DOCUMENT, "description": "No instance was stored; the answer says why"},
+}
+_RESPONSES = _ANSWERS | problems(400, 406, 413, 415, 429, 503, 507)
+
+
+@router.post(
+    "/studies",
+    operation_id="store_instances",
+    summary="Store instances (STOW-RS); a series that is complete becomes a job by the operator's rules",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses=_RESPONSES,
+)
+async def store_instances(request: Request, services: ServicesDependency) -> Response:
+    return await _store(request, services, None)
+
+
+@router.post(
+    "/studies/{study}",
+    operation_id="store_instances_of_study",
+    summary="Store instances of one study (STOW-RS)",
+    response_class=Response,
+    openapi_extra=_BODY,
+    responses=_RESPONSES,
+)
+async def store_instances_of_study(study: str, request: Request, services: ServicesDependency) -> Response:
+    """Instances of other studies are refused, one by one."""
+    return await _store(request, services, study)
+
+
+async def _store(request: Request, services: Services, study_uid: str | None) -> Response:
+    check_accepts(request, DICOM_JSON, "application/json")
+    await run_in_threadpool(check_capacity, services)
+    with services.blobs.scratch() as folder:
+        files = await receive_dicom_parts(request, folder, services.settings.max_upload_bytes)
+        status, answer = await run_in_threadpool(_put_down, services, files, study_uid)
+    return JSONResponse(answer, status, media_type=DICOM_JSON)
+
+
+def _put_down(services: Services, files: list[Path], study_uid: str | None) -> tuple[int, dict[str, object]]:
+    """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now."""
+    found = [(file, _identify(file, study_uid)) for file in files]
+    series_ids = {series_id_of(i.study_uid, i.series_uid) for _, i in found if isinstance(i, Instance)}
+    services.received.announce(series_ids)
+    outcomes = [_put(services, file, instance) for file, instance in found]
+    services.received.announce(series_ids)
+    stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    RECEIVED_INSTANCES.labels("stored").inc(len(stored))
+    RECEIVED_INSTANCES.labels("failed").inc(len(failed))
+    if failed:
+        log.warning("%d of %d instances could not be stored", len(failed), len(files))
+    return store_answer(stored, failed)
+
+
+def _put(services: Services, file: Path, instance: Instance | Failure) -> Instance | Failure:
+    if isinstance(instance, Failure):
+        return instance
+    series_id = series_id_of(instance.study_uid, instance.series_uid)
+    try:
+        services.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
+    except StorageFull:
+        return Failure(instance, FailureReason.OUT_OF_RESOURCES)
+    return instance
+
+
+def _identify(file: Path, study_uid: str | None) -> Instance | Failure:
+    """Who the instance in a file is, or why it cannot be stored; its pixels are looked at when its job starts."""
+    try:
+        header = dcmread(file, stop_before_pixels=True, specific_tags=[*_UIDS, "TransferSyntaxUID"])
+        uids = [str(header.get(keyword) or "") for keyword in _UIDS]
+    except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
+        return Failure(None, FailureReason.CANNOT_UNDERSTAND)
+    instance = Instance(*uids)
+    if not UID(instance.sop_instance_uid).is_valid or not UID(instance.sop_class_uid).is_valid:
+        return Failure(None, FailureReason.CANNOT_UNDERSTAND)
+    if not all(UID(uid).is_valid for uid in instance) or not _same_class(header, instance):
+        return Failure(instance, FailureReason.DOES_NOT_MATCH)
+    if study_uid is not None and instance.study_uid != study_uid:
+        return Failure(instance, FailureReason.DOES_NOT_MATCH)
+    return instance
+
+
+def _same_class(header: Dataset, instance: Instance) -> bool:
+    """A file's meta information must speak of the instance in it (PS3.10 section 7.1)."""
+    meta = header.file_meta
+    return bool(
+        meta.get("MediaStorageSOPInstanceUID", instance.sop_instance_uid) == instance.sop_instance_uid
+        and meta.get("MediaStorageSOPClassUID", instance.sop_class_uid) == instance.sop_class_uid
+    )
