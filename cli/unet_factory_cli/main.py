@@ -99,7 +99,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
     run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
     device: Device = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE, such as seed=2; again for each.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; again for each.")] = None,
 ) -> None:
     """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
     with clear_errors():

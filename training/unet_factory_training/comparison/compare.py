@@ -48,10 +48,11 @@ def compare(
         contenders = contenders_of(comparison, runs, checkpoints, chosen)
         if "evaluate" in stages:
             table = score_all(comparison, contenders, output / "scores", wanted=arms)
-            table.to_csv(output / SCORES_FILE, index=False, float_format="%.6g")
+            if len(table):
+                table.to_csv(output / SCORES_FILE, index=False, float_format="%.6g")
         if only == "cost" or ("cost" in stages and not (output / COST_FILE).exists()):
             _measure_cost(comparison, contenders, output / COST_FILE)
-    if "report" in stages:
+    if "report" in stages and (output / SCORES_FILE).exists():
         write_report(comparison, output, learning_curves(runs))
         if publish is not None:
             publish_report(comparison, output, publish)

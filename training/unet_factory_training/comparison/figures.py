@@ -54,7 +54,7 @@ def draw_figures(
     if summary["cost"]:
         save("cost", lambda: _cost(comparison, summary["cost"]))
     if len(learning):
-        save("learning", lambda: _learning(learning))
+        save("learning", lambda: _learning(comparison, learning))
     return drawn
 
 
@@ -66,10 +66,16 @@ def _curves(comparison: Comparison, summary: Mapping[str, Any], trained: Interva
     for panel, segment in zip(panels, comparison.segments, strict=True):
         axis = _moving_axis(segment)
         _shade(panel, segment, axis, trained, comparison.fixed_mm)
-        for number, arm in enumerate(summary["arms"]):
+        for arm in summary["arms"]:
             rows = [row for row in summary["curves"] if row["segment"] == segment.name and row["arm"] == arm]
             rows.sort(key=lambda row: row["spacing_mm"][axis])
-            _line(panel, [row["spacing_mm"][axis] for row in rows], [row[measure] for row in rows], arm, number)
+            _line(
+                panel,
+                [row["spacing_mm"][axis] for row in rows],
+                [row[measure] for row in rows],
+                arm,
+                _number(comparison, arm),
+            )
         panel.set(title=segment.name, xlabel=_axis_label(segment))
     panels[0].set_ylabel(LABELS[measure])
     panels[0].legend(fontsize=7)
@@ -121,7 +127,12 @@ def _cost(comparison: Comparison, cost: Mapping[str, Any]) -> Figure:
         panels, ("seconds", "peak_bytes"), (1, 2**20), ("time [s]", "peak memory [MiB]"), strict=True
     ):
         for arm, rows in table.groupby("arm", sort=False):
-            panel.plot(rows[SPACING_COLUMNS[axis]], rows[measure] / unit, marker="o", markersize=3, label=arm)
+            colour = f"C{_number(comparison, str(arm))}"
+            panel.plot(
+                rows[SPACING_COLUMNS[axis]], rows[measure] / unit, color=colour, marker="o", markersize=3, label=arm
+            )
+        if comparison.fixed_mm is not None:
+            panel.axvline(comparison.fixed_mm[axis], color=FIXED_COLOUR, linewidth=1)
         panel.set(yscale="log", xlabel=_axis_label(comparison.cost.along), ylabel=label)
     panels[0].legend()
     return figure
@@ -136,22 +147,28 @@ def _on_segment(table: pd.DataFrame, segment: Segment, axis: int) -> "pd.Series[
     return keep
 
 
-def _learning(learning: pd.DataFrame) -> Figure:
+def _learning(comparison: Comparison, learning: pd.DataFrame) -> Figure:
     """Validation Dice against iterations: every seed thin, the mean over seeds thick."""
     sets = list(learning["set"].unique())
     figure = Figure(figsize=(3.0 * len(sets) + 0.6, 2.9), layout="constrained")
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
     for panel, name in zip(panels, sets, strict=True):
         part = learning[learning["set"] == name]
-        for number, (arm, rows) in enumerate(part.groupby("arm", sort=False)):
+        for arm, rows in part.groupby("arm", sort=False):
+            colour = f"C{_number(comparison, str(arm))}"
             for _, run in rows.groupby("seed"):
-                panel.plot(run["iteration"], run["dice"], color=f"C{number}", linewidth=0.6, alpha=0.5)
+                panel.plot(run["iteration"], run["dice"], color=colour, linewidth=0.6, alpha=0.5)
             mean = rows.groupby("iteration")["dice"].mean()
-            panel.plot(mean.index, mean, color=f"C{number}", marker="o", markersize=2.5, label=arm)
+            panel.plot(mean.index, mean, color=colour, marker="o", markersize=2.5, label=arm)
         panel.set(title=f"validation, {name}", xlabel="iteration")
     panels[0].set_ylabel("Dice")
     panels[0].legend(fontsize=7)
     return figure
+
+
+def _number(comparison: Comparison, arm: str) -> int:
+    """An arm looks the same in every figure."""
+    return list(comparison.arms).index(arm)
 
 
 def _moving_axis(segment: Segment) -> int:

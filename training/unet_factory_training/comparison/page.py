@@ -11,7 +11,7 @@ Summary = Mapping[str, Any]
 
 _HOW = f"""## How this is measured
 
-- Every test scan and its label map are resampled to a spacing, which stands for a scan acquired so; the arm segments the
+- Every scan and its label map are resampled to a spacing, which stands for a scan acquired so; the arm segments the
   scan, and its label map is scored there, at the working resolution. Arms that work at another spacing resample the
   image, and the logits back.
 - Each scan has random spacings of its own from every interval; all arms see the same ones.
@@ -126,7 +126,7 @@ def _differences(summary: Summary) -> str:
 
 def _pictures(summary: Summary, figures: Iterable[str]) -> str:
     captions = {
-        "dice": "Dice along segments of spacings. Blue: trained; pink: beyond; line: where the fixed networks were trained.",
+        "dice": "Dice along segments of spacings. Blue: trained; pink: beyond; line: where fixed networks trained.",
         "hd95_mm": "95% Hausdorff distance along the same segments.",
         "assd_mm": "Mean distance of surfaces along the same segments.",
         "volume_bias": "Volume bias (predicted over reference, minus one) along the same segments.",
