@@ -5,6 +5,7 @@ Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never 
 """
 
 import errno
+import os
 import secrets
 import shutil
 import tempfile
@@ -54,6 +55,11 @@ class BlobStore:
                 self._fs.put_file(str(source), target)
                 source.unlink(missing_ok=True)
 
+    def remove(self, job_id: str, name: str) -> None:
+        """One file of a job; no error when it is not there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(job_id, name))
+
     @contextmanager
     def local(self, job_id: str, name: str) -> Iterator[Path]:
         """The blob as a local file for the duration of the block (a temporary copy unless the store is local).
@@ -67,25 +73,27 @@ class BlobStore:
                 raise FileNotFoundError(f"{self._collection}/{job_id}/{name}")
             yield path
             return
-        with tempfile.TemporaryDirectory() as folder:
-            copy = Path(folder) / name
+        with self.scratch() as folder:
+            copy = folder / name
             self._fs.get_file(self._path(job_id, name), str(copy))
             yield copy
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A temporary folder, on the store's own disk where that is local, gone after the block."""
-        parent = f"{self._root}/{_SCRATCH}" if self._is_local else None
-        if parent:
-            Path(parent).mkdir(parents=True, exist_ok=True)
-        with storage_errors(), tempfile.TemporaryDirectory(dir=parent) as folder:
-            yield Path(folder)
+        """A temporary folder, on the store's own disk where that is local, gone after the block.
+
+        One that a killed process leaves behind goes with :meth:`purge_scratch`.
+        """
+        with storage_errors():
+            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
+                raise RuntimeError(f"{self._scratch} belongs to somebody else; scans would be put into it")
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                yield Path(folder)
 
     def purge_scratch(self, untouched_s: float) -> None:
         """Remove temporary folders that a killed process left behind: nobody has written to them for that long."""
-        if not self._is_local:
-            return
-        for folder in Path(self._root, _SCRATCH).glob("*"):
+        for folder in self._scratch.glob("*"):
             with suppress(FileNotFoundError):  # its owner has just removed it
                 touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
                 if time.time() - touched > untouched_s:
@@ -113,6 +121,13 @@ class BlobStore:
     @property
     def _is_local(self) -> bool:
         return isinstance(self._fs, LocalFileSystem)
+
+    @property
+    def _scratch(self) -> Path:
+        """For a store elsewhere, a folder of this user's on this machine: to be swept by its own processes."""
+        if self._is_local:
+            return Path(self._root, _SCRATCH)
+        return Path(tempfile.gettempdir(), f"unet-factory-scratch-{os.getuid()}")
 
     def _path(self, job_id: str, name: str) -> str:
         return f"{self._folder(job_id)}/{name}"

@@ -171,6 +171,16 @@ class FetchFailed(FactoryError):
     slug, title = "fetch-failed", "The series could not be fetched from the archive"
 
 
+class ApiKeyUnknown(FactoryError):
+    slug, title = "api-key-unknown", "There is no such API key"
+
+
+class ApiKeyInvalid(FactoryError):
+    """What is asked for cannot be an API key, or the key is of no use any more."""
+
+    slug, title = "api-key-invalid", "The API key cannot be made or changed so"
+
+
 class StorageFull(FactoryError):
     slug, title = "storage-full", "The storage is full"
 

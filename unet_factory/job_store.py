@@ -1,8 +1,10 @@
 """Jobs in Redis: one hash each, claimed by lease, so that a job outlives any worker and never runs twice to two ends.
 
 Keys: ``job:ID`` (hash), ``jobs:active`` (not yet final; score: last claim or requeue), ``jobs:expiry`` (score: when to
-purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone), ``idempotency:KEY``; of DICOM
-results ``dicom:results`` (hash, job to study) and ``job:ID:dicom`` (what they are): the gateway fills, a purge empties.
+purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone: whose it was), ``idempotency:KEY``,
+``jobs:uploads`` (final ones; score: since when), ``jobs:of:OWNER`` (whose jobs they are, while they are not final),
+``jobs:purged`` (set after a purge, until the server has dropped the past from its own files); of DICOM results
+``dicom:results`` (hash, job to study) and ``job:ID:dicom`` (what they are): the gateway fills, a purge empties.
 A job's errands are fields of its hash (see ``outbox``): the script that makes a job final makes its deliveries due.
 """
 
@@ -13,66 +15,20 @@ from typing import Any
 
 from redis import Redis
 
+from unet_factory import job_scripts
 from unet_factory.errors import JobExpired, JobUnknown
 from unet_factory.jobs import Errand, Job, JobState, Problem, SegmentationRequest
-from unet_factory.outbox import FETCH, MAKE_DUE_WHEN_FINAL, QUEUES, WITHDRAW, queue_of
+from unet_factory.outbox import FETCH, QUEUES, WITHDRAW, queue_of
 
 TOMBSTONE_S = 7 * 24 * 3600
 ACTIVE = "jobs:active"
 EXPIRY = "jobs:expiry"
+UPLOADS = "jobs:uploads"
+PURGED = "jobs:purged"
+_RESERVED_FOR_S = 120.0
+_NOT_OF_THE_JOB = (b"request", b"owner", b"idempotency")  # fields of its hash that its asker is not told
 _ERRAND = "errand."
 DICOM_RESULTS = "dicom:results"
-
-# KEYS: job hash, lease. ARGV: owner, lease ms. Returns 1 when the owner now holds the job. Only a queued job can be
-# claimed: a running one whose lease has ended comes back through the reaper alone, which caps the attempts.
-_CLAIM = """
-if redis.call('HGET', KEYS[1], 'state') ~= '"queued"' then return 0 end
-if not redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
-redis.call('HSET', KEYS[1], 'state', '"running"')
-redis.call('HINCRBY', KEYS[1], 'attempts', 1)
-return 1
-"""
-# KEYS: lease. ARGV: owner, lease ms. Returns 1 while the owner still holds it.
-_RENEW = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-"""
-# KEYS: job hash, lease. ARGV: owner, field, value, ... Writes only for the owner of a job that is not final.
-_WRITE_AS_OWNER = f"""
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= '"queued"' and state ~= '"running"' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV, 2))
-{MAKE_DUE_WHEN_FINAL}
-return 1
-"""
-# KEYS: job hash. ARGV: field, value, ... Moves a job that is not final yet, whoever holds it.
-_WRITE_UNLESS_FINAL = f"""
-local state = redis.call('HGET', KEYS[1], 'state')
-if state ~= '"queued"' and state ~= '"running"' then return 0 end
-redis.call('HSET', KEYS[1], unpack(ARGV))
-{MAKE_DUE_WHEN_FINAL}
-return 1
-"""
-# KEYS: job hash, lease. Back to the queue, if nobody holds it.
-_REQUEUE = """
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-if redis.call('HGET', KEYS[1], 'state') ~= '"running"' then return 0 end
-redis.call('HSET', KEYS[1], 'state', '"queued"', 'progress', '0.0')
-return 1
-"""
-# KEYS: job hash, expiry set. ARGV: seconds since the epoch, the job's id. Keeps a job longer, never shorter.
-_KEEP = """
-if redis.call('EXISTS', KEYS[1]) == 0 or redis.call('HGET', KEYS[1], 'expires') + 0 >= ARGV[1] + 0 then return 0 end
-redis.call('HSET', KEYS[1], 'expires', ARGV[1])
-redis.call('ZADD', KEYS[2], 'XX', ARGV[1], ARGV[2])
-return 1
-"""
-# KEYS: idempotency entry. ARGV: how the entry of the job to be forgotten ends.
-_FORGET = """
-local entry = redis.call('GET', KEYS[1])
-if entry and string.sub(entry, -string.len(ARGV[1])) == ARGV[1] then redis.call('DEL', KEYS[1]) end
-"""
 
 
 class JobStore:
@@ -80,24 +36,32 @@ class JobStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._claim = redis.register_script(_CLAIM)
-        self._renew = redis.register_script(_RENEW)
-        self._write_as_owner = redis.register_script(_WRITE_AS_OWNER)
-        self._write_unless_final = redis.register_script(_WRITE_UNLESS_FINAL)
-        self._requeue = redis.register_script(_REQUEUE)
-        self._forget = redis.register_script(_FORGET)
-        self._keep = redis.register_script(_KEEP)
+        self._claim = redis.register_script(job_scripts.CLAIM)
+        self._renew = redis.register_script(job_scripts.RENEW)
+        self._write_as_owner = redis.register_script(job_scripts.WRITE_AS_OWNER)
+        self._write_unless_final = redis.register_script(job_scripts.WRITE_UNLESS_FINAL)
+        self._requeue = redis.register_script(job_scripts.REQUEUE)
+        self._forget = redis.register_script(job_scripts.FORGET)
+        self._keep = redis.register_script(job_scripts.KEEP)
+        self._close_script = redis.register_script(job_scripts.CLOSE)
+        self._reserve = redis.register_script(job_scripts.RESERVE)
 
-    def create(self, job: Job, request: SegmentationRequest) -> None:
+    def create(
+        self, job: Job, request: SegmentationRequest, *, owner: str = "", idempotency_key: str | None = None
+    ) -> None:
         """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it.
 
         One whose scan lies in an archive is visible to the couriers, and to the reaper once it was fetched.
         """
         with self._redis.pipeline(transaction=True) as pipeline:
-            fields: dict[Any, Any] = {**_fields(job), "request": request.model_dump_json()}
+            fields: dict[Any, Any] = {**_fields(job), "request": request.model_dump_json(), "owner": owner}
+            if idempotency_key is not None:
+                fields["idempotency"] = idempotency_key
             pipeline.hset(_key(job.id), mapping=fields)
             pipeline.zadd(ACTIVE, {job.id: time.time()})
             pipeline.zadd(EXPIRY, {job.id: job.expires})
+            if owner:
+                pipeline.zadd(_owner_key(owner), {job.id: time.time()})
             if job.fetch is not None:
                 pipeline.zadd(queue_of(job.fetch), {f"{job.id}-{FETCH}": time.time()})
                 pipeline.sadd(QUEUES, queue_of(job.fetch))
@@ -122,6 +86,38 @@ class JobStore:
         if value is None:
             raise JobUnknown(f"there is no job {job_id}", id=job_id)
         return SegmentationRequest.model_validate_json(value)
+
+    def owner(self, job_id: str) -> str:
+        """Whose it is, or was before it was purged; empty where nobody had to say who they are.
+
+        Raises:
+            JobUnknown: it never was.
+        """
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.hget(_key(job_id), "owner")
+            pipeline.exists(_key(job_id))
+            pipeline.get(_gone_key(job_id))
+            owner, exists, gone = pipeline.execute()
+        if not exists and gone is None:
+            raise JobUnknown(f"there is no job {job_id}", id=job_id)
+        return str((owner or gone or b"").decode())
+
+    def reserve(self, owner: str, job_id: str, allowed: int) -> bool:
+        """Take a place among the owner's jobs in flight, for ``create`` to fill or ``release`` to give back.
+
+        Returns:
+            False when all are taken.
+        """
+        now = time.time()
+        return bool(self._reserve(keys=[_owner_key(owner)], args=[job_id, allowed, now, now - _RESERVED_FOR_S]))
+
+    def release(self, owner: str, job_id: str) -> None:
+        """Give back the place of a job that could not be made."""
+        self._redis.zrem(_owner_key(owner), job_id)
+
+    def count_of(self, owner: str) -> int:
+        """How many jobs the owner has in flight."""
+        return int(self._redis.zcard(_owner_key(owner)))
 
     def claim(self, job_id: str, owner: str, lease_s: float) -> bool:
         """Take a queued job that nobody holds; counts the attempt. At most one owner at a time."""
@@ -181,8 +177,15 @@ class JobStore:
 
     def purge(self, job_id: str) -> None:
         """Forget a job, leaving a tombstone that only says that there was one."""
+        found: Any = self._redis.hmget(_key(job_id), "state", "owner", "idempotency")
+        state, owner, idempotency_key = ((value or b"").decode() for value in found)
         with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.set(_gone_key(job_id), b"1", ex=TOMBSTONE_S)
+            if state:  # else it was purged before, and its tombstone stays
+                pipeline.set(_gone_key(job_id), owner, ex=TOMBSTONE_S)
+            pipeline.eval(job_scripts.SEAL, 1, f"idempotency:{idempotency_key}", f" {job_id}")
+            pipeline.zrem(_owner_key(owner), job_id)
+            pipeline.zrem(UPLOADS, job_id)
+            pipeline.set(PURGED, b"1")
             pipeline.eval(WITHDRAW, 1, _key(job_id))
             pipeline.delete(_key(job_id), _lease_key(job_id), dicom_key(job_id))
             pipeline.hdel(DICOM_RESULTS, job_id)
@@ -220,21 +223,31 @@ class JobStore:
         raw_ids: Any = self._redis.zrangebyscore(EXPIRY, "-inf", time.time())
         return [raw.decode() for raw in raw_ids]
 
+    def uploads_since(self, final_for_s: float) -> list[str]:
+        """Ids of the jobs that have been final for so long and still have their upload."""
+        raw_ids: Any = self._redis.zrangebyscore(UPLOADS, "-inf", time.time() - final_for_s)
+        return [raw.decode() for raw in raw_ids]
+
+    def upload_gone(self, job_id: str) -> None:
+        self._redis.zrem(UPLOADS, job_id)
+
     def remember(self, idempotency_key: str, fingerprint: str, job_id: str, ttl_s: float) -> tuple[str, str]:
-        """(fingerprint, job id) first stored under an idempotency key: the given ones, or an earlier request's."""
+        """(fingerprint, job id) first stored under an idempotency key: the given ones, or an earlier request's.
+
+        Of a job that was purged, only its id is left.
+        """
         key, value = f"idempotency:{idempotency_key}", f"{fingerprint} {job_id}"
         earlier: Any = self._redis.set(key, value, nx=True, get=True, ex=max(1, round(ttl_s)))
         stored = value if earlier is None else earlier.decode()
         first, second = stored.split(" ")
-        return first, second
+        return (fingerprint if first == job_scripts.SEALED else first), second
 
     def forget(self, idempotency_key: str, job_id: str) -> None:
         """Undo :meth:`remember` for the job of a request that was refused or died; another job's entry stays."""
         self._forget(keys=[f"idempotency:{idempotency_key}"], args=[f" {job_id}"])
 
     def _close(self, job_id: str) -> None:
-        self._redis.zrem(ACTIVE, job_id)
-        self._redis.delete(_lease_key(job_id))
+        self._close_script(keys=[_key(job_id), ACTIVE, _lease_key(job_id), UPLOADS], args=[job_id, time.time()])
 
     def _announce(self, job_id: str) -> None:
         self._redis.publish(events_channel(job_id), b"changed")
@@ -258,6 +271,10 @@ def _lease_key(job_id: str) -> str:
     return f"job:{job_id}:lease"
 
 
+def _owner_key(owner: str) -> str:
+    return f"jobs:of:{owner}"
+
+
 def _gone_key(job_id: str) -> str:
     return f"job:{job_id}:gone"
 
@@ -275,7 +292,7 @@ def _fields(job: Job) -> dict[str, str]:
 
 
 def _job(fields: dict[bytes, bytes]) -> Job:
-    texts = {name.decode(): value for name, value in fields.items() if name != b"request"}
+    texts = {name.decode(): value for name, value in fields.items() if name not in _NOT_OF_THE_JOB}
     errands = {name.removeprefix(_ERRAND): texts.pop(name) for name in list(texts) if name.startswith(_ERRAND)}
     fetch = errands.pop(FETCH, None)
     return Job.model_validate(

@@ -7,14 +7,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from redis import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from unet_factory import metrics
 from unet_factory.blob_store import BlobStore
 from unet_factory.errors import JobExpired, JobUnknown, WorkerLost
-from unet_factory.job_store import JobStore
+from unet_factory.job_store import PURGED, JobStore
 from unet_factory.jobs import SEGMENT_QUEUE, ErrandState, Job, JobState
 from unet_factory.problems import problem_of
 from unet_factory.settings import Settings
@@ -27,6 +28,9 @@ _ORPHANS_LOCK = "maintenance:orphans"
 _ORPHANS_INTERVAL_S = 60  # a listing of the whole store
 _RESEND_ANYWAY_S = 600.0
 _DELIVERING_RECHECK_S = 10.0
+_SCRATCH_INTERVAL_S = 60.0
+_FORGET_LOCK = "maintenance:forget"
+_FORGET_INTERVAL_S = 60  # a rewrite of the server's files
 
 
 class Maintenance:
@@ -35,14 +39,20 @@ class Maintenance:
     def __init__(self, redis: Redis, blobs: BlobStore, send: Callable[[str], None], settings: Settings) -> None:
         self._redis, self._blobs, self._send, self._settings = redis, blobs, send, settings
         self._jobs = JobStore(redis)
+        self._scratch_due = 0.0
 
     def run_once(self) -> None:
-        """Reap, then purge; at most once per interval over all processes."""
+        """Reap, then purge; at most once per interval over all processes, except for what lies on this machine."""
+        if time.monotonic() >= self._scratch_due:
+            self._scratch_due = time.monotonic() + _SCRATCH_INTERVAL_S
+            self.purge_scratch()
         interval_ms = round(self._settings.maintenance_interval_s * 1000)
         if not self._redis.set(_LOCK, b"1", nx=True, px=max(1, interval_ms - 100)):
             return
         self.reap()
+        self.purge_uploads()
         self.purge_expired()
+        self.forget_the_past()
         if self._redis.set(_ORPHANS_LOCK, b"1", nx=True, ex=_ORPHANS_INTERVAL_S):
             self.purge_orphans()
 
@@ -67,9 +77,37 @@ class Maintenance:
             self._jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
             self._blobs.delete(job_id)
 
+    def purge_scratch(self) -> None:
+        """Temporary folders of this machine's killed processes."""
+        self._blobs.purge_scratch(ORPHAN_AGE_S)
+
+    def purge_uploads(self) -> None:
+        """Scans whose jobs have ended: nothing needs them any more."""
+        if self._settings.upload_retention_s is None:
+            return
+        for job_id in self._jobs.uploads_since(self._settings.upload_retention_s):
+            with suppress(JobUnknown):  # purged in this moment
+                self._blobs.remove(job_id, self._jobs.request(job_id).input_name)
+            self._jobs.upload_gone(job_id)
+
+    def forget_the_past(self) -> None:
+        """Have the server write its append-only file anew after a purge: what was deleted still stands in the old one.
+
+        Does nothing where the server keeps no such file, or does not let us (a managed one).
+        """
+        if not self._redis.exists(PURGED):
+            return
+        if not self._redis.set(_FORGET_LOCK, b"1", nx=True, ex=_FORGET_INTERVAL_S):
+            return
+        self._redis.delete(PURGED)  # before: a purge from here on asks for the next time
+        try:
+            if self._redis.info("persistence").get("aof_enabled"):
+                self._redis.bgrewriteaof()
+        except ResponseError as error:
+            log.warning("the store's append-only file keeps what was purged: %s", error)
+
     def purge_orphans(self) -> None:
         """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
-        self._blobs.purge_scratch(ORPHAN_AGE_S)
         for job_id, modified in self._blobs.job_ids():
             if time.time() - modified > ORPHAN_AGE_S and not self._known(job_id):
                 self._blobs.delete(job_id)

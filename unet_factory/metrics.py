@@ -45,6 +45,7 @@ JOB_MEMORY_PEAK_BYTES = Gauge(
     multiprocess_mode="livemax",
 )
 OOM_FALLBACKS = Counter("unet_factory_oom_fallbacks", "Jobs that ran out of memory and went on in a smaller way")
+AUDIT_FAILURES = Counter("unet_factory_audit_failures", "Lines of the audit trail that could not be written")
 SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings asked for outside the trained range")
 DELIVERIES = Counter(
     "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]

@@ -1,10 +1,11 @@
 """Everything an operator can set, one frozen value per process, read from ``UNET_FACTORY_*`` and passed in."""
 
+import ipaddress
 import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from unet_factory.volume import VolumeLimits
@@ -33,10 +34,20 @@ class Settings(BaseSettings):
         default=None, description="rules for received series, a YAML file; none: a default rule"
     )
 
+    authentication: Literal["off", "required"] | None = Field(
+        default=None, description="by API keys; unset: off for a gateway that listens on loopback only, else required"
+    )
+    key_requests_per_minute: int = Field(default=3000, ge=0, description="of a key without its own limit; 0: any")
+    key_jobs_in_flight: int = Field(default=200, ge=0, description="of a key without its own limit; 0: any")
+    audit_log: str = Field(default="-", description="file for the audit trail; -: standard output")
+
     job_deadline_s: float = 3600.0
     job_attempts: int = 3
     lease_s: float = 10.0
     retention_s: float = 24 * 3600.0
+    upload_retention_s: float | None = Field(
+        default=0.0, ge=0, description="uploads go so long after their job's end; empty: with the results"
+    )
     max_wait_s: float = 300.0
     maintenance_interval_s: float = 2.0
 
@@ -65,6 +76,17 @@ class Settings(BaseSettings):
             raise ValueError(f"lease_s is {self.lease_s}, must be at least 1 second")
         return self
 
+    @field_validator("authentication", "upload_retention_s", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    def requires_authentication(self, host: str) -> bool:
+        """Of a gateway that listens on ``host``: never left out beyond this machine unless the operator says so."""
+        if self.authentication is not None:
+            return self.authentication == "required"
+        return not is_loopback(host)
+
     @property
     def broker_url(self) -> str:
         """``redis_url`` as Celery spells it."""
@@ -81,3 +103,11 @@ class Settings(BaseSettings):
             decompressed_bytes=self.max_decompressed_bytes,
             voxels=self.max_voxels,
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether who listens there can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

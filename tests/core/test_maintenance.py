@@ -63,6 +63,7 @@ def test_files_without_a_record_go_once_they_are_old(
         age(path)
     age(scratch / "broken-off" / "upload")
     maintenance.purge_orphans()
+    maintenance.purge_scratch()
     assert {job_id for job_id, _ in blobs.job_ids()} == {known, fresh}
     assert [path.name for path in scratch.iterdir()] == ["still-written"]
 

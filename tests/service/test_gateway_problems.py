@@ -105,6 +105,8 @@ def test_every_answer_has_a_request_id(http: httpx.Client, given: str, kept: boo
 def test_every_error_that_a_caller_can_cause_has_its_status() -> None:
     ours = {
         errors.FactoryError,
+        errors.ApiKeyInvalid,
+        errors.ApiKeyUnknown,
         errors.CheckpointInvalid,
         errors.WorkerLost,
         errors.OutOfMemory,

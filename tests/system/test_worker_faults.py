@@ -40,6 +40,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterat
         threads=1,
         lease_s=2.0,
         maintenance_interval_s=0.5,
+        upload_retention_s=600.0,
     )
     with Redis.from_url(server.redis_url) as redis:
         bench = Bench(settings, redis, folder, server)
