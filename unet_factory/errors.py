@@ -87,6 +87,12 @@ class SlicesTilted(GeometryInvalid):
     slug, title = "slices-tilted", "The slices do not stand on the line through their positions"
 
 
+class DicomIncomplete(FactoryError):
+    """The scan's images lack identifiers that DICOM results must refer to."""
+
+    slug, title = "dicom-incomplete", "The scan's DICOM headers are incomplete"
+
+
 class NotAVolume(FactoryError):
     """The bytes are no volume in a format that can be read (or are damaged)."""
 

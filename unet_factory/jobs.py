@@ -15,6 +15,7 @@ SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 
 LabelMapFormat = Literal["nii.gz", "nrrd"]
+SegmentationType = Literal["binary", "labelmap"]
 
 
 class JobState(StrEnum):
@@ -76,6 +77,7 @@ class SegmentationRequest(Frozen):
     working_spacing_mm: SpacingMm | None = Field(default=None, description="requested; native when absent")
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
+    seg_type: SegmentationType = Field(default="binary", description="of the DICOM segmentation, for a DICOM scan")
     deadline_s: float = 3600.0
     series: PacsSeries | None = Field(default=None, description="where the scan is fetched from; absent for an upload")
     send_to: tuple[str, ...] = Field(default=(), description="archives, by their configured names")
@@ -84,6 +86,11 @@ class SegmentationRequest(Frozen):
     @property
     def output_name(self) -> str:
         return f"labelmap.{self.output}"
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the scan is a DICOM series: those are stored as one zip archive, however they came."""
+        return self.input_name.endswith(".zip")
 
 
 class Spacings(Frozen):

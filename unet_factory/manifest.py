@@ -13,6 +13,9 @@ from pydantic import Field, model_validator
 from unet_factory.frozen import Frozen
 from unet_factory.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 
+CodeTriple = tuple[str, str, str]
+"""Coding scheme, code value and meaning, as in DICOM."""
+
 Strides = tuple[tuple[int, ...], ...]
 """Per change of level, finest first, the stride (1 or 2) along each axis."""
 
@@ -98,12 +101,18 @@ class HypernetworkShape(Frozen):
 
 
 class Label(Frozen):
-    """One value of the label map. ``code`` and ``modifier`` are (coding scheme, code value, meaning), as in DICOM."""
+    """One value of the label map, and what DICOM results say of it: ``code`` is the type of what is segmented.
+
+    Without a ``category`` (DICOM PS3.16 CID 7150) it counts as an anatomical structure. ``region`` is where it lies,
+    for what is no anatomy itself, such as a tumour.
+    """
 
     value: int = Field(ge=0)
     name: str
-    code: tuple[str, str, str] | None = None
-    modifier: tuple[str, str, str] | None = None
+    code: CodeTriple | None = None
+    modifier: CodeTriple | None = None
+    category: CodeTriple | None = None
+    region: CodeTriple | None = None
 
 
 class Normalisation(Frozen):

@@ -36,6 +36,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SpacingAmbiguous: 422,
     errors.GeometryInvalid: 422,
     errors.SeriesMixed: 422,
+    errors.DicomIncomplete: 422,
     errors.SlicesInconsistent: 422,
     errors.SlicesAmbiguous: 422,
     errors.SlicesMissing: 422,

@@ -1,9 +1,9 @@
-"""One job from claim to end: the stages fetch, load, weights, infer, write, each timed, as the owner of a lease."""
+"""One job from claim to end: the stages fetch, load, weights, infer, write, dicom, each timed, as owner of a lease."""
 
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,11 @@ from unet_factory.manifest import Manifest
 from unet_factory.model.unet import UNet
 from unet_factory.problems import TYPE_PREFIX, problem_of
 from unet_factory.volume import Volume, VolumeHeader, read_volume, write_labelmap
+from unet_factory.volume.dicom import read_series
 from unet_factory.working_spacing import SpacingPlan, plan_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
+from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobLost, Lease
 from unet_factory_worker.memory import PeakMemory
 from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
@@ -120,13 +122,12 @@ class Attempt:
                 labels, reduced = self._infer(unet, volume, plan, manifest)
             with self._stage("write"):
                 self._write(labels, source, volume.header)
-        self._finish(
-            JobState.SUCCEEDED,
-            progress=1.0,
-            weights_cached=cached,
-            policy=_report(plan, request, reduced_memory=reduced),
-            volumes_ml=volumes_ml(labels, plan.native_mm, manifest.labels),
-        )
+            policy = _report(plan, request, reduced_memory=reduced)
+            found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
+            if volume.header.format == "dicom":
+                with self._stage("dicom"):
+                    self._write_dicom(labels, found_ml, source, self._provenance(manifest, plan, policy))
+        self._finish(JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -198,9 +199,35 @@ class Attempt:
         with self.context.blobs.scratch() as folder:
             result = folder / self.request.output_name
             write_labelmap(result, labels, source, header)
-            if not self.context.jobs.renew(self.job_id, self.owner, self.context.settings.lease_s):
-                raise JobLost
-            self.context.blobs.put(self.job_id, result.name, result)
+            self._put(result)
+
+    def _write_dicom(
+        self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], source: Path, provenance: Provenance
+    ) -> None:
+        request = self.request
+        limits = self.context.settings.volume_limits
+        series = read_series(source, limits=limits, spacing_ras_mm=request.spacing_ras_mm)
+        with self.context.blobs.scratch() as folder:
+            for result in write_dicom_results(folder, labels, found_ml, series, provenance, request.seg_type):
+                self._put(result)
+
+    def _provenance(self, manifest: Manifest, plan: SpacingPlan, policy: PolicyReport) -> Provenance:
+        return Provenance(
+            job_id=self.job_id,
+            created=self.context.jobs.get(self.job_id).created,
+            model=manifest.name,
+            checkpoint_digest=self.request.checkpoint_digest,
+            labels=manifest.labels,
+            native_mm=plan.native_mm,
+            working_mm=plan.working_mm,
+            snapped_mm=plan.snapped.mm,
+            policy=policy,
+        )
+
+    def _put(self, result: Path) -> None:
+        if not self.context.jobs.renew(self.job_id, self.owner, self.context.settings.lease_s):
+            raise JobLost
+        self.context.blobs.put(self.job_id, result.name, result)
 
     def _tell(self, **fields: Any) -> None:
         """Write to the job's record.
