@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from unet_factory import metrics
+from unet_factory.destinations import Destinations
 from unet_factory.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
 _FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
-OURS = ("gateway", "worker", "worker-gpu")
+OURS = ("gateway", "worker", "worker-gpu", "courier")
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,7 @@ def test_gateway_and_workers_share_stores_blobs_and_models(compose: dict[str, An
             name: services[0]["environment"][name] for name in stores
         }
         assert service["volumes"] == services[0]["volumes"]
-        models = next(volume for volume in service["volumes"] if isinstance(volume, dict))
-        assert models["read_only"] is True
+        assert [volume["read_only"] for volume in service["volumes"] if isinstance(volume, dict)] == [True, True]
 
 
 def test_a_stopped_worker_may_finish_its_job(compose: dict[str, Any]) -> None:
@@ -119,7 +119,7 @@ def test_only_the_gpu_profile_asks_for_a_device(compose: dict[str, Any]) -> None
     assert compose["services"]["worker-gpu"]["profiles"] == ["gpu"]
 
 
-@pytest.mark.parametrize("role", ["gateway", "worker", "training"])
+@pytest.mark.parametrize("role", ["gateway", "courier", "worker", "training"])
 def test_every_role_runs_unprivileged_from_its_own_target(role: str) -> None:
     stage = stages()[role]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE)
@@ -127,14 +127,15 @@ def test_every_role_runs_unprivileged_from_its_own_target(role: str) -> None:
     assert "HEALTHCHECK" in stage
 
 
-def test_the_gateway_is_built_without_torch() -> None:
-    lineage, stage = "", "gateway-requirements"
+@pytest.mark.parametrize("role", ["gateway", "courier"])
+def test_a_role_that_computes_nothing_is_built_without_torch(role: str) -> None:
+    lineage, stage = "", f"{role}-requirements"
     while stage in stages():
         lineage += stages()[stage]
         stage = lineage_of(stage)
     assert "TORCH" not in lineage
-    assert "gateway-requirements" in stages()["gateway"]
-    assert "torch" not in stages()["gateway"]
+    assert f"{role}-requirements" in stages()[role]
+    assert "torch" not in stages()[role]
 
 
 def test_base_image_is_pinned_and_copied_files_exist_and_reach_the_builder() -> None:
@@ -154,7 +155,7 @@ def test_base_image_is_pinned_and_copied_files_exist_and_reach_the_builder() -> 
 def test_every_installing_stage_declares_the_arguments_of_a_mirror() -> None:
     """Not every builder hands a stage's arguments to the stages made from it."""
     installing = {name: stage for name, stage in stages().items() if " install --no-cache-dir" in stage}
-    assert len(installing) == 5
+    assert len(installing) == 6
     for name, stage in installing.items():
         for argument in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT"):
             assert f"ARG {argument}\n" in stage, name
@@ -167,12 +168,17 @@ def test_torch_is_pinned_as_in_the_constraints() -> None:
     assert pinned[1] in constraints
 
 
-def test_prometheus_finds_the_ports_that_gateway_and_worker_listen_on() -> None:
+def test_the_destinations_that_are_shipped_can_be_loaded() -> None:
+    assert Destinations.load(ROOT / "deploy/destinations.yml") == Destinations()
+
+
+def test_prometheus_finds_the_ports_that_the_roles_listen_on() -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
     ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in config["scrape_configs"]}
     assert f"EXPOSE {ports['unet-factory-gateway']}\n" in stages()["gateway"]
-    assert f"UNET_FACTORY_METRICS_PORT={ports['unet-factory-worker']}\n" in stages()["worker"]
-    assert "UNET_FACTORY_METRICS_HOST=0.0.0.0 " in stages()["worker"]  # its own default is loopback
+    for role in ("worker", "courier"):
+        assert f"UNET_FACTORY_METRICS_PORT={ports[f'unet-factory-{role}']}\n" in stages()[role]
+        assert "UNET_FACTORY_METRICS_HOST=0.0.0.0 " in stages()[role]  # its own default is loopback
     targets = {name for job in config["scrape_configs"] for name in job["dns_sd_configs"][0]["names"]}
     assert targets == set(OURS)
 
