@@ -15,6 +15,8 @@ SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 
 LabelMapFormat = Literal["nii.gz", "nrrd"]
+SEG_NAME = "seg.dcm"
+REPORT_NAME = "report.dcm"
 SegmentationType = Literal["binary", "labelmap"]
 
 

@@ -19,7 +19,7 @@ from unet_factory.errors import (
     StorageFull,
 )
 from unet_factory.job_store import JobStore
-from unet_factory.jobs import ErrandKind, Job, JobState, SegmentationRequest, Spacings
+from unet_factory.jobs import REPORT_NAME, SEG_NAME, ErrandKind, Job, JobState, SegmentationRequest, Spacings
 from unet_factory.outbox import Claimed
 from unet_factory.problems import problem_of
 from unet_factory.settings import Settings
@@ -29,7 +29,7 @@ from unet_factory_courier import dicomweb, dimse
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
 from unet_factory_courier.webhook import WebhookSender
 
-RESULTS = ("seg.dcm", "report.dcm")
+RESULTS = (SEG_NAME, REPORT_NAME)
 
 _Archive = TypeVar("_Archive", DicomWeb, Dimse)
 

@@ -11,7 +11,8 @@ from unet_factory.volume import VolumeLimits, sniff_format
 from unet_factory_service.dicom_parts import MEDIA_TYPE, receive_dicom_parts
 from unet_factory_service.upload import ReceivedForm
 
-QUERY_FIELDS = ("model", "spacing", "working_spacing", "outside", "output")  # none of which can tell of a patient
+# none of which can tell of a patient
+QUERY_FIELDS = ("model", "spacing", "working_spacing", "outside", "output", "seg_type")
 
 _ZIP_MAGIC = b"PK"
 

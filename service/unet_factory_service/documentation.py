@@ -22,7 +22,9 @@ class ProblemDocument(BaseModel):
 
 _MEANING = {
     400: "Malformed request",
-    404: "There is no such job, model or page",
+    401: "No API key, or none that holds",
+    403: "The API key lacks the scope",
+    404: "There is no such job, model or page, or not for this key",
     406: "None of the media types in `Accept` is served here",
     409: "The state of the job, or an Idempotency-Key, is in the way",
     410: "The job has expired or was purged",
@@ -30,7 +32,7 @@ _MEANING = {
     415: "The file is not a readable volume",
     416: "The range begins behind the end",
     422: "The geometry, the spacing, or something that is not supported",
-    429: "The queue is full; come back after `Retry-After` seconds",
+    429: "The queue is full, or the key's quota used up; come back after `Retry-After` seconds",
     500: "An error of the service or of its worker",
     502: "The archive did not hand the series out",
     503: "Redis or the workers are away; come back after `Retry-After` seconds",
@@ -105,6 +107,12 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "description": "what to do with a spacing outside the trained range",
     },
     "output": {"type": "string", "enum": ["nii.gz", "nrrd"], "default": "nii.gz"},
+    "seg_type": {
+        "type": "string",
+        "enum": ["binary", "labelmap"],
+        "default": "binary",
+        "description": "of the DICOM segmentation, for a DICOM series only; older viewers know binary alone",
+    },
 }
 
 SEGMENTATION_BODY: dict[str, Any] = {

@@ -14,15 +14,15 @@ RECORDED_WITHIN_S = 5.0
 _POLL_S = 0.05
 
 
-def storage_key(header: str) -> str:
-    """The caller's key as it is stored: a hash, since it is the caller's text.
+def storage_key(header: str, key_id: str | None = None) -> str:
+    """The caller's key as it is stored: a hash, since it is the caller's text; apart from that of other API keys.
 
     Raises:
         MalformedRequest: empty, too long, or not printable ASCII.
     """
     if not _KEY.fullmatch(header):
         raise MalformedRequest("the Idempotency-Key must be 1 to 255 printable ASCII characters without spaces")
-    return hashlib.sha256(header.encode()).hexdigest()
+    return hashlib.sha256(f"{key_id or ''} {header}".encode()).hexdigest()
 
 
 def reserve(jobs: JobStore, key: str, fingerprint: str, job_id: str, ttl_s: float) -> Job | None:

@@ -1,23 +1,28 @@
 """The gateway: thin routes over the core, without torch."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 import unet_factory
+from unet_factory.audit import open_trail
 from unet_factory.logs import configure_logging
-from unet_factory.settings import Settings
+from unet_factory.settings import Settings, is_loopback
 from unet_factory_service import (
     delivery_routes,
+    dicom_result_routes,
     health_routes,
     metrics_routes,
     model_routes,
     segmentation_routes,
     unet_routes,
 )
+from unet_factory_service.access import authorise, check_plain_routes, document_access
+from unet_factory_service.audit_trail import AuditTrail
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
@@ -25,16 +30,19 @@ from unet_factory_service.middleware import RequestDuration, RequestId, Unexpect
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.services import Services
 
+log = logging.getLogger(__name__)
+
 _STOPS_WITHIN_S = 20
 _ROUTERS = (
-    *(unet_routes.router, segmentation_routes.router, delivery_routes.router, model_routes.router),
+    *(unet_routes.router, segmentation_routes.router, dicom_result_routes.router),
+    *(delivery_routes.router, model_routes.router),
     *(store_routes.router, search_routes.router, retrieve_routes.router),
     *(health_routes.router, metrics_routes.router),
 )
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The app over the models and stores that ``settings`` name.
+    """The app over the models and stores that ``settings`` name; keys are required unless authentication is "off".
 
     Raises:
         CheckpointInvalid: a file in the model folder is no checkpoint.
@@ -54,6 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         version=unet_factory.__version__,
         summary="Segmentation networks made to measure for a scan's voxel spacing",
         lifespan=lifespan,
+        dependencies=[Depends(authorise)],
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
@@ -61,8 +70,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.services = services
     for router in _ROUTERS:
         app.include_router(router)
+    check_plain_routes(app)
     install_problem_handlers(app)
-    for middleware in (UnexpectedErrors, RequestDuration, RequestId):  # the last one is the outermost
+    for middleware in (UnexpectedErrors, AuditTrail, RequestDuration, RequestId):  # the last one is the outermost
         app.add_middleware(middleware)
     return app
 
@@ -70,7 +80,16 @@ def create_app(settings: Settings) -> FastAPI:
 def run(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
     configure_logging(settings.log_format)
-    GatewayServer(create_app(settings), host=host, port=port).run()
+    open_trail(settings.audit_log)
+    GatewayServer(create_app(with_access_decided(settings, host)), host=host, port=port).run()
+
+
+def with_access_decided(settings: Settings, host: str) -> Settings:
+    """The settings with authentication either off or required, as befits where the gateway listens."""
+    required = settings.requires_authentication(host)
+    if not required and not is_loopback(host):
+        log.warning("LISTENING ON %s WITHOUT AUTHENTICATION: whoever reaches it reads and deletes patient data", host)
+    return settings.model_copy(update={"authentication": "required" if required else "off"})
 
 
 class GatewayServer(uvicorn.Server):
@@ -102,6 +121,7 @@ class _Gateway(FastAPI):
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
             _drop_default_validation_answers(document)
+            document_access(document)
         assert self.openapi_schema is not None
         return self.openapi_schema
 

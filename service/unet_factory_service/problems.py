@@ -22,12 +22,17 @@ log = logging.getLogger(__name__)
 
 STATUS: Mapping[type[FactoryError], int] = {
     errors.MalformedRequest: 400,
+    refusals.Unauthenticated: 401,
+    refusals.ScopeMissing: 403,
+    refusals.RouteClosed: 403,
     errors.UnknownModel: 404,
     errors.DeliveryUnknown: 404,
     errors.JobUnknown: 404,
+    refusals.NothingSegmented: 404,
     errors.JobCancelled: 409,
     refusals.IdempotencyConflict: 409,
     refusals.JobNotFinished: 409,
+    refusals.NoDicomResults: 409,
     errors.JobExpired: 410,
     errors.VolumeTooLarge: 413,
     errors.NotAVolume: 415,
@@ -48,6 +53,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SeriesNotFound: 422,
     refusals.NotSupported: 422,
     refusals.QueueFull: 429,
+    refusals.QuotaExceeded: 429,
     errors.FetchFailed: 502,
     refusals.NotReady: 503,
     errors.DeadlineExceeded: 504,
@@ -91,14 +97,17 @@ def problem_response(problem: Problem, status: int, headers: Mapping[str, str] |
         "status": status,
         "detail": problem.detail,
     }
-    retry_after = {"Retry-After": str(_RETRY_AFTER_S[status])} if status in _RETRY_AFTER_S else {}
+    retry_after_s = problem.details.get("retry_after_s", _RETRY_AFTER_S.get(status))
+    retry_after = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
     return JSONResponse(document, status, headers={**retry_after, **(headers or {})}, media_type=MEDIA_TYPE)
 
 
 def error_response(error: FactoryError) -> JSONResponse:
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
     # what is refused before its body was read cannot be followed by another request on the same connection
-    headers = {"Connection": "close"} if status in (413, 429) else None
+    headers = {"Connection": "close"} if status in (401, 403, 413, 429) else {}
+    if isinstance(error, refusals.Unauthenticated | refusals.ScopeMissing):
+        headers["WWW-Authenticate"] = error.challenge
     return problem_response(problem_of(error), status, headers)
 
 

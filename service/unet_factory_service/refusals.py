@@ -1,5 +1,8 @@
 """What only an HTTP service can refuse; everything else is refused by the core."""
 
+from collections.abc import Sequence
+
+from unet_factory.api_keys import Scope
 from unet_factory.errors import FactoryError
 
 
@@ -25,5 +28,53 @@ class IdempotencyConflict(FactoryError):
     slug, title = "idempotency-conflict", "The Idempotency-Key is in use for another request"
 
 
+class NoDicomResults(FactoryError):
+    """A segmentation object or a report is asked for, but the job's scan was no DICOM series."""
+
+    slug, title = "no-dicom-results", "The job has no DICOM results"
+
+
+class NothingSegmented(FactoryError):
+    """No label was found in the scan, so there is no segmentation object."""
+
+    slug, title = "nothing-segmented", "Nothing was found in the scan"
+
+
 class JobNotFinished(FactoryError):
     slug, title = "job-not-finished", "The job has no result yet"
+
+
+class Unauthenticated(FactoryError):
+    """No API key, or none that holds: which of the two is all that is told."""
+
+    slug, title = "unauthenticated", "An API key is needed"
+
+    def __init__(self, *, presented: bool) -> None:
+        super().__init__(
+            "this API key does not hold: it is unknown, expired or revoked"
+            if presented
+            else "send an API key, as «Authorization: Bearer KEY» or «X-API-Key: KEY»"
+        )
+        self.challenge = 'Bearer realm="unet-factory"' + (', error="invalid_token"' if presented else "")
+
+
+class ScopeMissing(FactoryError):
+    slug, title = "scope-missing", "The API key is not for this"
+
+    def __init__(self, wanted: Scope, held: Sequence[Scope]) -> None:
+        super().__init__(
+            f"this needs a key with the scope {wanted}; yours has {', '.join(held)}", scope=wanted, held=list(held)
+        )
+        self.challenge = f'Bearer realm="unet-factory", error="insufficient_scope", scope="{wanted}"'
+
+
+class RouteClosed(FactoryError):
+    """Nobody has decided who may use a route."""
+
+    slug, title = "route-closed", "Nobody may use this address"
+
+
+class QuotaExceeded(FactoryError):
+    """A key asked for more than it may; ``details`` name the quota, its limit and ``retry_after_s``."""
+
+    slug, title = "quota-exceeded", "The API key's quota is used up"

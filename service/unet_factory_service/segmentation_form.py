@@ -7,7 +7,7 @@ from typing import Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from unet_factory.errors import MalformedRequest
-from unet_factory.jobs import LabelMapFormat, PacsSeries
+from unet_factory.jobs import LabelMapFormat, PacsSeries, SegmentationType
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_service.refusals import NotSupported
 
@@ -16,7 +16,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 _REFERENCE = ("pacs", "study_uid", "series_uid")
 _UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9]\d*)(\.(0|[1-9]\d*))*\Z", re.ASCII)  # DICOM PS3.5 section 9.1
 _FIELDS = (
-    *("model", "spacing", "working_spacing", "outside", "output"),
+    *("model", "spacing", "working_spacing", "outside", "output", "seg_type"),
     *("callback_url", "send_to", *_REFERENCE),
 )
 
@@ -24,6 +24,11 @@ _FIELDS = (
 class _Output(StrEnum):
     NIFTI = "nii.gz"
     NRRD = "nrrd"
+
+
+class _SegType(StrEnum):
+    BINARY = "binary"
+    LABELMAP = "labelmap"
 
 
 class SegmentationForm(BaseModel):
@@ -36,6 +41,7 @@ class SegmentationForm(BaseModel):
     working_spacing: SpacingMm | None = None
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
+    seg_type: SegmentationType | None = None
     series: PacsSeries | None = None
     series_uid: str | None = None
     send_to: tuple[str, ...] | None = None
@@ -56,6 +62,7 @@ class SegmentationForm(BaseModel):
             working_spacing=_spacing(fields.get("working_spacing")),
             outside=_choice("outside", fields.get("outside", cls.model_fields["outside"].default), OutsidePolicy),
             output=_choice("output", fields.get("output", cls.model_fields["output"].default), _Output).value,
+            seg_type=_seg_type(fields.get("seg_type")),
             series=_series(fields),
             series_uid=_series_uid(fields),
             send_to=_names(fields.get("send_to")),
@@ -102,6 +109,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 def _spacing(text: str | None) -> SpacingMm | None:
     return None if text is None else parse_spacing(text)
+
+
+def _seg_type(text: str | None) -> SegmentationType | None:
+    return None if text is None else _choice("seg_type", text, _SegType).value
 
 
 def _choice(name: str, text: str, choices: type[_Choice]) -> _Choice:

@@ -1,20 +1,16 @@
 """Segmentations: upload a scan, follow its job, fetch the label map, purge."""
 
-import hashlib
-import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Request, Response
-from fastapi import Path as PathParameter
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
-from unet_factory.errors import JobCancelled, JobExpired, JobUnknown, MalformedRequest
+from unet_factory.errors import JobExpired, MalformedRequest
 from unet_factory.jobs import Job, JobState
 from unet_factory.metrics import JOBS
-from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dicom_upload import is_dicom_body, receive_dicom_body
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
@@ -27,9 +23,8 @@ from unet_factory_service.documentation import (
 )
 from unet_factory_service.idempotency import storage_key
 from unet_factory_service.job_changes import job_after, job_changes
+from unet_factory_service.job_results import PRIVATE, JobId, check_has_result, result_response
 from unet_factory_service.preferences import parse_prefer
-from unet_factory_service.problems import StoredProblem
-from unet_factory_service.refusals import JobNotFinished
 from unet_factory_service.services import Services, ServicesDependency
 from unet_factory_service.submission import check_capacity, submit
 from unet_factory_service.upload import receive_form
@@ -38,8 +33,6 @@ HEARTBEAT_S = 15
 
 router = APIRouter(prefix="/segmentations", tags=["segmentations"])
 
-_JOB_ID = re.compile(r"[0-9a-f]{32}")
-_PRIVATE = {"Cache-Control": "private, no-store"}
 _MEDIA_TYPES = {"nii.gz": "application/gzip", "nrrd": "application/octet-stream"}
 _JOB: dict[str, Any] = {"content": {"application/json": {"example": JOB_EXAMPLE}}, "model": Job}
 _JOB_RESPONSES: Responses = {200: _JOB | {"description": "The job as it is now"}}
@@ -51,16 +44,6 @@ _CREATE_RESPONSES: Responses = {
     },
     202: _JOB | {"description": "Accepted; follow `Location`"},
 }
-
-
-def _job_id(job_id: Annotated[str, PathParameter(examples=[JOB_EXAMPLE["id"]])]) -> str:
-    """Only what can be a job's id reaches the stores."""
-    if not _JOB_ID.fullmatch(job_id):
-        raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
-    return job_id
-
-
-JobId = Annotated[str, Depends(_job_id)]
 
 
 @router.post(
@@ -93,7 +76,7 @@ async def create_segmentation(
         received = await receive(request, folder, services.settings.max_upload_bytes)
         job = await run_in_threadpool(submit, services, received, key)
     job = await job_after(services, job, preference.wait_s)
-    headers = preference.headers | _PRIVATE | {"Location": f"/segmentations/{job.id}"}
+    headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}
     if job.state.final and preference.wait_s > 0:
         return _job_response(job, 200, headers)
     return _job_response(job, 202, headers | {"Retry-After": "1"})
@@ -106,7 +89,7 @@ async def create_segmentation(
     responses=_JOB_RESPONSES | problems(404, 410, 503),
 )
 def get_segmentation(job_id: JobId, response: Response, services: ServicesDependency) -> Job:
-    response.headers.update(_PRIVATE)
+    response.headers.update(PRIVATE)
     return services.jobs.get(job_id)
 
 
@@ -119,7 +102,7 @@ def get_segmentation(job_id: JobId, response: Response, services: ServicesDepend
 )
 async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> EventSourceResponse:
     await run_in_threadpool(services.jobs.get, job_id)  # an unknown job is a problem, not a stream
-    return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=_PRIVATE)
+    return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=PRIVATE)
 
 
 @router.get(
@@ -131,21 +114,9 @@ async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> Ev
 )
 def get_labelmap(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
     """409 while the job is not final; a failed job answers what it failed of."""
-    _check_has_result(services.jobs.get(job_id))
+    check_has_result(services.jobs.get(job_id))
     output = services.jobs.request(job_id)
-    try:
-        with services.blobs.local(job_id, output.output_name) as path:
-            labelmap = path.read_bytes()
-    except FileNotFoundError as error:
-        raise JobExpired(f"the result of job {job_id} was purged", id=job_id) from error
-    disposition = f'attachment; filename="{job_id}-{output.output_name}"'
-    return conditional_response(
-        request,
-        labelmap,
-        sha256=hashlib.sha256(labelmap).hexdigest(),
-        media_type=_MEDIA_TYPES[output.output],
-        headers=_PRIVATE | {"Content-Disposition": disposition},
-    )
+    return result_response(request, services, job_id, output.output_name, _MEDIA_TYPES[output.output])
 
 
 @router.delete(
@@ -172,15 +143,6 @@ async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEv
             yield ServerSentEvent(job.model_dump_json(), event="job")
     except JobExpired:
         return
-
-
-def _check_has_result(job: Job) -> None:
-    if job.error is not None:
-        raise StoredProblem(job.error)
-    if job.state is JobState.CANCELLED:
-        raise JobCancelled(f"job {job.id} was cancelled", id=job.id)
-    if job.state is not JobState.SUCCEEDED:
-        raise JobNotFinished(f"job {job.id} is {job.state}, {job.progress:.0%} done", id=job.id, state=job.state)
 
 
 def _job_response(job: Job, status: int, headers: dict[str, str]) -> Response:

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis import Redis
 
+from unet_factory.api_keys import KeyStore
 from unet_factory.blob_store import BlobStore
 from unet_factory.destinations import Destinations
 from unet_factory.job_store import JobStore, events_channel
@@ -22,6 +23,7 @@ from unet_factory_service.dicomweb.received import ReceivedSeries
 from unet_factory_service.dicomweb.results import ResultIndex
 from unet_factory_service.dicomweb.routing import Routing, read_routing
 from unet_factory_service.publisher import Publisher
+from unet_factory_service.quotas import RequestQuota
 from unet_factory_service.wakeups import Wakeups
 
 _MAINTENANCE_ENDS_WITHIN_S = 10.0
@@ -42,6 +44,8 @@ class Services:
     received: ReceivedSeries
     results: ResultIndex
     routing: Routing | None
+    keys: KeyStore
+    quota: RequestQuota
 
     @classmethod
     def build(cls, settings: Settings) -> "Services":
@@ -71,6 +75,8 @@ class Services:
             received=ReceivedSeries(redis, settings),
             results=ResultIndex(redis, jobs, blobs),
             routing=read_routing(settings.routing, registry, destinations),
+            keys=KeyStore(redis),
+            quota=RequestQuota(redis, settings),
         )
 
     @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_factory.errors import SpacingOutOfRange
-from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
+from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, SegmentationType, Spacings, new_job_id
 from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
@@ -15,7 +15,7 @@ from unet_factory.working_spacing import check_working_size, plan_spacing
 from unet_factory_service.dicom_upload import as_one_series
 from unet_factory_service.errands import planned_deliveries, planned_fetch, receivers
 from unet_factory_service.idempotency import reserve
-from unet_factory_service.refusals import NotReady, QueueFull
+from unet_factory_service.refusals import NotReady, NotSupported, QueueFull
 from unet_factory_service.segmentation_form import SegmentationForm
 from unet_factory_service.services import Services
 from unet_factory_service.upload import ReceivedForm
@@ -97,6 +97,7 @@ def _accept(
         working_spacing_mm=form.working_spacing,
         outside=form.outside,
         output=form.output,
+        seg_type=_seg_type(form, dicom=dicom),
         deadline_s=services.settings.job_deadline_s,
         series=form.series,
         send_to=send_to,
@@ -113,6 +114,12 @@ def _accept(
         deliveries=planned_deliveries(services.destinations, send_to, form.callback_url),
     )
     return _Accepted(job, request)
+
+
+def _seg_type(form: SegmentationForm, *, dicom: bool) -> SegmentationType:
+    if form.seg_type is not None and not dicom:
+        raise NotSupported("seg_type needs a DICOM series: only of one there is a DICOM segmentation")
+    return form.seg_type or "binary"
 
 
 def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedForm, key: str) -> Job:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.jobs import SegmentationType
+from unet_factory.jobs import REPORT_NAME, SEG_NAME, SegmentationType
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.geometry import as_stored
 from unet_factory_worker.dicom_results.finishing import save
@@ -14,9 +14,6 @@ from unet_factory_worker.dicom_results.provenance import Provenance
 from unet_factory_worker.dicom_results.report import build_report
 from unet_factory_worker.dicom_results.segmentation import build_segmentation, segment_numbers
 from unet_factory_worker.dicom_results.source import check_complete
-
-SEGMENTATION = "seg.dcm"
-REPORT = "report.dcm"
 
 
 def write_dicom_results(
@@ -47,7 +44,7 @@ def write_dicom_results(
     segmentation = build_segmentation(labelmap, series, provenance, found, seg_type) if found else None
     report = build_report(volumes_ml, series, provenance, segmentation, numbers)
     written = []
-    for name, result in ((SEGMENTATION, segmentation), (REPORT, report)):
+    for name, result in ((SEG_NAME, segmentation), (REPORT_NAME, report)):
         if result is not None:
             written.append(folder / name)
             save(result, written[-1])
