@@ -41,7 +41,7 @@ def as_one_series(received: ReceivedForm, series_uid: str | None, limits: Volume
         MalformedRequest: a series is named, but the upload is no DICOM.
         NotAVolume, VolumeTooLarge, SeriesMixed, SlicesInconsistent: as ``unet_factory.volume.dicom.read_series``.
     """
-    is_dicom = sniff_format(received.file) == "dicom"
+    is_dicom = sniff_format(received.file, limits) == "dicom"
     if series_uid is not None and not is_dicom:
         raise MalformedRequest("series_uid chooses a DICOM series, but the file is none")
     if not is_dicom or (series_uid is None and _is_zip(received.file)):

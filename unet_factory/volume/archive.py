@@ -1,5 +1,6 @@
 """The members of a zip archive, or a bare file as its own only member: read within limits, never extracted by name."""
 
+import errno
 import struct
 import zipfile
 import zlib
@@ -10,7 +11,7 @@ from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO, Self, cast
 
-from unet_factory.errors import NotAVolume
+from unet_factory.errors import NotAVolume, StorageFull
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 
@@ -109,9 +110,9 @@ def is_dicom(head: bytes) -> bool:
     return head[_DICM_AT : _DICM_AT + 4] == b"DICM" or head[:4] in _BARE_DATASET
 
 
-def holds_dicom(path: Path) -> bool:
-    """Whether the zip archive at ``path`` has a DICOM object among its members."""
-    with Archive(path) as archive:
+def holds_dicom(path: Path, limits: VolumeLimits) -> bool:
+    """Whether the zip archive at ``path`` has a DICOM object among its members; raises as ``Archive`` does."""
+    with Archive(path, limits) as archive:
         return any(is_dicom(archive.head(index, _DICM_AT + 4)) for index in range(len(archive)))
 
 
@@ -122,6 +123,8 @@ def _damage() -> Iterator[None]:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise NotAVolume("the zip archive is damaged") from error
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("no space left to unpack the archive") from error
         raise NotAVolume(f"the file cannot be read: {error.strerror or 'damaged'}") from error
 
 

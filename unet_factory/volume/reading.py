@@ -54,7 +54,7 @@ def read_volume(
 def _is_dicom(path: Path, limits: VolumeLimits) -> bool:
     """pydicom is imported only behind this question."""
     check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
-    return sniff_format(path) == "dicom"
+    return sniff_format(path, limits) == "dicom"
 
 
 def _read_checked(path: Path, limits: VolumeLimits, given: SpacingMm | None) -> tuple[StoredVolume, VolumeHeader]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from unet_factory.errors import NotAVolume
 from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom, is_dicom
+from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
 from unet_factory.volume.stored import FileFormat
 
@@ -14,11 +15,12 @@ _METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType|Tran
 _NIFTI_MAGIC = {348: (344, (b"n+1\0",), (b"ni1\0",)), 540: (4, (b"n+2\0",), (b"ni2\0",))}
 
 
-def sniff_format(path: Path) -> FileFormat:
+def sniff_format(path: Path, limits: VolumeLimits = DEFAULT_LIMITS) -> FileFormat:
     """``nifti`` (plain or gzipped), ``mha``, ``nrrd``, or ``dicom``: one object, or a zip archive that holds any.
 
     Raises:
         NotAVolume: no such file, or none of these; the message says what the file looks like instead.
+        VolumeTooLarge: a zip archive beyond ``limits``.
     """
     stored = first_bytes(path, _SNIFFED_BYTES)
     gzipped = stored.startswith(GZIP_MAGIC)
@@ -29,7 +31,7 @@ def sniff_format(path: Path) -> FileFormat:
         return "nrrd"
     if not gzipped and _METAIMAGE_START.match(head):
         return "mha"
-    if is_dicom(stored) or (stored.startswith(ZIP_MAGICS) and holds_dicom(path)):
+    if is_dicom(stored) or (stored.startswith(ZIP_MAGICS) and holds_dicom(path, limits)):
         return "dicom"
     raise NotAVolume(
         f"the file is no NIfTI, MHA, NRRD or DICOM volume: it {'holds gzipped data that' if gzipped else ''} "

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from unet_factory.errors import NotAVolume, SeriesMixed, SlicesInconsistent
 from unet_factory.volume.archive import Archive, is_dicom
-from unet_factory.volume.dicom.objects import DicomObject, read_object
+from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
 from unet_factory.volume.limits import VolumeLimits
 
 _HEAD_BYTES = 132
@@ -27,21 +27,9 @@ def images_of_series(
         SeriesMixed: several series and none named, or not the one named.
         SlicesInconsistent: two different images under one identity.
     """
-    objects, others = _objects(archive, limits)
-    images = [found for found in objects if found.is_image]
-    if not images:
-        raise NotAVolume(f"there is no image among the DICOM objects ({_counted(found.modality for found in objects)})")
-    series = _one_series(images, series_uid)
-    kept, copies = _without_copies(archive, series)
-    scans = [image for image in kept if not _is_localizer(image)] or kept
-    notes = (
-        _note(others, "ignored {} other than DICOM objects", "file"),
-        _note(len(objects) - len(images), "ignored {} other than images", "DICOM object"),
-        _note(len(images) - len(series), "ignored {} of other series", "image"),
-        _note(copies, "ignored {} sent twice", "image"),
-        _note(len(kept) - len(scans), "ignored {} marked as localizer", "image"),
-    )
-    return scans, tuple(note for note in notes if note)
+    with readable("a DICOM object"):
+        objects, others = _objects(archive, limits)
+        return _chosen(archive, objects, others, series_uid)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -57,6 +45,25 @@ def series_uid_of(image: DicomObject) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _chosen(
+    archive: Archive, objects: list[DicomObject], others: int, series_uid: str | None
+) -> tuple[list[DicomObject], tuple[str, ...]]:
+    images = [found for found in objects if found.is_image]
+    if not images:
+        raise NotAVolume(f"there is no image among the DICOM objects ({_counted(found.modality for found in objects)})")
+    series = _one_series(images, series_uid)
+    kept, copies = _without_copies(archive, series)
+    scans = [image for image in kept if not _is_localizer(image)] or kept
+    notes = (
+        _note(others, "ignored {} other than DICOM objects", "file"),
+        _note(len(objects) - len(images), "ignored {} other than images", "DICOM object"),
+        _note(len(images) - len(series), "ignored {} of other series", "image"),
+        _note(copies, "ignored {} sent twice", "image"),
+        _note(len(kept) - len(scans), "ignored {} marked as localizer", "image"),
+    )
+    return scans, tuple(note for note in notes if note)
 
 
 def _objects(archive: Archive, limits: VolumeLimits) -> tuple[list[DicomObject], int]:

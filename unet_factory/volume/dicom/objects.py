@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomFileLike
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.filewriter import write_file_meta_info
@@ -30,12 +31,13 @@ _MODALITIES = frozenset(
 )
 BROKEN = (  # what pydicom raises for damaged headers and pixel data
     *(InvalidDicomError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError, NameError),
-    *(OverflowError, MemoryError, struct.error, RecursionError, zlib.error),
+    *(BytesLengthException, OverflowError, MemoryError, struct.error, RecursionError, zlib.error),
 )
 
 # pydicom quotes faulty values, which may be a patient's, in its warnings and in its log
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", module="pydicom")
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,19 @@ def read_object(member: int, stream: BinaryIO, max_bytes: int) -> DicomObject:
         NotAVolume: damaged.
         VolumeTooLarge: a deflated object inflates to more than ``max_bytes``.
     """
+    with readable("a DICOM object"), inflated(stream, max_bytes) as plain:
+        return _read_header(member, plain)
+
+
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Raise NotAVolume where pydicom stumbles over the header of the object ``name``: it decodes values late."""
     try:
-        with inflated(stream, max_bytes) as plain:
-            return _read_header(member, plain)
-    except BROKEN as error:
-        raise NotAVolume("a DICOM object is damaged: its header cannot be read") from error
+        yield
+    except (*BROKEN, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's, not pydicom's
+        raise NotAVolume(f"{name} is damaged: its header cannot be read") from error
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from pydicom.pixels.utils import iter_pixels
 
 from unet_factory.errors import NotAVolume
 from unet_factory.volume.archive import Archive
-from unet_factory.volume.dicom.objects import BROKEN, PIXEL_DATA, DicomObject, inflated, transfer_syntax
+from unet_factory.volume.dicom import jpeg
+from unet_factory.volume.dicom.objects import BROKEN, PIXEL_DATA, DicomObject, inflated, readable, transfer_syntax
 from unet_factory.volume.dicom.slices import Slice
 from unet_factory.volume.limits import VolumeLimits
 
@@ -21,8 +22,7 @@ _PLUGINS: dict[uids.UID, str] = {
     **dict.fromkeys((uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian), ""),
     uids.DeflatedExplicitVRLittleEndian: "",
     uids.RLELossless: "pylibjpeg",
-    **dict.fromkeys((uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit), "gdcm"),
-    **dict.fromkeys((uids.JPEGLossless, uids.JPEGLosslessSV1), "gdcm"),
+    **dict.fromkeys(jpeg.SYNTAXES, jpeg.PLUGIN),
     **dict.fromkeys((uids.JPEGLSLossless, uids.JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((uids.JPEG2000Lossless, uids.JPEG2000), "pylibjpeg"),
     **dict.fromkeys((uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K), "pylibjpeg"),
@@ -37,16 +37,14 @@ def check_pixels(image: DicomObject, name: str) -> np.dtype[np.generic]:
         NotAVolume: colours, an unknown compression, bits that cannot be, or truncated pixel data.
     """
     dataset = image.dataset
-    try:
+    with readable(name):
         _check_grey(dataset, name)
         dtype = _dtype(dataset, name)
         syntax = transfer_syntax(dataset)
         if syntax not in _PLUGINS:
             raise NotAVolume(f"{name} is compressed by a method that cannot be read: {syntax.name}")
         _check_complete(image, name, dtype, encapsulated=syntax.is_compressed and not syntax.is_deflated)
-    except BROKEN as error:
-        raise NotAVolume(f"{name} is damaged: the description of its pixels cannot be read") from error
-    return dtype
+        return dtype
 
 
 def read_slices(
@@ -71,6 +69,7 @@ def read_slices(
 
 def _decoded(stream: BinaryIO, frames: list[int], syntax: uids.UID) -> Generator[NDArray[np.generic], None, None]:
     """Frames (from 0), each (row, column), one in memory at a time."""
+    jpeg.register()
     yield from iter_pixels(
         stream, indices=frames, raw=True, decoding_plugin=_PLUGINS[syntax], transfer_syntax_uid=syntax
     )

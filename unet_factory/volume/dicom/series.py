@@ -11,7 +11,7 @@ from unet_factory.errors import NotAVolume
 from unet_factory.spacing import SpacingMm
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.choice import counted, images_of_series
-from unet_factory.volume.dicom.objects import DicomObject
+from unet_factory.volume.dicom.objects import DicomObject, readable
 from unet_factory.volume.dicom.padding import replace_far_padding
 from unet_factory.volume.dicom.pixels import check_pixels, read_slices
 from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
@@ -63,9 +63,10 @@ def read_series(
     check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
     with Archive(path, limits) as archive:
         images, notes = images_of_series(archive, limits, series_uid)
-    dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
-    slices = [one for image in images for one in slices_of(image)]
-    stack = stacked(slices, spacing_given=spacing_ras_mm is not None)
+    with readable("a DICOM object"):
+        dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
+        slices = [one for image in images for one in slices_of(image)]
+        stack = stacked(slices, spacing_given=spacing_ras_mm is not None)
     stored = _stored(stack, np.result_type(*dtypes))
     check_claims(stored, limits)
     notes += stack.notes + _inverted(images)
@@ -94,7 +95,8 @@ def read_series_volume(path: Path, series: DicomSeries, *, limits: VolumeLimits 
         for index, pixels in read_slices(archive, series.slices, limits):
             data[:, :, index] = pixels.T
     _check_finite(data_ras)
-    note = replace_far_padding(data, series.slices)
+    with readable("a DICOM object"):
+        note = replace_far_padding(data, series.slices)
     return Volume(data_ras, header.spacing_ras_mm, replace(header, notes=(*header.notes, note)) if note else header)
 
 

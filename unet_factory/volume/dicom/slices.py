@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from unet_factory.errors import GeometryInvalid, NotAVolume
-from unet_factory.volume.dicom.objects import BROKEN, DicomObject
+from unet_factory.volume.dicom.objects import DicomObject, readable
 
 _COSINES_TOLERANCE = 1e-2  # of length 1, and of the right angle's cosine: real headers have four digits or more
 
@@ -66,12 +66,10 @@ def slices_of(source: DicomObject) -> list[Slice]:
         NotAVolume: a header whose values cannot be read.
         GeometryInvalid: a slice without position or orientation.
     """
-    try:
+    with readable(instance_name(source.dataset)):
         if "PerFrameFunctionalGroupsSequence" in source.dataset:
             return list(_enhanced(source))
         return [_single(source)]
-    except BROKEN as error:
-        raise NotAVolume(f"{instance_name(source.dataset)} is damaged: its header cannot be read") from error
 
 
 def _single(source: DicomObject) -> Slice:
@@ -153,7 +151,9 @@ def _item(dataset: Dataset, keyword: str) -> Dataset:
 
 
 def instance_name(dataset: Dataset) -> str:
-    number = _whole(dataset, "InstanceNumber")
+    """What a slice is called in messages."""
+    with readable("an image"):
+        number = _whole(dataset, "InstanceNumber")
     return "an image without a number" if number is None else f"image {number}"
 
 
