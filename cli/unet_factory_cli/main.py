@@ -141,6 +141,20 @@ def evaluate(
 
 
 @app.command()
+def compress(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
+    scan: Annotated[Path | None, typer.Option(help="Measure on this volume's centre; default: on noise.")] = None,
+) -> None:
+    """Shrink a checkpoint to fewer heads; refuse where its networks would no longer answer the same."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_compression
+
+        run_compression(checkpoint, tolerance, output, scan)
+
+
+@app.command()
 def segment(
     file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The label map: .nii.gz or .nrrd.")],

@@ -130,6 +130,31 @@ def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, p
     Console().print(table_of(run(config, checkpoint, split, draws, publish)))
 
 
+def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:
+    """
+    Raises:
+        Failure: a file is not there, or the tolerance is none.
+        ToleranceMissed: nothing smaller stays within the tolerance.
+    """
+    for path in (checkpoint, scan):
+        if path is not None and not path.is_file():
+            raise Failure(f"there is no file {path}", MISUSED)
+    if not tolerance > 0:
+        raise Failure(f"the tolerance must be above 0, it is {tolerance:g}", MISUSED)
+    target = output or checkpoint.with_suffix(".compressed.safetensors")
+    if not target.parent.is_dir():
+        raise Failure(f"there is no folder {target.parent}", MISUSED)
+    if target.resolve() == checkpoint.resolve():
+        raise Failure(f"{target} is the checkpoint itself; give another output", MISUSED)
+    from rich.console import Console
+
+    from unet_factory_training.compression import compress_file, table_of
+    from unet_factory_training.logit_change import Probe
+
+    compressed = compress_file(checkpoint, target, tolerance, Probe.noise() if scan is None else Probe.of_scan(scan))
+    Console().print(table_of(compressed, checkpoint, target))
+
+
 def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":
     if not config.is_file():
         raise Failure(f"there is no file {config}", MISUSED)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from unet_factory.errors import FactoryError
@@ -79,6 +80,23 @@ def compress_file(source: Path, target: Path, tolerance: float, probe: Probe) ->
     compressed = compress(load_checkpoint(source), tolerance, probe, source.stat().st_size)
     save_checkpoint(target, compressed.hypernetwork, compressed.manifest, heads=compressed.heads_dtype)
     return compressed
+
+
+def table_of(compressed: Compressed, source: Path, target: Path) -> Table:
+    """What was written, and how far its logits are from those of ``source``."""
+    before, after = source.stat().st_size, target.stat().st_size
+    rows = {
+        "file": f"{target} ({after / 1e6:.1f} MB, {before / after:.1f} times smaller)",
+        "heads": f"{compressed.hypernetwork.shape.basis} per weight, {compressed.heads_dtype}",
+        "largest change of a logit": f"{compressed.change.largest:.1e} of the largest logit",
+        "root mean square change": f"{compressed.change.rms:.1e} of the logits'",
+        "voxels that change class": f"{compressed.change.classes:.1e}",
+        "measured at": f"{compressed.spacings} spacings that nothing was fitted to",
+    }
+    table = Table(show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
 
 
 def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes: int) -> Compressed:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample
 from unet_factory.model.unet import empty_unet
 from unet_factory.spacing import SnappedSpacing, SpacingMm
+from unet_factory.volume import read_volume
 
 Generate = Callable[[SnappedSpacing], Weights]
 
@@ -32,6 +34,12 @@ class Probe:
     def noise(cls, seed: int = 0) -> "Probe":
         """White noise: no scan is needed, and every filter is excited."""
         return cls(torch.randn(_NOISE_SHAPE, generator=torch.Generator().manual_seed(seed)))
+
+    @classmethod
+    def of_scan(cls, path: Path) -> "Probe":
+        """A volume file's scan."""
+        scan = read_volume(path)
+        return cls(torch.from_numpy(scan.data), scan.spacing_ras_mm)
 
     def at(self, spacing: SnappedSpacing, divisors: Sequence[int]) -> Tensor:
         """(1, 1, r, a, s), z-scored, no more than 48 voxels along an axis around the centre."""
