@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pandas as pd
@@ -47,7 +48,7 @@ def measure_cost(config: CostConfig, contenders: Sequence[Contender], step_mm: f
     spacings = dict.fromkeys([*spacings_along(config.along, step_mm), config.at_mm, config.against_mm])
     cases = [_case(contender, spacing_mm, config.extent_mm) for spacing_mm in spacings for contender in contenders]
     times = _measure_times(cases, config.repeats)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as fresh_processes:
+    with ProcessPoolExecutor(1, _context(), max_tasks_per_child=1) as fresh_processes:
         peaks = list(fresh_processes.map(measure_peak, cases))
     rows = [
         {
@@ -85,6 +86,13 @@ def measure_peak(case: Case) -> int:
 
 
 _SMALL = (16, 16, 16)
+
+
+def _context() -> ForkServerContext:
+    """Processes that have done nothing but import; the imports, which take seconds, are shared."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _case(contender: Contender, spacing_mm: SpacingMm, extent_mm: SpacingMm) -> Case:

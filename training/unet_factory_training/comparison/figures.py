@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
+from cycler import cycler
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,7 +21,7 @@ LABELS = {
     "assd_mm": "mean surface distance [mm]",
     "volume_bias": "volume bias",
 }
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
@@ -30,7 +31,7 @@ _STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "savefig.dpi": 150,
     "svg.hashsalt": "unet-factory",
-    "axes.prop_cycle": mpl.cycler(color=["#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7"]),
+    "axes.prop_cycle": cycler(color=["#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7"]),
 }
 
 
@@ -42,7 +43,7 @@ def draw_figures(
     drawn = []
 
     def save(name: str, draw: Callable[[], Figure]) -> None:
-        with mpl.rc_context(_STYLE):
+        with rc_context(_STYLE):
             figure = draw()
             figure.savefig(folder / f"{name}.png", bbox_inches="tight")
             figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})

@@ -113,7 +113,7 @@ def _differences(summary: Summary) -> str:
             row["against"],
             LABELS[row["measure"]],
             f"{_signed(row['mean'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
-            str(row["n"]),
+            str(row["subjects"]),
             "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
         ]
         for row in summary["differences"]

@@ -1,11 +1,13 @@
 """From rows of scores to what a reader wants to know: means with intervals, paired tests, curves, expectations."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Hashable
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
+from unet_factory.spacing import SpacingMm
 from unet_factory_training.comparison.config import NATIVE, Comparison, CostConfig
 from unet_factory_training.comparison.scoring import MEASURES, SPACING_COLUMNS
 from unet_factory_training.comparison.statistics import holm, mean_over_subjects, paired_p_value
@@ -19,14 +21,15 @@ def summarise(comparison: Comparison, scores: pd.DataFrame, cost: pd.DataFrame |
     A case is a scan at a spacing, by one seed: its score is the mean over labels that the reference has. A subject's
     score is the mean over its cases; several frames of a patient are one subject.
     """
-    cases = scores.groupby(["arm", "seed", "region", "subject", "scan", *SPACING_COLUMNS])[MEASURES].mean()
-    subjects = cases.groupby(["arm", "region", "subject"]).mean()
+    of_case = ["arm", "seed", "region", "subject", "scan", *SPACING_COLUMNS]
+    cases = scores.groupby(of_case, as_index=False)[MEASURES].mean()
+    subjects = cases.groupby(["arm", "region", "subject"], as_index=False)[MEASURES].mean()
     differences = _differences(comparison, subjects)
     return {
         "name": comparison.name,
         "title": comparison.title,
         "reference": comparison.reference,
-        "arms": [arm for arm in comparison.arms if arm in set(scores["arm"])],
+        "arms": _present(comparison, scores),
         "subjects": int(scores["subject"].nunique()),
         "scans": int(scores["scan"].nunique()),
         "regions": _regions(comparison, scores, cases, subjects),
@@ -39,59 +42,56 @@ def summarise(comparison: Comparison, scores: pd.DataFrame, cost: pd.DataFrame |
 
 def _regions(comparison: Comparison, scores: pd.DataFrame, cases: pd.DataFrame, subjects: pd.DataFrame) -> Records:
     """Per region and arm; ``std`` over cases, as in the paper's Table 2, the interval of the mean over subjects."""
-    labels = scores.groupby(["arm", "region", "label"])["dice"].mean()
-    missed = (scores["volume_bias"] == -1).groupby([scores["arm"], scores["region"]]).sum()
     rows = []
     for region in (*comparison.intervals, NATIVE):
-        for arm in _present(comparison, subjects):
-            row: dict[str, Any] = {"region": region, "arm": arm, "missed": int(missed[arm, region])}
-            row["label_dice"] = {int(label): _number(value) for label, value in labels[arm, region].items()}
+        for arm in _present(comparison, scores):
+            own_scores, own_cases, own_subjects = (
+                table[(table["arm"] == arm) & (table["region"] == region)] for table in (scores, cases, subjects)
+            )
+            per_label = own_scores.groupby("label")["dice"].mean()
+            row: dict[str, Any] = {"region": region, "arm": arm}
+            row["missed"] = int((own_scores["volume_bias"] == -1).sum())
+            row["label_dice"] = {str(label): _number(value) for label, value in per_label.items()}
             for measure in MEASURES:
-                estimate = mean_over_subjects(subjects.loc[(arm, region), measure].tolist())
-                spread = cases.xs((arm, region), level=("arm", "region"))[measure].std()
-                row[measure] = {
-                    "mean": _number(estimate.mean),
-                    "low": _number(estimate.low),
-                    "high": _number(estimate.high),
-                    "std": _number(spread),
-                }
+                estimate = asdict(mean_over_subjects(own_subjects[measure].tolist()))
+                numbers = {**estimate, "std": float(own_cases[measure].std())}
+                row[measure] = {name: _number(value) for name, value in numbers.items()}
             rows.append(row)
     return rows
 
 
 def _differences(comparison: Comparison, subjects: pd.DataFrame) -> Records:
     """The reference arm minus each other, subject by subject, in Dice and HD95; p values by Holm within a measure."""
+    reference, present = comparison.reference, _present(comparison, subjects)
     rows: Records = []
-    others = [arm for arm in _present(comparison, subjects) if arm != comparison.reference]
-    if comparison.reference not in subjects.index.get_level_values("arm"):
-        return rows
-    for measure in ("dice", "hd95_mm"):
+    for measure in ("dice", "hd95_mm") if reference in present else ():
         family: Records = []
         for region in (*comparison.intervals, NATIVE):
-            for arm in others:
-                paired = subjects.loc[(comparison.reference, region), measure] - subjects.loc[(arm, region), measure]
-                estimate, p_value = mean_over_subjects(paired.tolist()), paired_p_value(paired.tolist())
-                interval = {"mean": estimate.mean, "low": estimate.low, "high": estimate.high, "p": p_value}
-                family.append({"region": region, "against": arm, "measure": measure, "n": len(paired), **interval})
-        for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
-            numbers = {key: _number(row[key]) for key in ("mean", "low", "high", "p")}
-            rows.append({**row, **numbers, "p_holm": _number(adjusted)})
-    return rows
+            paired = subjects[subjects["region"] == region].pivot(index="subject", columns="arm", values=measure)
+            for arm in present:
+                if arm != reference:
+                    differences = (paired[reference] - paired[arm]).dropna().tolist()
+                    found = {**asdict(mean_over_subjects(differences)), "p": paired_p_value(differences)}
+                    row = {"region": region, "against": arm, "measure": measure, "subjects": len(differences)}
+                    family.append({**row, **found})
+        adjusted = holm([row["p"] for row in family])
+        rows += [{**row, "p_holm": p_holm} for row, p_holm in zip(family, adjusted, strict=True)]
+    estimates = ("mean", "low", "high", "p", "p_holm")
+    return [{**row, **{name: _number(row[name]) for name in estimates}} for row in rows]
 
 
 def _curves(comparison: Comparison, cases: pd.DataFrame) -> Records:
     """Per segment, arm and spacing: the mean over subjects of every measure, with its interval."""
-    per_subject = cases.groupby(["arm", "region", *SPACING_COLUMNS, "subject"]).mean()
+    per_subject = cases.groupby(["arm", "region", *SPACING_COLUMNS, "subject"], as_index=False)[MEASURES].mean()
     rows = []
     for segment in comparison.segments:
-        for arm in _present(comparison, per_subject):
-            along = per_subject.loc[(arm, segment.region)]
-            for spacing, group in along.groupby(SPACING_COLUMNS):
-                row: dict[str, Any] = {"segment": segment.name, "arm": arm, "spacing_mm": list(spacing)}
-                for measure in MEASURES:
-                    estimate = mean_over_subjects(group[measure].tolist())
-                    row[measure] = [_number(value) for value in (estimate.mean, estimate.low, estimate.high)]
-                rows.append(row)
+        along = per_subject[per_subject["region"] == segment.region]
+        for (arm, *spacing_mm), group in along.groupby(["arm", *SPACING_COLUMNS]):
+            row: dict[str, Any] = {"segment": segment.name, "arm": arm, "spacing_mm": spacing_mm}
+            for measure in MEASURES:
+                estimate = mean_over_subjects(group[measure].tolist())
+                row[measure] = [_number(value) for value in (estimate.mean, estimate.low, estimate.high)]
+            rows.append(row)
     return rows
 
 
@@ -100,20 +100,23 @@ def _expectations(comparison: Comparison, differences: Records) -> Records:
     rows = []
     for expected in comparison.expectations:
         for region in expected.regions:
-            if row := found.get((region, expected.against)):
-                met = row["mean"] >= expected.at_least
-                rows.append({**row, "at_least": expected.at_least, "met": met})
+            row = found.get((region, expected.against))
+            if row is not None and row["mean"] is not None:
+                rows.append({**row, "at_least": expected.at_least, "met": row["mean"] >= expected.at_least})
     return rows
 
 
 def _cost(comparison: Comparison, config: CostConfig, cost: pd.DataFrame) -> dict[str, Any]:
     """The rows, and how many times less the reference arm needs."""
-    indexed = cost.set_index(["arm", *SPACING_COLUMNS])
-    cheap = indexed.loc[(comparison.reference, *config.at_mm)]
-    dear = indexed.loc[(config.against, *config.against_mm)]
-    times = {measure: _number(dear[measure] / cheap[measure]) for measure in ("seconds", "cpu_seconds", "peak_bytes")}
+    rows = cost.to_dict(orient="records")
+
+    def row_of(arm: str, spacing_mm: SpacingMm) -> dict[Hashable, Any]:
+        return next(row for row in rows if (row["arm"], *(row[name] for name in SPACING_COLUMNS)) == (arm, *spacing_mm))
+
+    cheap, dear = row_of(comparison.reference, config.at_mm), row_of(config.against, config.against_mm)
+    times = {measure: float(dear[measure] / cheap[measure]) for measure in ("seconds", "cpu_seconds", "peak_bytes")}
     return {
-        "rows": cost.to_dict(orient="records"),
+        "rows": rows,
         "at_mm": list(config.at_mm),
         "against": config.against,
         "against_mm": list(config.against_mm),
@@ -124,8 +127,9 @@ def _cost(comparison: Comparison, config: CostConfig, cost: pd.DataFrame) -> dic
     }
 
 
-def _present(comparison: Comparison, table: pd.DataFrame) -> Iterable[str]:
-    known = set(table.index.get_level_values("arm"))
+def _present(comparison: Comparison, table: pd.DataFrame) -> list[str]:
+    """The arms that were scored, in the comparison's order."""
+    known = set(table["arm"])
     return [arm for arm in comparison.arms if arm in known]
 
 
