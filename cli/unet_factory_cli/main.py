@@ -156,19 +156,20 @@ def compress(
 
 @app.command()
 def segment(
-    file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume.")],
+    file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume; a DICOM series: zip or folder.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The label map: .nii.gz or .nrrd.")],
     spacing: Annotated[str | None, typer.Option(help="mm (R,A,S), overrides the file's header.")] = None,
     working_spacing: Annotated[str | None, typer.Option(help="mm (R,A,S) to segment at; default: its own.")] = None,
     model: ModelName = None,
     outside: Outside = None,
+    series_uid: Annotated[str | None, typer.Option(help="Which one, where there are several DICOM series.")] = None,
     url: Url = DEFAULT_URL,
 ) -> None:
     """Segment a scan; the label map lies on the scan's own grid."""
     with clear_errors():
         from unet_factory_cli import remote
 
-        remote.segment(url, file, output, spacing, working_spacing, model, outside)
+        remote.segment(url, file, output, spacing, working_spacing, model, outside, series_uid)
 
 
 @app.command()

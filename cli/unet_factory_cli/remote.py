@@ -29,16 +29,23 @@ def segment(
     working_spacing: str | None,
     model: str | None,
     outside: str | None,
+    series_uid: str | None,
 ) -> None:
     """Upload, show progress, download. An interrupted command takes its job back."""
-    if not file.is_file():
+    if not file.exists():
         raise Failure(f"there is no file {file}", MISUSED)
     output_format = _format_of(output)
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
     _check_folder(output)
     with service(url) as client:
         job = client.submit(
-            file, model=model, spacing=given, working_spacing=working, outside=policy, output=output_format
+            file,
+            model=model,
+            spacing=given,
+            working_spacing=working,
+            outside=policy,
+            output=output_format,
+            series_uid=series_uid,
         )
         try:
             job = _watch(client, job)
@@ -105,6 +112,8 @@ def _report(job: Job, output: Path) -> None:
     working = job.spacing.working
     at = "" if working is None else " at " + " x ".join(f"{mm:g}" for mm in working) + " mm (R,A,S)"
     say(f"{output}: segmented{at} in {sum(job.timings_s.values()):.2f} s; {volumes}")
+    for note in job.notes:
+        say(f"note: {note}")
     if job.policy.out_of_range:
         say(f"note: outside the trained range of {job.model}; the policy was {job.policy.outside}")
 

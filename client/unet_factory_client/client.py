@@ -13,7 +13,7 @@ from httpx_sse import SSEError, connect_sse
 from unet_factory.jobs import Job, JobState, LabelMapFormat
 from unet_factory.spacing import OutsidePolicy, parse_spacing
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
-from unet_factory_client.files import whole_file
+from unet_factory_client.files import one_file, whole_file
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, raise_for_problem, retried
 
@@ -72,11 +72,14 @@ class FactoryClient:
         working_spacing: Sequence[float] | None = None,
         outside: OutsidePolicy | None = None,
         output: LabelMapFormat = "nii.gz",
+        series_uid: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> Job:
         """Segment the scan at ``path`` and write its label map, on the scan's own grid, to ``to``.
 
         Args:
+            path: a volume, a zip archive of a DICOM series, or a folder of its files.
+            series_uid: which of several DICOM series.
             spacing: mm (R, A, S), overrides what the scan's header says.
             working_spacing: mm (R, A, S) to segment at; the scan's own by default.
             on_progress: called with the job whenever it has changed.
@@ -85,7 +88,13 @@ class FactoryClient:
             FactoryProblem: it was refused, failed or was cancelled.
         """
         job = self.submit(
-            path, model=model, spacing=spacing, working_spacing=working_spacing, outside=outside, output=output
+            path,
+            model=model,
+            spacing=spacing,
+            working_spacing=working_spacing,
+            outside=outside,
+            output=output,
+            series_uid=series_uid,
         )
         job = self.wait(job.id, on_progress)
         self.labelmap(job.id, to)
@@ -100,24 +109,30 @@ class FactoryClient:
         working_spacing: Sequence[float] | None = None,
         outside: OutsidePolicy | None = None,
         output: LabelMapFormat = "nii.gz",
+        series_uid: str | None = None,
     ) -> Job:
-        """Upload the scan at ``path``; the answer is its job, accepted and kept from here on. Safe to try again."""
+        """Upload the scan at ``path``, a file or a folder of DICOM files. Safe to try again.
+
+        The answer is its job, accepted and kept from here on.
+        """
         fields = {
             "model": model,
             "spacing": _text(spacing),
             "working_spacing": _text(working_spacing),
             "outside": outside and str(outside),
             "output": output,
+            "series_uid": series_uid,
         }
         form = {name: value for name, value in fields.items() if value is not None}
         headers = {"Idempotency-Key": secrets.token_hex(16)}
 
         def post() -> httpx.Response:
-            with path.open("rb") as file:
+            with upload.open("rb") as file:
                 # a neutral name: those of scans tend to name the patient
                 return self._http.post("/segmentations", data=form, files={"file": ("scan", file)}, headers=headers)
 
-        return _job(self._answered(post))
+        with one_file(path) as upload:
+            return _job(self._answered(post))
 
     def wait(self, job_id: str, on_progress: OnProgress | None = None) -> Job:
         """Follow a job to its end; outlives a restart of the gateway.

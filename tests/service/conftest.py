@@ -20,7 +20,7 @@ from unet_factory.model_registry import ModelRegistry
 from unet_factory.presence import WorkerPresence, announce
 from unet_factory.settings import Settings
 from unet_factory_cli.embedded import EmbeddedServer
-from unet_factory_service.main import GatewayServer, create_app
+from unet_factory_service.main import GatewayServer, create_app, with_access_decided
 
 STARTS_WITHIN_S = 10.0
 MAX_UPLOAD_BYTES = 2**21
@@ -44,7 +44,7 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
     # asyncio turns Nagle's algorithm off only where the protocol is named
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
-        server = GatewayServer(create_app(settings))
+        server = GatewayServer(create_app(with_access_decided(settings, "127.0.0.1")))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         deadline = time.monotonic() + STARTS_WITHIN_S
@@ -158,7 +158,7 @@ def snapshot(settings: Settings, redis: Redis) -> Snapshot:
     def take() -> tuple[list[str], dict[str, bytes | None]]:
         files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.parent != root)
         keys = sorted(key.decode() for key in redis.keys("*") if isinstance(key, bytes))
-        return files, {key: redis.dump(key) for key in keys if not key.startswith(("maintenance", "worker"))}
+        return files, {key: redis.dump(key) for key in keys if not key.startswith(("maintenance", "worker", "received:purging"))}
 
     return take
 

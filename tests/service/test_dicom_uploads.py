@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from tests.core.dicom_files import PATIENT, as_bytes, enhanced, series, zipped
+from tests.core.dicom_files import PATIENT, as_bytes, enhanced, saved, series, zipped
 from tests.core.volume_files import affine_ras, phantom, write_nifti
-from tests.service.conftest import MAX_UPLOAD_BYTES, Snapshot
+from tests.service.conftest import MAX_UPLOAD_BYTES, Gateway, Snapshot
 from unet_factory.blob_store import BlobStore
+from unet_factory.errors import NotAVolume
 from unet_factory.job_store import JobStore
 from unet_factory.jobs import Job, JobState
 from unet_factory.settings import Settings
 from unet_factory.volume import read_header, read_volume
+from unet_factory_client import FactoryClient
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 RELATED = 'multipart/related; type="application/dicom"; boundary=x'
@@ -53,6 +55,19 @@ def test_a_real_series_is_segmented_alike_however_it_comes(http: httpx.Client, w
     header = read_header(archive)
     assert image.shape == header.shape == (35, 51, 32)
     np.testing.assert_array_equal(image.affine, header.affine)
+
+
+def test_the_client_sends_a_folder(gateway: Gateway, worker: None, tmp_path: Path) -> None:
+    folder = tmp_path / PATIENT
+    saved(series(phantom((9, 8, 7)), affine_ras(10)), folder / "deeper")
+    (folder / "README").write_text("no DICOM")
+    with FactoryClient(gateway.url) as client:
+        job = client.segment(folder, tmp_path / "labels.nii.gz", working_spacing=(1, 1.5, 3))
+        assert job.state is JobState.SUCCEEDED
+        assert read_header(tmp_path / "labels.nii.gz").shape == (9, 8, 7)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(NotAVolume, match="no DICOM file"):
+            client.submit(tmp_path / "empty")
 
 
 def test_the_query_of_a_multipart_body_counts(http: httpx.Client) -> None:

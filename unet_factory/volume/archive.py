@@ -16,6 +16,7 @@ from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
+HEAD_BYTES = 132
 _DICM_AT = 128
 _BARE_DATASET = tuple(bytes((8, 0, element, 0)) for element in (0, 1, 5, 8, 0x16))  # group 0008, no preamble
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -106,14 +107,14 @@ class Archive:
 
 
 def is_dicom(head: bytes) -> bool:
-    """Whether a file with these first bytes (132 are enough) is a DICOM object, with or without its preamble."""
+    """Whether a file with these first ``HEAD_BYTES`` is a DICOM object, with or without its preamble."""
     return head[_DICM_AT : _DICM_AT + 4] == b"DICM" or head[:4] in _BARE_DATASET
 
 
 def holds_dicom(path: Path, limits: VolumeLimits) -> bool:
     """Whether the zip archive at ``path`` has a DICOM object among its members; raises as ``Archive`` does."""
     with Archive(path, limits) as archive:
-        return any(is_dicom(archive.head(index, _DICM_AT + 4)) for index in range(len(archive)))
+        return any(is_dicom(archive.head(index, HEAD_BYTES)) for index in range(len(archive)))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Importing this imports pydicom; ``unet_factory.volume`` does so only when it meets a DICOM file.
 """
 
-from unet_factory.volume.dicom.packing import extract_series, pack_series
+from unet_factory.volume.dicom.packing import dicom_files, extract_series, pack_series
 from unet_factory.volume.dicom.series import DicomSeries, read_series, read_series_volume
 
-__all__ = ["DicomSeries", "extract_series", "pack_series", "read_series", "read_series_volume"]
+__all__ = ["DicomSeries", "dicom_files", "extract_series", "pack_series", "read_series", "read_series_volume"]

@@ -6,11 +6,10 @@ from hashlib import sha256
 from typing import TypeVar
 
 from unet_factory.errors import NotAVolume, SeriesMixed, SlicesInconsistent
-from unet_factory.volume.archive import Archive, is_dicom
+from unet_factory.volume.archive import HEAD_BYTES, Archive, is_dicom
 from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
 from unet_factory.volume.limits import VolumeLimits
 
-_HEAD_BYTES = 132
 _COPIED_AT_ONCE = 2**20
 
 Key = TypeVar("Key", bound=Hashable)
@@ -71,7 +70,7 @@ def _objects(archive: Archive, limits: VolumeLimits) -> tuple[list[DicomObject],
     objects, others = [], 0
     for index in range(len(archive)):
         with archive.member(index) as stream:
-            if not is_dicom(stream.read(_HEAD_BYTES)):
+            if not is_dicom(stream.read(HEAD_BYTES)):
                 others += 1
                 continue
             found = read_object(index, stream, limits.decompressed_bytes)

@@ -7,9 +7,10 @@ from pathlib import Path
 from shutil import copyfileobj
 from typing import IO
 
-from unet_factory.volume.archive import Archive
+from unet_factory.volume.archive import HEAD_BYTES, Archive, is_dicom
 from unet_factory.volume.dicom.choice import images_of_series
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
+from unet_factory.volume.payload import first_bytes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same files are the same bytes
 _COPIED_AT_ONCE = 2**20
@@ -21,6 +22,11 @@ def pack_series(files: Iterable[Path], target: Path) -> None:
         for index, file in enumerate(files):
             with file.open("rb") as source:
                 _add(archive, index, source)
+
+
+def dicom_files(folder: Path) -> list[Path]:
+    """The DICOM files in ``folder`` and below, by content, in the order of their paths."""
+    return [path for path in sorted(folder.rglob("*")) if path.is_file() and is_dicom(first_bytes(path, HEAD_BYTES))]
 
 
 def extract_series(source: Path, target: Path, series_uid: str | None, limits: VolumeLimits = DEFAULT_LIMITS) -> None:
