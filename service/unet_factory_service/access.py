@@ -121,13 +121,12 @@ def check_plain_routes(app: FastAPI) -> None:
         RuntimeError: one is not.
     """
     for context in iter_route_contexts(app.routes):
-        route = context.starlette_route or context.original_route
-        if isinstance(route, APIRoute):
+        if isinstance(context.original_route, APIRoute):
             continue
-        for method in getattr(route, "methods", None) or {"GET"}:
-            rule = rule_of(method, getattr(route, "path", ""))
+        for method in context.methods or {"GET"}:
+            rule = rule_of(method, context.path or "")
             if rule is None or not rule.public:
-                raise RuntimeError(f"nobody has decided that {method} {route!r} is public")
+                raise RuntimeError(f"nobody has decided that {method} {context.path} is public")
 
 
 def document_access(document: dict[str, Any]) -> None:

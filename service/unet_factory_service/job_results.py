@@ -9,21 +9,30 @@ from fastapi import Path as PathParameter
 
 from unet_factory.errors import JobCancelled, JobExpired, JobUnknown
 from unet_factory.jobs import Job, JobState
+from unet_factory_service.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.documentation import JOB_EXAMPLE
 from unet_factory_service.problems import StoredProblem
 from unet_factory_service.refusals import JobNotFinished
-from unet_factory_service.services import Services
+from unet_factory_service.services import Services, ServicesDependency
 
 PRIVATE = {"Cache-Control": "private, no-store"}
 
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
-def _job_id(job_id: Annotated[str, PathParameter(examples=[JOB_EXAMPLE["id"]])]) -> str:
-    """Only what can be a job's id reaches the stores."""
+def _job_id(
+    job_id: Annotated[str, PathParameter(examples=[JOB_EXAMPLE["id"]])],
+    request: Request,
+    services: ServicesDependency,
+    caller: CallerDependency,
+) -> str:
+    """Only what can be a job's id reaches the stores; another's job is as unknown as one that never was."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
+    request.state.job_ids = [job_id]
+    if not caller.sees(services.jobs, job_id):
+        raise JobUnknown(f"there is no job {job_id}", id=job_id)
     return job_id
 
 

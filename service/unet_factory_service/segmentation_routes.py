@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from unet_factory.errors import JobExpired, MalformedRequest
 from unet_factory.jobs import Job, JobState
 from unet_factory.metrics import JOBS
+from unet_factory_service.callers import CallerDependency
 from unet_factory_service.dicom_upload import is_dicom_body, receive_dicom_body
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
@@ -58,6 +59,7 @@ _CREATE_RESPONSES: Responses = {
 async def create_segmentation(
     request: Request,
     services: ServicesDependency,
+    caller: CallerDependency,
     prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds for the job to end")] = None,
     idempotency_key: Annotated[
         str | None, Header(description="the same key and content make one job, however often they are sent")
@@ -68,13 +70,16 @@ async def create_segmentation(
     if request.query_params and not is_dicom:
         raise MalformedRequest("parameters belong into the form, not into the URL")
     preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
-    key = None if idempotency_key is None else storage_key(idempotency_key)
+    key = None if idempotency_key is None else storage_key(idempotency_key, caller.key_id)
     if key is None:
-        await run_in_threadpool(check_capacity, services)  # before the upload: a full queue should cost nobody one
+        await run_in_threadpool(
+            check_capacity, services, caller
+        )  # before the upload: a full queue should cost nobody one
     with services.blobs.scratch() as folder:
         receive = receive_dicom_body if is_dicom else receive_form
         received = await receive(request, folder, services.settings.max_upload_bytes)
-        job = await run_in_threadpool(submit, services, received, key)
+        job = await run_in_threadpool(submit, services, received, key, caller)
+    request.state.job_ids = [job.id]
     job = await job_after(services, job, preference.wait_s)
     headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}
     if job.state.final and preference.wait_s > 0:

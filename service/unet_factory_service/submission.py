@@ -12,10 +12,11 @@ from unet_factory.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory.working_spacing import check_working_size, plan_spacing
+from unet_factory_service.callers import ANYBODY, Caller
 from unet_factory_service.dicom_upload import as_one_series
 from unet_factory_service.errands import planned_deliveries, planned_fetch, receivers
 from unet_factory_service.idempotency import reserve
-from unet_factory_service.refusals import NotReady, NotSupported, QueueFull
+from unet_factory_service.refusals import NotReady, NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.segmentation_form import SegmentationForm
 from unet_factory_service.services import Services
 from unet_factory_service.upload import ReceivedForm
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DICOM_INPUT = "input.zip"
 
+_JOBS_RETRY_AFTER_S = 5
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
 
@@ -33,11 +35,12 @@ class _Accepted(NamedTuple):
     request: SegmentationRequest
 
 
-def submit(services: Services, received: ReceivedForm, idempotency_key: str | None) -> Job:
-    """The new job; where a key is given (as it is stored), that of an earlier request of the same key and content.
+def submit(services: Services, received: ReceivedForm, idempotency_key: str | None, caller: Caller = ANYBODY) -> Job:
+    """The caller's new job; where a key is given (as it is stored), that of an earlier request of the same content.
 
     Raises:
-        FactoryError: what is wrong with the form or its volume; QueueFull; IdempotencyConflict. Nothing is kept then.
+        FactoryError: what is wrong with the form or its volume; QueueFull; QuotaExceeded; IdempotencyConflict. Nothing
+            is kept then.
     """
     form = SegmentationForm.of(received.fields)
     model = services.registry.get(form.model)
@@ -47,16 +50,19 @@ def submit(services: Services, received: ReceivedForm, idempotency_key: str | No
     else:
         accepted = _accept(services, form, model)
     if idempotency_key is None:
-        _enqueue(services, accepted, received)
+        _enqueue(services, accepted, received, caller)
         return accepted.job
-    return _enqueue_once(services, accepted, received, idempotency_key)
+    return _enqueue_once(services, accepted, received, caller, idempotency_key)
 
 
-def check_capacity(services: Services) -> None:
+def check_capacity(services: Services, caller: Caller = ANYBODY) -> None:
     """
     Raises:
         QueueFull: as many jobs as are allowed are waiting or running.
+        QuotaExceeded: as many of the caller's.
     """
+    if 0 < caller.jobs_in_flight <= services.jobs.count_of(caller.owner):
+        raise _too_many_jobs(caller)
     active, allowed = services.jobs.count_active(), services.settings.max_queued_jobs
     if active >= allowed:
         raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
@@ -122,35 +128,41 @@ def _seg_type(form: SegmentationForm, *, dicom: bool) -> SegmentationType:
     return form.seg_type or "binary"
 
 
-def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedForm, key: str) -> Job:
+def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str) -> Job:
     earlier = reserve(
         services.jobs, key, _fingerprint(accepted.request, received), accepted.job.id, services.settings.retention_s
     )
     if earlier is not None:
         return earlier
     try:
-        _enqueue(services, accepted, received)
+        _enqueue(services, accepted, received, caller, key)
     except BaseException:
         services.jobs.forget(key, accepted.job.id)
         raise
     return accepted.job
 
 
-def _enqueue(services: Services, accepted: _Accepted, received: ReceivedForm) -> None:
+def _enqueue(
+    services: Services, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str | None = None
+) -> None:
     """Store, record, send, in this order: once it is recorded, the job survives a lost message.
 
     One whose scan lies in an archive is only recorded: a courier sends it once the scan is here.
     """
     check_capacity(services)
     job_id = accepted.job.id
+    if caller.jobs_in_flight and not services.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
+        raise _too_many_jobs(caller)
     try:
         if received.has_file:
             services.blobs.put(job_id, accepted.request.input_name, received.file)
-        services.jobs.create(accepted.job, accepted.request)
+        services.jobs.create(accepted.job, accepted.request, owner=caller.owner, idempotency_key=key)
         if accepted.request.input_name == DICOM_INPUT:
             services.results.expect(job_id)
     except BaseException:
         services.blobs.delete(job_id)
+        if caller.jobs_in_flight:
+            services.jobs.release(caller.owner, job_id)
         raise
     if accepted.job.fetch is not None:
         return
@@ -158,6 +170,15 @@ def _enqueue(services: Services, accepted: _Accepted, received: ReceivedForm) ->
         services.publisher.segment(job_id)
     except NotReady:
         log.warning("job %s is recorded but could not be sent; maintenance will send it", job_id)
+
+
+def _too_many_jobs(caller: Caller) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"this API key may have {caller.jobs_in_flight} jobs waiting or running; another when one has ended",
+        quota="jobs-in-flight",
+        limit=caller.jobs_in_flight,
+        retry_after_s=_JOBS_RETRY_AFTER_S,
+    )
 
 
 def _fingerprint(request: SegmentationRequest, received: ReceivedForm) -> str:

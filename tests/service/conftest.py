@@ -158,7 +158,9 @@ def snapshot(settings: Settings, redis: Redis) -> Snapshot:
     def take() -> tuple[list[str], dict[str, bytes | None]]:
         files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.parent != root)
         keys = sorted(key.decode() for key in redis.keys("*") if isinstance(key, bytes))
-        return files, {key: redis.dump(key) for key in keys if not key.startswith(("maintenance", "worker", "received:purging"))}
+        return files, {
+            key: redis.dump(key) for key in keys if not key.startswith(("maintenance", "worker", "received:purging"))
+        }
 
     return take
 

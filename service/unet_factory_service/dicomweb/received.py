@@ -59,7 +59,7 @@ class ReceivedSeries:
         self._unless_changed = redis.register_script(_UNLESS_CHANGED)
         self._release = redis.register_script(_RELEASE)
 
-    def announce(self, series_ids: set[str]) -> None:
+    def announce(self, series_ids: set[str], owner: str = "") -> None:
         """Instances of these series arrive: look at each when nothing has come for the quiet period.
 
         To be called before their files are put down, so that none expires meanwhile, and after.
@@ -69,6 +69,8 @@ class ReceivedSeries:
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zadd(_EXPIRY, dict.fromkeys(series_ids, _ms_from_now(self._keep_s)))
             pipeline.zadd(_DUE, dict.fromkeys(series_ids, _ms_from_now(self._quiet_s)))
+            for series_id in series_ids:
+                pipeline.hset(f"received:{series_id}", "owner", owner)
             pipeline.execute()
 
     def put(self, series_id: str, instance_id: str, file: Path) -> None:
@@ -111,6 +113,11 @@ class ReceivedSeries:
         """Look at it again later."""
         self._unless_changed(keys=[_DUE], args=[series.id, series.due_ms, _ms_from_now(by_s)])
 
+    def owner(self, series_id: str) -> str:
+        """Whose jobs are made of it; empty where nobody had to say who they are."""
+        found: Any = self._redis.hget(f"received:{series_id}", "owner")
+        return str((found or b"").decode())
+
     def submission(self, series_id: str) -> Submission | None:
         found: Any = self._redis.hmget(f"received:{series_id}", "digest", "job", "jobs")
         return None if None in found else Submission(found[0].decode(), found[1].decode(), int(found[2]))
@@ -152,9 +159,9 @@ class ReceivedSeries:
                 self._blobs.delete(series_id)
 
 
-def series_id_of(study_uid: str, series_uid: str) -> str:
-    """How a series is called here: nothing that is stored or logged tells its UIDs."""
-    return _digest(f"{study_uid}/{series_uid}")
+def series_id_of(study_uid: str, series_uid: str, owner: str = "") -> str:
+    """How a series is called here: nothing that is stored or logged tells its UIDs. Each owner's is another."""
+    return _digest(f"{study_uid}/{series_uid}/{owner}" if owner else f"{study_uid}/{series_uid}")
 
 
 def instance_id_of(sop_instance_uid: str) -> str:

@@ -15,15 +15,17 @@ from pathlib import Path
 from pydicom import dcmread
 from redis.exceptions import RedisError
 
+from unet_factory import audit
 from unet_factory.errors import FactoryError, JobExpired, JobUnknown, StorageFull
 from unet_factory.jobs import Job, JobState
 from unet_factory.logs import safe_traceback
 from unet_factory.metrics import JOBS, RECEIVED_SERIES
 from unet_factory.volume.dicom import pack_series
+from unet_factory_service.callers import on_behalf_of
 from unet_factory_service.dicomweb.received import DueSeries, Submission
 from unet_factory_service.dicomweb.routing import Rule
 from unet_factory_service.idempotency import storage_key
-from unet_factory_service.refusals import NotReady, QueueFull
+from unet_factory_service.refusals import NotReady, QueueFull, QuotaExceeded
 from unet_factory_service.services import Services
 from unet_factory_service.submission import submit
 from unet_factory_service.upload import ReceivedForm
@@ -81,7 +83,7 @@ class Reception:
     def _look_at(self, series: DueSeries) -> None:
         try:
             outcome = self._route(series.id)
-        except (QueueFull, NotReady, StorageFull) as error:
+        except (QueueFull, QuotaExceeded, NotReady, StorageFull) as error:
             log.warning("a received series waits: %s", error.slug)
             self._received.postpone(series, _POSTPONED_S)
             return
@@ -123,10 +125,12 @@ class Reception:
     def _submit(self, series_id: str, files: list[Path], rule: Rule, submission: Submission) -> Job:
         """The key holds until the job is recorded with the series: dying in between makes no second job."""
         key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
+        caller = on_behalf_of(self._received.owner(series_id), self._services.keys, self._services.settings)
         with self._services.blobs.scratch() as folder:
             pack_series(files, folder / "upload")
-            job = submit(self._services, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key)
+            job = submit(self._services, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key, caller)
         self._received.record(series_id, Submission(submission.digest, job.id, submission.jobs + 1))
+        audit.record(audit.Action.CREATE, audit.Outcome.OK, key=caller.key_id, job=job.id)
         return job
 
     def _stands(self, job_id: str) -> bool:

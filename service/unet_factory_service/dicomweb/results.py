@@ -7,7 +7,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from unet_factory.blob_store import BlobStore
 from unet_factory.errors import JobExpired, JobUnknown
 from unet_factory.job_store import DICOM_RESULTS, JobStore, dicom_key
 from unet_factory.jobs import JobState
+from unet_factory_service.callers import Caller
 
 STUDY_ATTRIBUTES = (
     "StudyDate",
@@ -75,14 +76,14 @@ class ResultIndex:
         """A job whose scan is DICOM was made: it may have results one day."""
         self._redis.hset(DICOM_RESULTS, job_id, "")
 
-    def instances(self, study_uid: str | None = None) -> list[StoredInstance]:
-        """All objects, or those of one study, as their jobs were made."""
+    def instances(self, caller: Caller, study_uid: str | None = None) -> list[StoredInstance]:
+        """All objects of the caller's jobs, or those of one study, as their jobs were made."""
         known: Any = self._redis.hgetall(DICOM_RESULTS)
         wanted = None if study_uid is None else _digest(study_uid)
         found = []
         for raw_id, raw_study in known.items():
             job_id, study = raw_id.decode(), raw_study.decode() or self._index(raw_id.decode())
-            if study and wanted in (None, study):
+            if study and wanted in (None, study) and self._seen_by(caller, job_id):
                 found += self._of_job(job_id)
         return found
 
@@ -94,6 +95,11 @@ class ResultIndex:
         """
         with self._blobs.local(instance.job_id, instance.name) as path:
             yield path
+
+    def _seen_by(self, caller: Caller, job_id: str) -> bool:
+        with suppress(JobUnknown):
+            return caller.sees(self._jobs, job_id)
+        return False
 
     def _of_job(self, job_id: str) -> list[StoredInstance]:
         found: Any = self._redis.get(dicom_key(job_id))

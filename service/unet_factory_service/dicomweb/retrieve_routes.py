@@ -12,7 +12,7 @@ from unet_factory.errors import JobExpired
 from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, check_accepts
 from unet_factory_service.dicomweb.results import ResultIndex, StoredInstance
 from unet_factory_service.documentation import Responses, file_of, problems
-from unet_factory_service.services import ServicesDependency
+from unet_factory_service.services import Services, ServicesDependency
 
 router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
 
@@ -26,29 +26,32 @@ _OBJECTS = _FILES | problems(404, 406, 410, 503)
 
 
 def _wanted(
-    services: ServicesDependency, study: str, series: str | None = None, instance: str | None = None
+    request: Request, services: Services, study: str, series: str | None = None, instance: str | None = None
 ) -> list[StoredInstance]:
     """What the path names; UIDs in it are the asker's, so no answer repeats them."""
     found = [
         stored
-        for stored in services.results.instances(study)
+        for stored in services.results.instances(request.state.caller, study)
         if series in (None, stored.header.SeriesInstanceUID) and instance in (None, stored.header.SOPInstanceUID)
     ]
     if not found:
         raise HTTPException(404, "there is no such object among the results; they go when their jobs expire")
+    request.state.job_ids = sorted({stored.job_id for stored in found})
     return found
 
 
-def _of_study(services: ServicesDependency, study: str) -> list[StoredInstance]:
-    return _wanted(services, study)
+def _of_study(request: Request, services: ServicesDependency, study: str) -> list[StoredInstance]:
+    return _wanted(request, services, study)
 
 
-def _of_series(services: ServicesDependency, study: str, series: str) -> list[StoredInstance]:
-    return _wanted(services, study, series)
+def _of_series(request: Request, services: ServicesDependency, study: str, series: str) -> list[StoredInstance]:
+    return _wanted(request, services, study, series)
 
 
-def _of_instance(services: ServicesDependency, study: str, series: str, instance: str) -> list[StoredInstance]:
-    return _wanted(services, study, series, instance)
+def _of_instance(
+    request: Request, services: ServicesDependency, study: str, series: str, instance: str
+) -> list[StoredInstance]:
+    return _wanted(request, services, study, series, instance)
 
 
 OfStudy = Annotated[list[StoredInstance], Depends(_of_study)]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydicom import Dataset
 
+from unet_factory_service.callers import Caller, CallerDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.matching import Search, values_of
 from unet_factory_service.dicomweb.results import (
@@ -30,25 +31,27 @@ Group = Sequence[Dataset]
 
 
 @router.get("/studies", operation_id="search_studies", summary="Search studies", responses=_RESPONSES)
-def search_studies(request: Request, services: ServicesDependency) -> Response:
-    return _answer(request, "studies", _found(services, None), ("StudyInstanceUID",), _study)
+def search_studies(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "studies", _found(services, caller, None), ("StudyInstanceUID",), _study)
 
 
 @router.get("/series", operation_id="search_series", summary="Search series", responses=_RESPONSES)
-def search_series(request: Request, services: ServicesDependency) -> Response:
-    return _answer(request, "series", _found(services, None), _SERIES_KEY, _series)
+def search_series(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "series", _found(services, caller, None), _SERIES_KEY, _series)
 
 
 @router.get(
     "/studies/{study}/series", operation_id="search_series_of_study", summary="Search series", responses=_RESPONSES
 )
-def search_series_of_study(study: str, request: Request, services: ServicesDependency) -> Response:
-    return _answer(request, "series", _found(services, study), _SERIES_KEY, _series)
+def search_series_of_study(
+    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+) -> Response:
+    return _answer(request, "series", _found(services, caller, study), _SERIES_KEY, _series)
 
 
 @router.get("/instances", operation_id="search_instances", summary="Search instances", responses=_RESPONSES)
-def search_instances(request: Request, services: ServicesDependency) -> Response:
-    return _answer(request, "instances", _found(services, None), _INSTANCE_KEY, _instance)
+def search_instances(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "instances", _found(services, caller, None), _INSTANCE_KEY, _instance)
 
 
 @router.get(
@@ -57,8 +60,10 @@ def search_instances(request: Request, services: ServicesDependency) -> Response
     summary="Search instances",
     responses=_RESPONSES,
 )
-def search_instances_of_study(study: str, request: Request, services: ServicesDependency) -> Response:
-    return _answer(request, "instances", _found(services, study), _INSTANCE_KEY, _instance)
+def search_instances_of_study(
+    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+) -> Response:
+    return _answer(request, "instances", _found(services, caller, study), _INSTANCE_KEY, _instance)
 
 
 @router.get(
@@ -67,8 +72,10 @@ def search_instances_of_study(study: str, request: Request, services: ServicesDe
     summary="Search instances",
     responses=_RESPONSES,
 )
-def search_instances_of_series(study: str, series: str, request: Request, services: ServicesDependency) -> Response:
-    found = [header for header in _found(services, study) if header.SeriesInstanceUID == series]
+def search_instances_of_series(
+    study: str, series: str, request: Request, services: ServicesDependency, caller: CallerDependency
+) -> Response:
+    found = [header for header in _found(services, caller, study) if header.SeriesInstanceUID == series]
     return _answer(request, "instances", found, _INSTANCE_KEY, _instance)
 
 
@@ -76,8 +83,8 @@ _SERIES_KEY = ("StudyInstanceUID", "SeriesInstanceUID")
 _INSTANCE_KEY = (*_SERIES_KEY, "SOPInstanceUID")
 
 
-def _found(services: Services, study_uid: str | None) -> list[Dataset]:
-    instances: list[StoredInstance] = services.results.instances(study_uid)
+def _found(services: Services, caller: Caller, study_uid: str | None) -> list[Dataset]:
+    instances: list[StoredInstance] = services.results.instances(caller, study_uid)
     return [instance.header for instance in instances]
 
 

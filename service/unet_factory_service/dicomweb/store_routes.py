@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.errors import StorageFull
 from unet_factory.metrics import RECEIVED_INSTANCES
+from unet_factory_service.callers import Caller, CallerDependency
 from unet_factory_service.dicom_parts import receive_dicom_parts
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
@@ -52,8 +53,8 @@ _RESPONSES = _ANSWERS | problems(400, 406, 413, 415, 429, 503, 507)
     openapi_extra=_BODY,
     responses=_RESPONSES,
 )
-async def store_instances(request: Request, services: ServicesDependency) -> Response:
-    return await _store(request, services, None)
+async def store_instances(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
+    return await _store(request, services, caller, None)
 
 
 @router.post(
@@ -64,27 +65,31 @@ async def store_instances(request: Request, services: ServicesDependency) -> Res
     openapi_extra=_BODY,
     responses=_RESPONSES,
 )
-async def store_instances_of_study(study: str, request: Request, services: ServicesDependency) -> Response:
+async def store_instances_of_study(
+    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+) -> Response:
     """Instances of other studies are refused, one by one."""
-    return await _store(request, services, study)
+    return await _store(request, services, caller, study)
 
 
-async def _store(request: Request, services: Services, study_uid: str | None) -> Response:
+async def _store(request: Request, services: Services, caller: Caller, study_uid: str | None) -> Response:
     check_accepts(request, DICOM_JSON, "application/json")
-    await run_in_threadpool(check_capacity, services)
+    await run_in_threadpool(check_capacity, services, caller)
     with services.blobs.scratch() as folder:
         files = await receive_dicom_parts(request, folder, services.settings.max_upload_bytes)
-        status, answer = await run_in_threadpool(_put_down, services, files, study_uid)
+        status, answer = await run_in_threadpool(_put_down, services, files, study_uid, caller.owner)
     return JSONResponse(answer, status, media_type=DICOM_JSON)
 
 
-def _put_down(services: Services, files: list[Path], study_uid: str | None) -> tuple[int, dict[str, object]]:
+def _put_down(
+    services: Services, files: list[Path], study_uid: str | None, owner: str
+) -> tuple[int, dict[str, object]]:
     """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now."""
     found = [(file, _identify(file, study_uid)) for file in files]
-    series_ids = {series_id_of(i.study_uid, i.series_uid) for _, i in found if isinstance(i, Instance)}
-    services.received.announce(series_ids)
-    outcomes = [_put(services, file, instance) for file, instance in found]
-    services.received.announce(series_ids)
+    series_ids = {series_id_of(i.study_uid, i.series_uid, owner) for _, i in found if isinstance(i, Instance)}
+    services.received.announce(series_ids, owner)
+    outcomes = [_put(services, file, instance, owner) for file, instance in found]
+    services.received.announce(series_ids, owner)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     RECEIVED_INSTANCES.labels("stored").inc(len(stored))
@@ -94,10 +99,10 @@ def _put_down(services: Services, files: list[Path], study_uid: str | None) -> t
     return store_answer(stored, failed)
 
 
-def _put(services: Services, file: Path, instance: Instance | Failure) -> Instance | Failure:
+def _put(services: Services, file: Path, instance: Instance | Failure, owner: str) -> Instance | Failure:
     if isinstance(instance, Failure):
         return instance
-    series_id = series_id_of(instance.study_uid, instance.series_uid)
+    series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
     try:
         services.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
     except StorageFull:
