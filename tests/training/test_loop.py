@@ -13,14 +13,15 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unet_factory.errors import DatasetInvalid, StorageFull
-from unet_factory.model.checkpoint import load_checkpoint
+from unet_factory.errors import CheckpointInvalid, DatasetInvalid, StorageFull
+from unet_factory.manifest import HypernetworkShape
+from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
 from unet_factory_training.datasets import find_subjects, read_scan
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import dice, draw_spacings, mean_dice, score_scans
-from unet_factory_training.loop import STATE_FILE, train
+from unet_factory_training.loop import STATE_FILE, manifest_of, train
 from unet_factory_training.trainer import Trainer, learning_rate_at
 
 RUN = """
@@ -169,6 +170,18 @@ def test_a_gradient_that_is_not_finite_names_its_batches_and_changes_nothing(con
     with pytest.raises(FloatingPointError, match=rf"gradient.*{batch.names[0]}"):
         trainer.step([batch])
     assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+def test_a_run_can_start_from_a_checkpoint_of_the_same_sizes(config: TrainingConfig, tmp_path: Path) -> None:
+    first = Trainer(config, start_engine(config, "cpu"))
+    path = tmp_path / "first.safetensors"
+    save_checkpoint(path, first.hypernetwork, manifest_of(config))
+    again = config.model_copy(update={"start_from": str(path), "seed": 5})
+    second = Trainer(again, start_engine(again, "cpu"))
+    assert torch.equal(second.hypernetwork.heads, first.hypernetwork.heads)
+    smaller = again.model_copy(update={"hypernetwork": HypernetworkShape(hidden=(8, 3))})
+    with pytest.raises(CheckpointInvalid, match=r"(?s)first\.safetensors does not fit .* heads"):
+        Trainer(smaller, start_engine(smaller, "cpu"))
 
 
 PARALLEL = """

@@ -81,6 +81,8 @@ class OptimisationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
+    """``start_from``: a checkpoint file of the same sizes, whose parameters a new run starts with (fine-tuning)."""
+
     name: str
     dataset: DatasetConfig
     architecture: Architecture
@@ -100,6 +102,7 @@ class TrainingConfig(Frozen):
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     optimisation: OptimisationConfig
+    start_from: str | None = None
     seed: int = 0
     report_at_mm: tuple[SpacingMm, ...] = ()
     validate_every: int = 1000

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 
 _VALIDATION_DRAWS = 4
+_RECORDED = {"optimisation", "sampling", "batch", "augmentation", "start_from", "seed"}
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
 
@@ -138,7 +139,9 @@ def manifest_of(config: TrainingConfig) -> Manifest:
         licence=config.licence,
         citation=config.citation,
         card=config.card,
-        training=config.model_dump(mode="json", include={"optimisation", "sampling", "batch", "augmentation", "seed"}),
+        training=config.model_dump(
+            mode="json", include={"optimisation", "sampling", "batch", "augmentation", "start_from", "seed"}
+        ),
     )
 
 

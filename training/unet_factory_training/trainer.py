@@ -14,7 +14,8 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unet_factory.errors import StorageFull
+from unet_factory.errors import CheckpointInvalid, StorageFull
+from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training.batches import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
@@ -32,7 +33,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         optimisation = config.optimisation
         self.config, self.fabric, self.iteration = config, fabric, 0
-        self.hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid).to(fabric.device)
+        self.hypernetwork = _initial_hypernetwork(config).to(fabric.device)
         self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
         network = SpacingConditionedUNet(self.hypernetwork, compiled=optimisation.compiled)
         adam = torch.optim.Adam(self.hypernetwork.parameters(), lr=optimisation.learning_rate, fused=True)
@@ -128,6 +129,21 @@ class Trainer:
                 raise
             kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
             raise StorageFull(f"no room to save the state of iteration {self.iteration}; {kept}") from error
+
+
+def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
+    """
+    Raises:
+        CheckpointInvalid: what to start from is no checkpoint, or one of other sizes.
+    """
+    hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
+    if config.start_from is not None:
+        start = load_checkpoint(Path(os.path.expandvars(config.start_from)))
+        try:
+            hypernetwork.load_state_dict(start.hypernetwork.state_dict())
+        except RuntimeError as error:
+            raise CheckpointInvalid(f"{config.start_from} does not fit the configuration: {error}") from error
+    return hypernetwork
 
 
 def learning_rate_at(iteration: int, config: OptimisationConfig) -> float:
