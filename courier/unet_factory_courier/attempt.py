@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from unet_factory import metrics
+from unet_factory.audit import Action, Outcome, record
 from unet_factory.errors import FactoryError
 from unet_factory.jobs import ErrandKind, JobState
 from unet_factory.logs import safe_traceback
@@ -19,6 +20,8 @@ from unet_factory_courier.errands import Errands
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
 
 log = logging.getLogger(__name__)
+
+_AUDITED = {"delivered": Outcome.OK, "retried": Outcome.FAILED, "dead": Outcome.REFUSED}
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Attempts:
             log.warning("%s is left to its lease: %s", claimed.id, type(error).__name__)
             return
         metrics.DELIVERIES.labels(claimed.errand.kind.value, outcome).inc()
+        _audit(claimed, outcome)
         log.info("%s (%s) attempt %d: %s", claimed.id, claimed.errand.kind, claimed.errand.attempts, outcome)
 
     def _outcome(self, claimed: Claimed) -> str:
@@ -115,6 +119,13 @@ class Attempts:
                     return
             except RedisError as error:
                 log.warning("%s: the lease cannot be renewed: %s", claimed.id, type(error).__name__)
+
+
+def _audit(claimed: Claimed, outcome: str) -> None:
+    """A line for each attempt that may have moved what is a patient's; whose job it is, its own line tells."""
+    if outcome in _AUDITED:
+        action = Action.FETCH if claimed.errand.kind is ErrandKind.FETCH else Action.EXPORT
+        record(action, _AUDITED[outcome], job=claimed.job_id, destination=claimed.errand.destination)
 
 
 def backoff_s(attempts: int, first_s: float, longest_s: float) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis
 
+from unet_factory.audit import open_trail
 from unet_factory.blob_store import BlobStore
 from unet_factory.destinations import Destinations, Pacs, SecretReference
 from unet_factory.job_store import JobStore
@@ -34,8 +35,10 @@ def run(settings: Settings) -> None:
 
     Raises:
         DestinationsInvalid: the file of destinations cannot be used, or a secret that it names is missing.
+        OSError: the audit trail cannot be written.
     """
     configure_logging(settings.log_format)
+    open_trail(settings.audit_log)
     quiet_libraries()
     destinations = Destinations.load(settings.destinations)
     check_secrets(destinations)

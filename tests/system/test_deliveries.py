@@ -1,5 +1,6 @@
 """Couriers, archives and receivers are killed and stopped in the middle of deliveries; each is made in the end."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,6 +103,11 @@ class Desk:
         return lambda: all(one.state is ErrandState.DELIVERED for one in self.jobs.get(job_id).deliveries)
 
     @property
+    def audited(self) -> list[dict[str, str]]:
+        """The trail of exports; it goes to standard output, as the log does to standard error."""
+        return [json.loads(line) for line in self.log.splitlines() if '"action":"export"' in line]
+
+    @property
     def log(self) -> str:
         return (self.folder / "courier.log").read_text()
 
@@ -141,6 +147,11 @@ def test_an_archive_stopped_during_the_push_gets_everything_after_its_return(des
         for job_id in during:
             until(desk.delivered(job_id))
         assert len(orthanc.instances()) == 2 * 4
+    for job_id in during:
+        lines = [line for line in desk.audited if line["job"] == job_id]
+        assert [line["outcome"] for line in lines if line["destination"] == "127.0.0.1"] == ["ok"]
+        archived = [line["outcome"] for line in lines if line["destination"] == "main"]
+        assert (set(archived[:-1]), archived[-1]) == ({"failed"}, "ok")
 
 
 @needs_orthanc
