@@ -24,6 +24,15 @@ app = typer.Typer(
 deliveries = typer.Typer(help="Webhooks and pushes to archives that are dead or wait.", no_args_is_help=True)
 app.add_typer(deliveries, name="deliveries")
 
+keys = typer.Typer(help="API keys: who may use the service, and for what.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="UNET_FACTORY_API_KEY", show_default=False, help="Your key; or name a file by ..._KEY_FILE."),
+]
+KeyId = Annotated[str, typer.Argument(help="Its id, the middle part of the key.")]
+DataDir = Annotated[Path | None, typer.Option(help="That of serve; default: your user data folder.")]
 Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
 Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
@@ -86,12 +95,13 @@ def dicom_listen(
     quiet: Annotated[float, typer.Option(help="Seconds without a new instance until a series is passed on.")] = 2.0,
     after_abort: Annotated[float, typer.Option(help="The same for a series whose sender was cut off.")] = 60.0,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Receive series by DICOM C-STORE and pass them on to the gateway, whose rules decide what becomes of them."""
     with clear_errors():
         from unet_factory_cli.roles import run_listener
 
-        run_listener(allow, spool, ae_title, host, port, quiet, after_abort, url)
+        run_listener(allow, spool, ae_title, host, port, quiet, after_abort, url, api_key)
 
 
 @app.command()
@@ -164,12 +174,15 @@ def segment(
     outside: Outside = None,
     series_uid: Annotated[str | None, typer.Option(help="Which one, where there are several DICOM series.")] = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Segment a scan; the label map lies on the scan's own grid."""
     with clear_errors():
         from unet_factory_cli import remote
 
-        remote.segment(url, file, output, spacing, working_spacing, model, outside, series_uid)
+        remote.segment(
+            remote.Address.of(url, api_key), file, output, spacing, working_spacing, model, outside, series_uid
+        )
 
 
 @app.command()
@@ -180,32 +193,35 @@ def unet(
     model: ModelName = None,
     outside: Outside = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Fetch the standalone network for a spacing."""
     with clear_errors():
         from unet_factory_cli import remote
 
-        remote.unet(url, spacing, output, dtype, model, outside)
+        remote.unet(remote.Address.of(url, api_key), spacing, output, dtype, model, outside)
 
 
 @app.command()
-def models(url: Url = DEFAULT_URL) -> None:
+def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List the service's models."""
     with clear_errors():
         from unet_factory_cli import remote
 
-        remote.models(url)
+        remote.models(remote.Address.of(url, api_key))
 
 
 @deliveries.command("list")
 def list_deliveries(
-    state: Annotated[Literal["dead", "pending"], typer.Option(help="Which.")] = "dead", url: Url = DEFAULT_URL
+    state: Annotated[Literal["dead", "pending"], typer.Option(help="Which.")] = "dead",
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """List deliveries that were given up, or that wait for their next attempt."""
     with clear_errors():
-        from unet_factory_cli import remote_deliveries
+        from unet_factory_cli import remote, remote_deliveries
 
-        remote_deliveries.show(url, state)
+        remote_deliveries.show(remote.Address.of(url, api_key), state)
 
 
 @deliveries.command()
@@ -213,12 +229,62 @@ def replay(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of deliveries.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All that are dead.")] = False,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
 ) -> None:
     """Make deliveries due again, at once."""
     with clear_errors():
-        from unet_factory_cli import remote_deliveries
+        from unet_factory_cli import remote, remote_deliveries
 
-        remote_deliveries.replay(url, ids or [], every)
+        remote_deliveries.replay(remote.Address.of(url, api_key), ids or [], every)
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Your word for its holder; never a patient's.")],
+    scope: Annotated[list[str], typer.Option(help="segment, weights, read or admin; again for each.")],
+    shares_jobs_of: Annotated[str | None, typer.Option(help="Id of the key whose jobs it shares.")] = None,
+    days: Annotated[float | None, typer.Option(help="It expires after so many; default: never.", min=0)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="0: any; default: the gateway's.", min=0)] = None,
+    jobs_in_flight: Annotated[int | None, typer.Option(help="0: any; default: the gateway's.", min=0)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key. It is written to standard output, this once."""
+    with clear_errors():
+        from unet_factory_cli import keys
+
+        folder = data_dir or _user_data_dir()
+        keys.create(folder, name, scope, shares_jobs_of, days, requests_per_minute, jobs_in_flight)
+
+
+@keys.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List all keys, without their secrets: nobody has those."""
+    with clear_errors():
+        from unet_factory_cli import keys
+
+        keys.show(data_dir or _user_data_dir())
+
+
+@keys.command()
+def revoke(key_id: KeyId, data_dir: DataDir = None) -> None:
+    """End a key at once, for good."""
+    with clear_errors():
+        from unet_factory_cli import keys
+
+        keys.revoke(data_dir or _user_data_dir(), key_id)
+
+
+@keys.command()
+def rotate(
+    key_id: KeyId,
+    overlap: Annotated[float, typer.Option(help="Hours that the present secret holds on.", min=0)] = 24.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a key a new secret; its id and its jobs stay."""
+    with clear_errors():
+        from unet_factory_cli import keys
+
+        keys.rotate(data_dir or _user_data_dir(), key_id, overlap)
 
 
 @app.command()

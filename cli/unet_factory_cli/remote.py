@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, Self, cast
 
 import httpx
 from rich.console import Console
@@ -15,6 +15,7 @@ from unet_factory.errors import SpacingInvalid
 from unet_factory.jobs import Job, LabelMapFormat
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.own_key import own_key
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
 OUTPUT_FORMATS: tuple[LabelMapFormat, ...] = ("nii.gz", "nrrd")
@@ -22,7 +23,7 @@ DTYPES = ("float32", "float16")
 
 
 def segment(
-    url: str,
+    at: "Address",
     file: Path,
     output: Path,
     spacing: str | None,
@@ -37,7 +38,7 @@ def segment(
     output_format = _format_of(output)
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
     _check_folder(output)
-    with service(url) as client:
+    with service(at) as client:
         job = client.submit(
             file,
             model=model,
@@ -56,21 +57,21 @@ def segment(
     _report(job, output)
 
 
-def unet(url: str, spacing: str, output: Path, dtype: str, model: str | None, outside: str | None) -> None:
+def unet(at: "Address", spacing: str, output: Path, dtype: str, model: str | None, outside: str | None) -> None:
     if dtype not in DTYPES:
         raise Failure(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
     wanted, policy = _spacing(spacing), _policy(outside)
     assert wanted is not None
     _check_folder(output)
-    with service(url) as client:
+    with service(at) as client:
         network = client.unet(wanted, model=model, dtype=cast(Literal["float32", "float16"], dtype), outside=policy)
     network.save(output)
     snapped = ",".join(f"{mm:g}" for mm in network.snapped_mm)
     say(f"{output}: {len(network.blob)} bytes, made for {snapped} mm (R,A,S), ETag {network.etag}")
 
 
-def models(url: str) -> None:
-    with service(url) as client:
+def models(at: "Address") -> None:
+    with service(at) as client:
         found = client.models()
     table = Table(
         Column("name", no_wrap=True), "labels", "trained range (mm)", "licence", Column("digest", no_wrap=True)
@@ -80,18 +81,33 @@ def models(url: str) -> None:
     Console().print(table)
 
 
+class Address(NamedTuple):
+    """Where a service answers, and to whom."""
+
+    url: str
+    api_key: str | None
+
+    @classmethod
+    def of(cls, url: str, api_key: str | None) -> Self:
+        """
+        Raises:
+            Failure: the file that should hold the key cannot be read.
+        """
+        return cls(url, own_key(api_key))
+
+
 @contextmanager
-def service(url: str) -> Iterator[FactoryClient]:
+def service(at: Address) -> Iterator[FactoryClient]:
     """A client of a service that answers; what it refuses becomes one clear line."""
     logging.getLogger("stamina").setLevel(logging.ERROR)
     try:
-        with FactoryClient(url) as client:
+        with FactoryClient(at.url, api_key=at.api_key) as client:
             client.check()
             yield client
     except FactoryProblem as problem:
         raise Failure(str(problem)) from problem
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Failure(f"cannot reach the service at {url}: {error or type(error).__name__}") from error
+        raise Failure(f"cannot reach the service at {at.url}: {error or type(error).__name__}") from error
 
 
 def _watch(client: FactoryClient, job: Job) -> Job:

@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from unet_factory_cli.failures import MISUSED, Failure, say
-from unet_factory_cli.remote import service
+from unet_factory_cli.remote import Address, service
 from unet_factory_client import DeliveryDescription
 
 
-def show(url: str, state: Literal["dead", "pending"]) -> None:
-    with service(url) as client:
+def show(at: Address, state: Literal["dead", "pending"]) -> None:
+    with service(at) as client:
         found = client.deliveries(state)
     table = Table(Column("id", no_wrap=True), "kind", "destination", "attempts", "next attempt (UTC)", "last error")
     for delivery in found:
@@ -20,14 +20,14 @@ def show(url: str, state: Literal["dead", "pending"]) -> None:
     Console().print(table)
 
 
-def replay(url: str, ids: list[str], every: bool) -> None:
+def replay(at: Address, ids: list[str], every: bool) -> None:
     """
     Raises:
         Failure: neither ids nor all of them.
     """
     if bool(ids) == every:
         raise Failure("name the deliveries, or give --all", MISUSED)
-    with service(url) as client:
+    with service(at) as client:
         wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
         for delivery_id in wanted:
             client.replay(delivery_id)

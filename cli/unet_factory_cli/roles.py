@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from unet_factory.settings import Settings
 from unet_factory_cli.failures import MISUSED, Failure
+from unet_factory_cli.own_key import own_key
 
 if TYPE_CHECKING:
     from unet_factory_training.comparison.compare import Stage
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def run_gateway(host: str, port: int) -> None:
-    settings = _settings()
+    settings = read_settings()
     from unet_factory_service.main import run
 
     run(settings, host, port)
 
 
 def run_worker() -> None:
-    settings = _settings()
+    settings = read_settings()
     from unet_factory_worker.main import run
 
     if status := run(settings):
@@ -41,12 +42,13 @@ def run_listener(
     quiet_s: float,
     after_abort_s: float,
     gateway_url: str,
+    api_key: str | None,
 ) -> None:
     """
     Raises:
         Failure: an AE title is none, the spool cannot be written, or the port cannot be had.
     """
-    settings = _settings()
+    settings = read_settings()
     from unet_factory_listener.main import run
     from unet_factory_listener.options import ListenerOptions
 
@@ -60,6 +62,7 @@ def run_listener(
         quiet_s=quiet_s,
         after_abort_s=after_abort_s,
         keep_refused_s=settings.retention_s,
+        api_key=own_key(api_key) or "",
     )
     try:
         run(options, settings.log_format)
@@ -72,7 +75,7 @@ def run_courier() -> None:
     Raises:
         DestinationsInvalid: the file of destinations cannot be used, or a secret is missing.
     """
-    settings = _settings()
+    settings = read_settings()
     from unet_factory_courier.main import run
 
     run(settings)
@@ -177,7 +180,12 @@ def _faults_of(config: Path, kind: str) -> Iterator[None]:
         raise Failure(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
 
 
-def _settings() -> Settings:
+def read_settings() -> Settings:
+    """What the environment says.
+
+    Raises:
+        Failure: it says something that is none.
+    """
     try:
         return Settings()
     except ValidationError as error:

@@ -19,10 +19,13 @@ from unet_factory.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, Failure, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
+from unet_factory_cli.roles import read_settings
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_client import FactoryClient
 
 READY_TIMEOUT_S = 180.0
+
+REDIS_URL = "UNET_FACTORY_REDIS_URL"
 
 _TEND_EVERY_S = 0.2
 _GATEWAY_PATIENCE_S = 4.0
@@ -56,7 +59,7 @@ def serve(options: ServeOptions) -> None:
     """
     _check_models(options.models_dir)
     _check_port(options)
-    with _sole_user(options.data_dir), _stop_signals() as stop, Watchdog() as watchdog:
+    with sole_user(options.data_dir), _stop_signals() as stop, Watchdog() as watchdog:
         supervisor = Supervisor(_stages(options), watchdog, say)
         try:
             supervisor.start()
@@ -82,8 +85,15 @@ def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -
             if ready:
                 supervisor.ready()
                 say(f"ready: {options.url}")
+                _say_how_to_get_in(options)
             elif time.monotonic() > deadline:
                 raise Failure(f"{options.url}/readyz did not become ready within {READY_TIMEOUT_S:g} s")
+
+
+def _say_how_to_get_in(options: ServeOptions) -> None:
+    if read_settings().requires_authentication(options.host):
+        where = f" --data-dir {options.data_dir}" if _has_own_servers() else ""
+        say(f"API keys are required; make one by: unet-factory keys create NAME --scope segment{where}")
 
 
 def _stages(options: ServeOptions) -> list[list[Component]]:
@@ -93,7 +103,7 @@ def _stages(options: ServeOptions) -> list[list[Component]]:
     if _has_own_servers():
         jobs, cache = _server_folders(options)
         servers = [_server("job server", jobs, JOBS_OPTIONS), _server("cache server", cache, CACHE_OPTIONS)]
-        environment["UNET_FACTORY_REDIS_URL"] = EmbeddedServer.url_in(jobs)
+        environment[REDIS_URL] = EmbeddedServer.url_in(jobs)
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
     gateway = ["gateway", "--host", options.host, "--port", str(options.port)]
     return [
@@ -107,7 +117,7 @@ def _stages(options: ServeOptions) -> list[list[Component]]:
 
 
 def _has_own_servers() -> bool:
-    return "UNET_FACTORY_REDIS_URL" not in os.environ
+    return REDIS_URL not in os.environ
 
 
 def _has_destinations() -> bool:
@@ -116,7 +126,12 @@ def _has_destinations() -> bool:
 
 
 def _server_folders(options: ServeOptions) -> tuple[Path, Path]:
-    return options.data_dir / "jobs", options.data_dir / "cache"
+    return jobs_folder(options.data_dir), options.data_dir / "cache"
+
+
+def jobs_folder(data_dir: Path) -> Path:
+    """Where the job server keeps its data."""
+    return data_dir / "jobs"
 
 
 def _environment(options: ServeOptions) -> dict[str, str]:
@@ -126,6 +141,7 @@ def _environment(options: ServeOptions) -> dict[str, str]:
     metrics.mkdir(parents=True)
     environment = {
         "UNET_FACTORY_BLOB_URL": (options.data_dir.resolve() / "blobs").as_uri(),
+        "UNET_FACTORY_AUDIT_LOG": str(options.data_dir.resolve() / "audit.log"),
         **os.environ,
         "UNET_FACTORY_MODELS_DIR": str(options.models_dir.resolve()),
         "UNET_FACTORY_STOP_GRACE_S": str(_WORKER_GRACE_S),
@@ -170,7 +186,7 @@ def _check_port(options: ServeOptions) -> None:
 
 
 @contextmanager
-def _sole_user(data_dir: Path) -> Iterator[None]:
+def sole_user(data_dir: Path) -> Iterator[None]:
     """Hold the data folder; the kernel lets go of it when this process ends, however it ends."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -35,9 +35,14 @@ class FactoryClient:
     cannot be reached.
     """
 
-    def __init__(self, base_url: str = DEFAULT_URL, *, retry_for_s: float = RETRY_FOR_S) -> None:
+    def __init__(
+        self, base_url: str = DEFAULT_URL, *, api_key: str | None = None, retry_for_s: float = RETRY_FOR_S
+    ) -> None:
         url = httpx.URL(base_url.rstrip("/"))
-        self._http = httpx.Client(base_url=url, timeout=_TIMEOUT, trust_env=url.host not in _THIS_MACHINE)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._http = httpx.Client(
+            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=url.host not in _THIS_MACHINE
+        )
         self._retry_for_s = retry_for_s
 
     def __enter__(self) -> Self:

@@ -1,0 +1,130 @@
+"""The commands that make and end API keys, straight in the store of the jobs: nobody needs a key to make the first."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+from rich.table import Column, Table
+
+from unet_factory.api_keys import ApiKey, KeyStore, Scope
+from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
+from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user
+
+_DAY_S = 24 * 3600.0
+_HOUR_S = 3600.0
+
+
+def create(
+    data_dir: Path,
+    name: str,
+    scopes: list[str],
+    shares_jobs_of: str | None,
+    days: float | None,
+    requests_per_minute: int | None,
+    jobs_in_flight: int | None,
+) -> None:
+    """The key itself goes to standard output, all else to standard error.
+
+    Raises:
+        Failure: there is no such scope.
+    """
+    try:
+        wanted = tuple(Scope(scope) for scope in dict.fromkeys(scopes))
+    except ValueError:
+        raise Failure(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
+    with _store(data_dir) as keys:
+        key, token = keys.create(
+            name,
+            wanted,
+            shares_jobs_of=shares_jobs_of,
+            expires=None if days is None else time.time() + days * _DAY_S,
+            requests_per_minute=requests_per_minute,
+            jobs_in_flight=jobs_in_flight,
+        )
+    say(f"key {key.id} for {key.name} ({', '.join(key.scopes)}); it is shown this once:")
+    print(token)  # noqa: T201 (the command's output)
+
+
+def show(data_dir: Path) -> None:
+    with _store(data_dir) as keys:
+        found = keys.all()
+    table = Table(Column("id", no_wrap=True), "name", "scopes", "jobs of", "created (UTC)", "state", "limits")
+    for key in found:
+        table.add_row(*_cells(key))
+    Console().print(table)
+
+
+def revoke(data_dir: Path, key_id: str) -> None:
+    with _store(data_dir) as keys:
+        key = keys.revoke(key_id)
+    say(f"key {key.id} of {key.name} is revoked")
+
+
+def rotate(data_dir: Path, key_id: str, overlap_h: float) -> None:
+    """The new key goes to standard output."""
+    with _store(data_dir) as keys:
+        key, token = keys.rotate(key_id, overlap_h * _HOUR_S)
+    say(f"key {key.id} of {key.name} has a new secret, shown this once; the old one holds {overlap_h:g} h longer:")
+    print(token)  # noqa: T201 (the command's output)
+
+
+@contextmanager
+def _store(data_dir: Path) -> Iterator[KeyStore]:
+    """In the operator's Redis, else in that of a running ``serve``, else in its data, with a server for the moment."""
+    url = os.environ.get(REDIS_URL)
+    try:
+        if url is not None:
+            yield KeyStore(Redis.from_url(url))
+        elif _answers(EmbeddedServer.url_in(jobs_folder(data_dir))):
+            yield KeyStore(Redis.from_url(EmbeddedServer.url_in(jobs_folder(data_dir))))
+        else:
+            with sole_user(data_dir):
+                server = EmbeddedServer.start(jobs_folder(data_dir), JOBS_OPTIONS)
+                try:
+                    yield KeyStore(Redis.from_url(server.redis_url))
+                finally:
+                    server.stop()
+    except RedisError as error:
+        raise Failure(f"the store of the jobs cannot be used: {error}") from error
+
+
+def _answers(url: str) -> bool:
+    try:
+        with Redis.from_url(url) as redis:
+            return bool(redis.ping())
+    except RedisError:
+        return False
+
+
+def _cells(key: ApiKey) -> list[str]:
+    limits = {"requests/min": key.requests_per_minute, "jobs": key.jobs_in_flight}
+    return [
+        key.id,
+        key.name,
+        ", ".join(key.scopes),
+        "its own" if key.owner == key.id else key.owner,
+        _date(key.created),
+        _state(key, time.time()),
+        ", ".join(f"{value} {name}" for name, value in limits.items() if value is not None),
+    ]
+
+
+def _state(key: ApiKey, now: float) -> str:
+    if key.revoked is not None:
+        return f"revoked {_date(key.revoked)}"
+    if not key.valid(now):
+        return "expired"
+    old = [secret.expires for secret in key.secrets if secret.expires is not None and secret.holds(now)]
+    state = "valid" if key.expires is None else f"valid until {_date(key.expires)}"
+    return f"{state}, old secret until {_date(max(old))}" if old else state
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(sep=" ", timespec="minutes").removesuffix("+00:00")

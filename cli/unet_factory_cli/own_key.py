@@ -1,0 +1,22 @@
+"""The caller's own API key: as given, else from the file that the environment names."""
+
+import os
+from pathlib import Path
+
+from unet_factory_cli.failures import MISUSED, Failure
+
+API_KEY_FILE = "UNET_FACTORY_API_KEY_FILE"
+
+
+def own_key(given: str | None) -> str | None:
+    """
+    Raises:
+        Failure: the file cannot be read.
+    """
+    file = os.environ.get(API_KEY_FILE)
+    if given or not file:
+        return given or None
+    try:
+        return Path(file).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"the file that {API_KEY_FILE} names cannot be read: {file}", MISUSED) from error
