@@ -64,6 +64,7 @@ class Errand(Frozen):
     destination: str
     state: ErrandState = ErrandState.PENDING
     attempts: int = 0
+    lost: int = Field(default=0, description="attempts in a row that ended with their courier")
     since: float | None = Field(default=None, description="when it was first tried; seconds since the epoch")
     next_attempt: float | None = Field(default=None, description="while it is pending; seconds since the epoch")
     last_error: str | None = None

@@ -56,7 +56,8 @@ end
 """
 _NOW = "local time = redis.call('TIME'); local now = time[1] + time[2] / 1e6\n"
 _PLACE = "local job, field = 'job:' .. string.sub(ARGV[1], 1, 32), 'errand.' .. string.sub(ARGV[1], 34)\n"
-# KEYS: queue. ARGV: owner, lease ms. Returns the id and the errand, its attempt counted, or nothing.
+# KEYS: queue. ARGV: owner, lease ms. Returns the id and the errand, its attempt counted, or nothing. While it is held
+# it has no next attempt; whoever finds it due like that knows that the last courier was lost.
 _CLAIM = (
     _NOW
     + """
@@ -69,7 +70,8 @@ local job, field = 'job:' .. string.sub(id, 1, 32), 'errand.' .. string.sub(id, 
 local value = redis.call('HGET', job, field)
 if not value then redis.call('ZREM', KEYS[1], id) return false end
 local errand = cjson.decode(value)
-errand.attempts = errand.attempts + 1
+if errand.attempts > 0 and errand.next_attempt == cjson.null then errand.lost = errand.lost + 1 end
+errand.attempts, errand.next_attempt = errand.attempts + 1, cjson.null
 if errand.since == cjson.null then errand.since = now end
 value = cjson.encode(errand)
 redis.call('HSET', job, field, value)
@@ -124,7 +126,7 @@ local errand = cjson.decode(value)
 local state = redis.call('HGET', job, 'state')
 if errand.state == 'skipped' or state == '"queued"' or state == '"running"' then return value end
 if redis.call('EXISTS', 'outbox:lease:' .. ARGV[1]) == 1 then return value end
-errand.state, errand.attempts, errand.next_attempt, errand.since = 'pending', 0, now, cjson.null
+errand.state, errand.attempts, errand.lost, errand.next_attempt, errand.since = 'pending', 0, 0, now, cjson.null
 value = cjson.encode(errand)
 redis.call('HSET', job, field, value)
 local queue = 'outbox:due:' .. errand.kind .. ':' .. errand.destination
@@ -230,7 +232,7 @@ class Outbox:
         return list(entries)
 
     def _settled(self, claimed: Claimed, delay_s: float | None = None, **changes: Any) -> bool:
-        errand = claimed.errand.model_copy(update={"next_attempt": None, **changes})
+        errand = claimed.errand.model_copy(update={"next_attempt": None, "lost": 0, **changes})
         delay = "" if delay_s is None else repr(delay_s)
         arguments = [claimed.id, claimed.owner, errand.model_dump_json(), delay]
         return bool(self._settle(keys=[queue_of(claimed.errand)], args=arguments))

@@ -45,6 +45,8 @@ class Attempts:
         log.info("%s (%s) attempt %d: %s", claimed.id, claimed.errand.kind, claimed.errand.attempts, outcome)
 
     def _outcome(self, claimed: Claimed) -> str:
+        if claimed.errand.lost >= self.errands.settings.job_attempts:
+            return self._give_up(claimed, f"it took its courier down {claimed.errand.lost} times in a row", None)
         try:
             self.errands.run(claimed)
         except NothingToDo as nothing:

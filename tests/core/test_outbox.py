@@ -83,7 +83,7 @@ def test_one_courier_at_a_time_and_the_next_when_the_first_is_dead(jobs: JobStor
     time.sleep(0.35)
     second = outbox.claim(queue_of(HOOK), "second", LEASE_S)
     assert second is not None
-    assert (second.id, second.errand.attempts) == (first.id, 2)
+    assert (second.id, second.errand.attempts, second.errand.lost) == (first.id, 2, 1)
     assert not outbox.renew(first, LEASE_S)
     assert not outbox.deliver(first), "it is the second's now"
     assert outbox.deliver(second)
@@ -101,7 +101,9 @@ def test_a_failed_attempt_waits_until_another_gets_through(jobs: JobStore, outbo
     assert waiting.next_attempt == pytest.approx(time.time() + 3600, abs=5)
     assert outbox.claim(queue_of(PUSH), "too early", LEASE_S) is None
     assert outbox.deliver(second)
-    assert taken(outbox, PUSH).job_id == late, "the destination is back"
+    again = taken(outbox, PUSH)
+    assert again.job_id == late, "the destination is back"
+    assert (again.errand.attempts, again.errand.lost) == (2, 0)
 
 
 def test_the_dead_are_listed_and_can_be_replayed(jobs: JobStore, outbox: Outbox) -> None:
@@ -115,7 +117,7 @@ def test_the_dead_are_listed_and_can_be_replayed(jobs: JobStore, outbox: Outbox)
     assert outbox.listed(ErrandState.DEAD, 10) == []
     assert [listed_id for listed_id, _ in outbox.listed(ErrandState.PENDING, 10)] == [delivery_id]
     again = taken(outbox, PUSH)
-    assert (again.id, again.errand.attempts) == (delivery_id, 1)
+    assert (again.id, again.errand.attempts, again.errand.lost) == (delivery_id, 1, 0)
 
 
 def test_a_replay_disturbs_nobody_and_nothing_else(jobs: JobStore, outbox: Outbox) -> None:

@@ -8,12 +8,13 @@ import pytest
 
 from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, worked_off
 from tests.courier.receiver import receiving
+from tests.system.processes import until
 from unet_factory.callback_rules import Address
 from unet_factory.destinations import Destinations
 from unet_factory.errors import DestinationsInvalid
 from unet_factory.job_store import JobStore
 from unet_factory.jobs import Errand, ErrandKind, ErrandState, JobState
-from unet_factory.outbox import Outbox
+from unet_factory.outbox import Outbox, queue_of
 from unet_factory.settings import Settings
 from unet_factory_courier.main import check_secrets, quiet_libraries
 from unet_factory_courier.outcomes import GiveUp
@@ -93,6 +94,19 @@ def test_too_many_failures_are_dead(
         assert (delivery.state, delivery.attempts) == (ErrandState.DEAD, settings.delivery_attempts)
         assert len(receiver.requests) == settings.delivery_attempts
         assert jobs.get(job_id).expires > planned, "it is kept for a replay"
+
+
+def test_what_takes_its_courier_down_again_and_again_is_given_up(
+    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, outbox: Outbox
+) -> None:
+    with receiving() as receiver:
+        job_id = submit(hook(), callback_url=receiver.url)
+        finish(job_id)
+        for _ in range(3):
+            assert until(lambda: outbox.claim(queue_of(hook()), "killed", 0.01)) is not None
+        (delivery,) = worked_off(dispatcher(local), jobs, job_id)
+        assert (delivery.state, delivery.attempts, receiver.requests) == (ErrandState.DEAD, 4, [])
+        assert "3 times" in (delivery.last_error or "")
 
 
 def test_a_silent_receiver_delays_nobody_else(
