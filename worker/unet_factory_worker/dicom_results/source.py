@@ -6,6 +6,8 @@ study's is copied here, as it stands.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
+from copy import deepcopy
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -56,9 +58,11 @@ def check_complete(series: DicomSeries) -> None:
 def copy_patient_and_study(header: Dataset, result: Dataset) -> None:
     """Give ``result`` the attributes of patient and study of ``header``, exactly, and empty ones that it must have."""
     for keyword in _NEVER_ABSENT:
+        if keyword in result:
+            del result[keyword]  # not only its value: highdicom's results share elements with each other
         setattr(result, keyword, "")
     for tag in _tags_of_patient_and_study(header):
-        result[tag] = header[tag]
+        result[tag] = deepcopy(header[tag])
     if not _ascii_but_for(result, header):
         result.SpecificCharacterSet = "ISO_IR 192"
 
