@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
-from highdicom.seg import Segmentation
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
@@ -44,7 +44,7 @@ def build_report(
     volumes_ml: Mapping[str, float],
     series: DicomSeries,
     provenance: Provenance,
-    segmentation: Segmentation | None,
+    segmentation: Dataset | None,
     numbers: Mapping[int, int],
 ) -> Comprehensive3DSR:
     """The report of the volume of every label but the background; one that was not found has 0 ml and no segment.
@@ -101,7 +101,7 @@ def _group(
     volume_ml: float,
     series: DicomSeries,
     provenance: Provenance,
-    segmentation: Segmentation | None,
+    segmentation: Dataset | None,
     number: int | None,
 ) -> _Group:
     tracking_id, tracking_uid = provenance.tracking(label)
@@ -134,13 +134,15 @@ def _images(headers: Sequence[Dataset]) -> list[SourceImageForMeasurementGroup]:
     return [SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers]
 
 
-def _evidence(series: DicomSeries, segmentation: Segmentation | None) -> list[Dataset]:
-    """The segmentation and every object of the scan, without a patient: that is copied in the end."""
+def _evidence(series: DicomSeries, segmentation: Dataset | None) -> list[Dataset]:
+    """The segmentation and every object of the scan, by their identifiers: the patient is copied in the end."""
     template = source.stand_ins(series, [0])[0]
-    images = []
-    for header in series.datasets:
-        image = Dataset()
-        image.update(template)
-        image.SOPClassUID, image.SOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
-        images.append(image)
-    return images if segmentation is None else [segmentation, *images]
+    headers = series.datasets if segmentation is None else (segmentation, *series.datasets)
+    return [_identified(template, header) for header in headers]
+
+
+def _identified(template: Dataset, header: Dataset) -> Dataset:
+    evidence = deepcopy(template)  # data elements would be shared otherwise
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(evidence, keyword, header[keyword].value)
+    return evidence
