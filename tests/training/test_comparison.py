@@ -24,6 +24,7 @@ from unet_factory_training.comparison.config import NATIVE, Comparison, read_com
 from unet_factory_training.comparison.cost import measure_cost
 from unet_factory_training.comparison.runs import Run, learning_curves, runs_of
 from unet_factory_training.comparison.scoring import COLUMNS, Contender, contenders_of, score_all
+from unet_factory_training.comparison.spacings import spacings_of
 from unet_factory_training.comparison.summary import summarise
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import find_subjects, read_scan
@@ -155,9 +156,10 @@ def test_policies_differ_only_outside_the_trained_range(comparison: Comparison, 
     assert clamped.plan((2.0, 2.0, 2.0)) == unclamped.plan((2.0, 2.0, 2.0))
     assert clamped.plan((4.0, 2.0, 2.0)) != unclamped.plan((4.0, 2.0, 2.0))
     table = score_all(comparison, list(arms.values()), tmp_path / "scores")
-    inside = table[table["region"] != "along isotropic"].drop(columns="arm")
+    inside = table[table["region"] != "along isotropic"]
     first, second = (
-        inside[table["arm"] == arm].reset_index(drop=True) for arm in ("HyperSpace", "HyperSpace unclamped")
+        inside[inside["arm"] == arm].drop(columns="arm").reset_index(drop=True)
+        for arm in ("HyperSpace", "HyperSpace unclamped")
     )
     assert len(first) == 2 * (1 + comparison.draws)
     pd.testing.assert_frame_equal(first, second)
@@ -242,6 +244,15 @@ def test_cost_falls_with_the_voxels_but_not_for_fixed_spacing(
     for measure, ratio in (("cpu_seconds", 3), ("peak_bytes", 3)):
         assert rows["HyperSpace", 3.0][measure] * ratio < rows["FS", 3.0][measure]
     assert rows["HyperSpace", 1.0]["peak_bytes"] > 60**3 * 4  # more than the scan itself
+
+
+def test_curves_may_be_of_fewer_scans(comparison: Comparison) -> None:
+    config = comparison.training_config("FS", 1)
+    scan = read_scan(find_subjects(config.dataset, "test")[0], config.dataset)
+    (segment,) = comparison.segments
+    few = comparison.model_copy(update={"segments": (segment.model_copy(update={"scans": 1}),)})
+    regions = [{region for found in spacings_of(few, scan, n, 0.05).values() for region in found} for n in (0, 1)]
+    assert regions == [{NATIVE, "expected", segment.region}, {NATIVE, "expected"}]
 
 
 def test_validation_scores_are_recorded_once_per_iteration(comparison: Comparison, tmp_path: Path) -> None:

@@ -30,12 +30,13 @@ class Arm(Frozen):
 
 
 class Segment(Frozen):
-    """Evenly spaced spacings from one to another, for a curve."""
+    """Evenly spaced spacings from one to another, for a curve over the first ``scans``, or all."""
 
     name: str
     from_mm: SpacingMm
     to_mm: SpacingMm
     steps: int = Field(ge=2)
+    scans: int | None = Field(default=None, ge=1)
 
     @property
     def region(self) -> str:

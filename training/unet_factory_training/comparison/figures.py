@@ -77,7 +77,8 @@ def _curves(comparison: Comparison, summary: Mapping[str, Any], trained: Interva
                 arm,
                 _number(comparison, arm),
             )
-        panel.set(title=segment.name, xlabel=_axis_label(segment))
+        subjects = max((row["subjects"] for row in summary["curves"] if row["segment"] == segment.name), default=0)
+        panel.set(title=f"{segment.name} ({subjects} subjects)", xlabel=_axis_label(segment))
     panels[0].set_ylabel(LABELS[measure])
     panels[0].legend(fontsize=7)
     return figure

@@ -95,9 +95,9 @@ def score_all(
     config = comparison.training_config(comparison.reference, comparison.seeds[0])
     subjects = find_subjects(config.dataset, comparison.split)[: comparison.max_scans]
     parts = []
-    for number, subject in enumerate(subjects, start=1):
+    for number, subject in enumerate(subjects):
         scan = read_scan(subject, config.dataset)
-        spacings = spacings_of(comparison, scan, config.grid_step_mm)
+        spacings = spacings_of(comparison, scan, number, config.grid_step_mm)
         files = {contender: folder / _file_of(contender, scan, spacings, config) for contender in contenders}
         missing = [c for c, path in files.items() if not path.exists() and (not wanted or c.arm in wanted)]
         started = time.perf_counter()
@@ -106,7 +106,7 @@ def score_all(
             files[contender].parent.mkdir(parents=True, exist_ok=True)
             write_atomically(files[contender], table.to_csv(index=False, float_format="%.6g").encode())
         if missing:
-            log.info("scan %d of %d: %.0f s", number, len(subjects), time.perf_counter() - started)
+            log.info("scan %d of %d: %.0f s", number + 1, len(subjects), time.perf_counter() - started)
         parts += [pd.read_csv(path).assign(arm=c.arm, seed=c.seed) for c, path in files.items() if path.exists()]
     return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
 

@@ -10,15 +10,18 @@ from unet_factory_training.datasets import Scan
 from unet_factory_training.evaluation import draw_spacings
 
 
-def spacings_of(comparison: Comparison, scan: Scan, step_mm: float) -> dict[SpacingMm, list[str]]:
-    """The spacings for a scan, each with the regions that it counts for; drawn ones are multiples of ``step_mm``."""
+def spacings_of(comparison: Comparison, scan: Scan, number: int, step_mm: float) -> dict[SpacingMm, list[str]]:
+    """The spacings for a scan, ``number`` of its split from zero, each with the regions that it counts for; drawn ones
+    are multiples of ``step_mm``.
+    """
     regions: dict[str, list[SpacingMm]] = {NATIVE: [scan.spacing_ras_mm]}
     for name, interval in comparison.intervals.items():
         seed = crc32(f"{name} {scan.name}".encode())
         drawn = draw_spacings(SpacingGrid.from_mm(step_mm, interval), comparison.draws, seed)
         regions[name] = [spacing.mm for spacing in drawn]
     for segment in comparison.segments:
-        regions[segment.region] = spacings_along(segment, step_mm)
+        if segment.scans is None or number < segment.scans:
+            regions[segment.region] = spacings_along(segment, step_mm)
     spacings: dict[SpacingMm, list[str]] = {}
     for region, members in regions.items():
         for spacing in dict.fromkeys(members):

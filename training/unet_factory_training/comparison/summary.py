@@ -88,6 +88,7 @@ def _curves(comparison: Comparison, cases: pd.DataFrame) -> Records:
         along = per_subject[per_subject["region"] == segment.region]
         for (arm, *spacing_mm), group in along.groupby(["arm", *SPACING_COLUMNS]):
             row: dict[str, Any] = {"segment": segment.name, "arm": arm, "spacing_mm": spacing_mm}
+            row["subjects"] = len(group)
             for measure in MEASURES:
                 estimate = mean_over_subjects(group[measure].tolist())
                 row[measure] = [_number(value) for value in (estimate.mean, estimate.low, estimate.high)]
