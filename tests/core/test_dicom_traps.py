@@ -98,6 +98,34 @@ def frames_twice() -> list[Dataset]:
     return [scanned]
 
 
+def with_frames(stated: int) -> Dataset:
+    scanned = enhanced(phantom(), AFFINE)
+    scanned.NumberOfFrames = stated
+    return scanned
+
+
+def frames_of_echoes() -> list[Dataset]:
+    """Both in one object, the second echo first; its values are others."""
+    voxels = np.concatenate([phantom() + 1, phantom()], axis=2)
+    scanned = enhanced(voxels, AFFINE)
+    for index, frame in enumerate(scanned.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = position(AFFINE, index % 7)
+        echo = Dataset()
+        echo.EffectiveEchoTime = 12.5 if index < 7 else 4.5
+        frame.MREchoSequence = [echo]
+    return [scanned]
+
+
+def in_two_objects() -> list[Dataset]:
+    """As a scanner splits what gets too large for one object (a concatenation)."""
+    first, second = enhanced(phantom()[:, :, :4], AFFINE), enhanced(phantom()[:, :, 4:], AFFINE)
+    second.SeriesInstanceUID, second.FrameOfReferenceUID = first.SeriesInstanceUID, first.FrameOfReferenceUID
+    second.InstanceNumber = 2
+    for k, frame in enumerate(second.PerFrameFunctionalGroupsSequence):
+        frame.PlanePositionSequence[0].ImagePositionPatient = position(AFFINE, k + 4)
+    return [second, first]
+
+
 OTHER_VIEW = [0.0, 1.0, 0.0, 0.0, 0.0, -1.0]
 
 REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
@@ -138,6 +166,23 @@ REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
         SlicesAmbiguous,
         ("2 image types",),
     ),
+    "phases of the heart": (
+        lambda: again(scan(TriggerTime=0), TriggerTime=40),
+        SlicesAmbiguous,
+        ("2 trigger times",),
+    ),
+    "acquisitions": (
+        lambda: again(scan(AcquisitionNumber=1), AcquisitionNumber=2),
+        SlicesAmbiguous,
+        ("2 acquisitions",),
+    ),
+    "a mosaic": (
+        lambda: scan(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"])[:1],
+        GeometryInvalid,
+        ("image 1 is a mosaic",),
+    ),
+    "frames that are not all described": (lambda: [with_frames(6)], NotAVolume, ("6 frames", "describes 7")),
+    "a directory alone": (lambda: [no_image("", DIRECTORY)], NotAVolume, ("a directory",)),
     "the same place for no reason": (lambda: again(scan()), SlicesAmbiguous, ("nothing in their headers",)),
     "one slice twice": (
         lambda: again(scan())[:8],
@@ -224,6 +269,8 @@ NOTED: dict[str, tuple[Build, str]] = {
         lambda: again(scan(EchoTime=10), EchoTime=20)[::-1],
         "first of 2 echoes (echo time 10 ms)",
     ),
+    "frames of echoes": (frames_of_echoes, "first of 2 echoes (echo time 4.5 ms)"),
+    "enhanced objects in parts": (in_two_objects, ""),
     "jitter": (lambda: moved(3, by=0.015), "up to 1.5% of the gap of 3.25 mm"),
     "a copy": (recopied, "1 image sent twice"),
     "a localizer in the series": (

@@ -56,11 +56,11 @@ def test_a_series_gives_what_its_nifti_gives(
     labels, header = labelmap(context, of_series, tmp_path), read_header(path)
     assert labels.shape == header.shape
     np.testing.assert_allclose(labels.affine, header.affine, atol=1e-5)
-    in_ras = [
+    from_series, from_nifti = (
         np.asarray(nibabel.as_closest_canonical(image).dataobj)
         for image in (labels, labelmap(context, of_nifti, tmp_path))
-    ]
-    np.testing.assert_array_equal(*in_ras)
+    )
+    np.testing.assert_array_equal(from_series, from_nifti)
 
 
 def test_what_was_tolerated_is_noted(context: WorkerContext, submit: Submit, tmp_path: Path) -> None:

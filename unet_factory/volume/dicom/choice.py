@@ -51,7 +51,8 @@ def _chosen(
 ) -> tuple[list[DicomObject], tuple[str, ...]]:
     images = [found for found in objects if found.is_image]
     if not images:
-        raise NotAVolume(f"there is no image among the DICOM objects ({_counted(found.modality for found in objects)})")
+        found = _counted(found.modality for found in objects) or "a directory"
+        raise NotAVolume(f"there is no image among the DICOM objects ({found})")
     series = _one_series(images, series_uid)
     kept, copies = _without_copies(archive, series)
     scans = [image for image in kept if not _is_localizer(image)] or kept

@@ -11,6 +11,7 @@ from pydicom.dataset import Dataset
 from unet_factory.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.dicom.objects import DicomObject, readable
 
+_MOSAIC = "MOSAIC"
 _COSINES_TOLERANCE = 1e-2  # of length 1, and of the right angle's cosine: real headers have four digits or more
 
 
@@ -55,7 +56,9 @@ class Identity:
     echo_number: int | None
     echo_time_ms: float | None
     temporal_position: int | None
+    trigger_time_ms: float | None
     b_value: float | None
+    acquisition: int | None
     kind: tuple[str, ...]
 
 
@@ -81,6 +84,8 @@ def _single(source: DicomObject) -> Slice:
             f"{name} has {frames} frames without positions of their own; send single-frame or enhanced images",
             frames=frames,
         )
+    if _MOSAIC in _kind(dataset, "ImageType"):
+        raise GeometryInvalid(f"{name} is a mosaic of many slices in one; send single slices or enhanced images")
     slope, inter = _rescale(name, dataset)
     return Slice(
         source=source,
@@ -95,7 +100,9 @@ def _single(source: DicomObject) -> Slice:
             echo_number=_whole(dataset, "EchoNumbers"),
             echo_time_ms=_number(dataset, "EchoTime"),
             temporal_position=_whole(dataset, "TemporalPositionIdentifier"),
+            trigger_time_ms=_number(dataset, "TriggerTime"),
             b_value=_number(dataset, "DiffusionBValue"),
+            acquisition=_whole(dataset, "AcquisitionNumber"),
             kind=_kind(dataset, "ImageType"),
         ),
     )
@@ -128,7 +135,11 @@ def _enhanced(source: DicomObject) -> Iterator[Slice]:
                 echo_number=None,
                 echo_time_ms=_number(groups.item("MREchoSequence"), "EffectiveEchoTime"),
                 temporal_position=_whole(content, "TemporalPositionIndex"),
+                trigger_time_ms=_number(
+                    groups.item("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"
+                ),
                 b_value=_number(groups.item("MRDiffusionSequence"), "DiffusionBValue"),
+                acquisition=_whole(content, "FrameAcquisitionNumber"),
                 kind=_kind(groups.item("MRImageFrameTypeSequence"), "FrameType")
                 or _kind(groups.item("CTImageFrameTypeSequence"), "FrameType"),
             ),

@@ -167,7 +167,9 @@ def _reasons(slices: Sequence[Slice]) -> str:
     values: dict[str, Callable[[Slice], Hashable]] = {
         "echo time": _echo,
         "temporal position": lambda one: one.identity.temporal_position,
+        "trigger time": lambda one: one.identity.trigger_time_ms,
         "b-value": lambda one: one.identity.b_value,
+        "acquisition": lambda one: one.identity.acquisition,
         "image type": lambda one: one.identity.kind,
     }
     counts = {noun: len({value(one) for one in slices}) for noun, value in values.items()}
