@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.uid import Comprehensive3DSRStorage
 
 from tests.core.dicom_files import as_ct, enhanced, position, saved, series, zipped
 from tests.core.volume_files import affine_ras, phantom, reoriented
@@ -164,8 +165,9 @@ def test_the_report_says_volumes_spacings_and_segments(tmp_path: Path, seg_type:
     seg, report = dcmread(files["seg.dcm"]), highdicom.sr.srread(files["report.dcm"])
     numbers = {part.SegmentLabel: part.SegmentNumber for part in seg.SegmentSequence}
     assert "posterior" not in numbers
-    assert report.SOPClassUID.name == "Comprehensive 3D SR Storage"
-    found = report.content.get_volumetric_roi_measurement_groups()
+    assert report.SOPClassUID == Comprehensive3DSRStorage
+    content: Any = report.content
+    found = content.get_volumetric_roi_measurement_groups()
     assert len(found) == 3
     for label, group in zip((LABELS[1], LABELS[3], LABELS[4]), found, strict=True):
         tracking_id, tracking_uid = provenance().tracking(label)
@@ -176,7 +178,7 @@ def test_the_report_says_volumes_spacings_and_segments(tmp_path: Path, seg_type:
         assert segment.referenced_segment_numbers == [numbers[label.name]]
         (described,) = (part for part in seg.SegmentSequence if part.SegmentLabel == label.name)
         assert (described.TrackingID, described.TrackingUID) == (tracking_id, tracking_uid)
-    (absent,) = report.content.get_image_measurement_groups()
+    (absent,) = content.get_image_measurement_groups()
     assert absent.tracking_identifier == "tiny: posterior"
     assert _volume_ml(absent) == 0
     texts = [item.TextValue for item in found[0][0].ContentSequence if item.ValueType == "TEXT"]
@@ -218,8 +220,8 @@ def test_only_what_is_there_becomes_a_segment(tmp_path: Path) -> None:
 def test_where_nothing_was_found_there_is_a_report_of_zeros(tmp_path: Path) -> None:
     files = results(tmp_path, scan_of(), np.zeros(SHAPE, np.uint8))
     assert files.keys() == {"report.dcm"}
-    groups = highdicom.sr.srread(files["report.dcm"]).content.get_image_measurement_groups()
-    assert [_volume_ml(group) for group in groups] == [0, 0, 0, 0]
+    content: Any = highdicom.sr.srread(files["report.dcm"]).content
+    assert [_volume_ml(group) for group in content.get_image_measurement_groups()] == [0, 0, 0, 0]
     assert _complaints(files["report.dcm"]) == []
 
 

@@ -7,7 +7,6 @@ study's is copied here, as it stands.
 
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from copy import deepcopy
 
 import numpy as np
 from pydicom.dataset import Dataset
