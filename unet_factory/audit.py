@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from enum import StrEnum
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
@@ -63,9 +64,19 @@ def open_trail(target: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    _trail.handlers[:] = [_ToStdout(sys.stdout) if target == STDOUT else _ToFile(_private(Path(target)))]
+    opened = _ToStdout(sys.stdout) if target == STDOUT else _ToFile(_private(Path(target)))
+    close_trail()
+    _trail.addHandler(opened)
     _trail.propagate = False
     _trail.setLevel(logging.INFO)
+
+
+def close_trail() -> None:
+    """Nothing is written from here on."""
+    for handler in tuple(_trail.handlers):
+        _trail.removeHandler(handler)
+        with suppress(OSError):  # what could not be written before cannot be written now
+            handler.close()
 
 
 def record(
