@@ -1,4 +1,4 @@
-# One target per role: gateway and courier (no torch), worker, training.
+# One target per role: gateway, listener and courier (no torch), worker, training.
 #
 #   docker build --target gateway --tag unet-factory-gateway .
 #   docker build --target worker --build-arg TORCH_INDEX_URL=URL_OF_AN_INDEX_OF_CPU_WHEELS --tag unet-factory-worker .
@@ -47,6 +47,14 @@ ARG PIP_CERT
 RUN python role_requirements.py courier > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
+FROM requirements AS listener-requirements
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+ARG PIP_CERT
+RUN python role_requirements.py listener > requirements.txt \
+    && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
+
 FROM requirements AS torch-requirements
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
@@ -86,6 +94,7 @@ COPY worker worker
 COPY training training
 COPY client client
 COPY listener listener
+COPY listener listener
 COPY courier courier
 COPY cli cli
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/app .
@@ -99,6 +108,17 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
 ENTRYPOINT ["unet-factory", "gateway"]
 CMD ["--host", "0.0.0.0", "--port", "8000"]
+
+FROM base AS listener
+RUN install --directory --mode=0700 --owner=factory --group=factory /data/spool
+COPY --from=listener-requirements /opt/venv /opt/venv
+COPY --from=app /opt/app /opt/app
+USER 10001:10001
+EXPOSE 11112
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
+    CMD ["python", "-c", "import socket; socket.create_connection(('127.0.0.1', 11112), 4)"]
+ENTRYPOINT ["unet-factory", "dicom-listen"]
+CMD ["--host", "0.0.0.0", "--spool", "/data/spool", "--url", "http://gateway:8000"]
 
 FROM base AS courier
 ENV UNET_FACTORY_METRICS_HOST=0.0.0.0 \

@@ -10,8 +10,10 @@ import yaml
 
 from unet_factory import metrics
 from unet_factory.destinations import Destinations
+from unet_factory.model_registry import ModelRegistry
 from unet_factory.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
+from unet_factory_service.dicomweb.routing import read_routing
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -27,7 +29,8 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_services_are_those_that_operators_know(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == {*OURS, "redis-jobs", "redis-cache", "prometheus", "grafana"}
+    beside = {"listener", "orthanc", "redis-jobs", "redis-cache", "prometheus", "grafana"}
+    assert set(compose["services"]) == {*OURS, *beside}
 
 
 def test_every_service_has_a_pinned_image_or_a_target_of_the_dockerfile(compose: dict[str, Any]) -> None:
@@ -64,7 +67,7 @@ def test_gateway_and_workers_share_stores_blobs_and_models(compose: dict[str, An
             name: services[0]["environment"][name] for name in stores
         }
         assert service["volumes"] == services[0]["volumes"]
-        assert [volume["read_only"] for volume in service["volumes"] if isinstance(volume, dict)] == [True, True]
+        assert [volume["read_only"] for volume in service["volumes"] if isinstance(volume, dict)] == [True, True, True]
 
 
 def test_a_stopped_worker_may_finish_its_job(compose: dict[str, Any]) -> None:
@@ -119,15 +122,15 @@ def test_only_the_gpu_profile_asks_for_a_device(compose: dict[str, Any]) -> None
     assert compose["services"]["worker-gpu"]["profiles"] == ["gpu"]
 
 
-@pytest.mark.parametrize("role", ["gateway", "courier", "worker", "training"])
+@pytest.mark.parametrize("role", ["gateway", "listener", "courier", "worker", "training"])
 def test_every_role_runs_unprivileged_from_its_own_target(role: str) -> None:
     stage = stages()[role]
     assert re.search(r"^USER [1-9]\d*:[1-9]\d*$", stage, re.MULTILINE)
-    assert re.search(r'^ENTRYPOINT \["unet-factory", "\w+"\]$', stage, re.MULTILINE)
+    assert re.search(r'^ENTRYPOINT \["unet-factory", "[\w-]+"\]$', stage, re.MULTILINE)
     assert "HEALTHCHECK" in stage
 
 
-@pytest.mark.parametrize("role", ["gateway", "courier"])
+@pytest.mark.parametrize("role", ["gateway", "listener", "courier"])
 def test_a_role_that_computes_nothing_is_built_without_torch(role: str) -> None:
     lineage, stage = "", f"{role}-requirements"
     while stage in stages():
@@ -155,7 +158,7 @@ def test_base_image_is_pinned_and_copied_files_exist_and_reach_the_builder() -> 
 def test_every_installing_stage_declares_the_arguments_of_a_mirror() -> None:
     """Not every builder hands a stage's arguments to the stages made from it."""
     installing = {name: stage for name, stage in stages().items() if " install --no-cache-dir" in stage}
-    assert len(installing) == 6
+    assert len(installing) == 7
     for name, stage in installing.items():
         for argument in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CERT"):
             assert f"ARG {argument}\n" in stage, name
@@ -241,3 +244,23 @@ def exported() -> set[str]:
     """Names of all samples that those families can show."""
     suffixes = ("", "_total", "_bucket", "_count", "_sum")
     return {name + suffix for name in families() for suffix in suffixes}
+
+
+def test_orthanc_finds_what_is_mounted_and_the_factory(compose: dict[str, Any]) -> None:
+    mounted = dict(volume.split(":")[:2][::-1] for volume in compose["services"]["orthanc"]["volumes"])
+    config = json.loads((ROOT / mounted["/etc/orthanc/orthanc.json"]).read_text())
+    assert (ROOT / mounted[config["PythonScript"]]).is_file()
+    assert config["StorageDirectory"] in mounted
+    factory = config["DicomWeb"]["Servers"][config["UnetFactory"]["Server"]]["Url"]
+    assert factory == "http://gateway:8000/dicomweb"
+    assert "EXPOSE 8000\n" in stages()["gateway"]
+    archive = Destinations.load(ROOT / "deploy/orthanc/destinations.yml").source("orthanc")
+    assert archive.url == f"http://orthanc:8042{config['DicomWeb']['Root'].rstrip('/')}"
+
+
+@pytest.mark.parametrize("file", ["deploy/routing.yml", "deploy/orthanc/routing.yml"])
+def test_shipped_rules_are_good(file: str) -> None:
+    destinations = Destinations.load(ROOT / "deploy/orthanc/destinations.yml")
+    routing = read_routing(ROOT / file, ModelRegistry.scan(ROOT / "models"), destinations)
+    assert routing is not None
+    assert routing.rules[0].match.modality == "MR"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 from pynetdicom.association import Association
 
@@ -59,7 +59,7 @@ def test_what_is_answered_as_stored_lies_on_the_disk_whole(spool: Spool, options
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_every_transfer_syntax_keeps_the_pixels(spool: Spool, options: ListenerOptions, syntax: str) -> None:
+def test_every_transfer_syntax_keeps_the_pixels(spool: Spool, options: ListenerOptions, syntax: UID) -> None:
     (dataset,) = mr_series(slices=1)
     dataset.file_meta.TransferSyntaxUID = syntax
     with association(options, syntax=syntax) as sender:

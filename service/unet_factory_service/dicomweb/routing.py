@@ -8,7 +8,7 @@ The file named by ``UNET_FACTORY_ROUTING`` is YAML::
         send_to: [archive]
         outside: clamp
 
-Without a file there is one rule: the default model, for series of its own modality, sent nowhere.
+Without a file, or in an empty one, there is one rule: the default model, for series of its own modality, sent nowhere.
 """
 
 import re
@@ -86,10 +86,11 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
     Raises:
         RoutingInvalid: the file cannot be read, is no list of rules, or names a model or an archive that is not there.
     """
-    if file is None:
-        return _default(registry)
     try:
-        routing = Routing.model_validate(yaml.safe_load(file.read_text()))
+        document = None if file is None else yaml.safe_load(file.read_text())
+        if file is None or document is None:
+            return _default(registry)
+        routing = Routing.model_validate(document)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
         raise RoutingInvalid(f"{file} holds no rules: {error}") from error
     for rule in routing.rules:
