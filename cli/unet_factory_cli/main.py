@@ -167,7 +167,13 @@ def compress(
 @app.command()
 def segment(
     file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume; a DICOM series: zip or folder.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The label map: .nii.gz or .nrrd.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The label map: .nii.gz or .nrrd; the DICOM segmentation: .dcm.")
+    ],
+    report: Annotated[Path | None, typer.Option(help="Save the DICOM measurement report, .dcm, here too.")] = None,
+    seg_type: Annotated[
+        Literal["binary", "labelmap"] | None, typer.Option(help="Of the DICOM segmentation; default: binary.")
+    ] = None,
     spacing: Annotated[str | None, typer.Option(help="mm (R,A,S), overrides the file's header.")] = None,
     working_spacing: Annotated[str | None, typer.Option(help="mm (R,A,S) to segment at; default: its own.")] = None,
     model: ModelName = None,
@@ -176,12 +182,13 @@ def segment(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
-    """Segment a scan; the label map lies on the scan's own grid."""
+    """Segment a scan, on its own grid; of a DICOM series also as DICOM objects for its study."""
     with clear_errors():
         from unet_factory_cli import remote
 
+        wanted = remote.Results(output, report, seg_type)
         remote.segment(
-            remote.Address.of(url, api_key), file, output, spacing, working_spacing, model, outside, series_uid
+            remote.Address.of(url, api_key), file, wanted, spacing, working_spacing, model, outside, series_uid
         )
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Column, Table
 
 from unet_factory.errors import SpacingInvalid
-from unet_factory.jobs import Job, LabelMapFormat
+from unet_factory.jobs import Job, LabelMapFormat, SegmentationType
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, Failure, say
 from unet_factory_cli.own_key import own_key
@@ -20,12 +20,45 @@ from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
 OUTPUT_FORMATS: tuple[LabelMapFormat, ...] = ("nii.gz", "nrrd")
 DTYPES = ("float32", "float16")
+_DICOM = ".dcm"
+
+
+class Results(NamedTuple):
+    """Where results go: a label map or, as .dcm, the DICOM segmentation of a ``seg_type``; and the DICOM report."""
+
+    output: Path
+    report: Path | None
+    seg_type: SegmentationType | None
+
+    @property
+    def has_labelmap(self) -> bool:
+        return self.output.suffix != _DICOM
+
+    @property
+    def wanted_seg_type(self) -> SegmentationType | None:
+        """What to ask for: naming one has a scan refused at once that has no DICOM results."""
+        return self.seg_type or (None if self.has_labelmap and self.report is None else "binary")
+
+    def check(self) -> None:
+        """
+        Raises:
+            Failure: a suffix that is none of ours, or no folder to save to.
+        """
+        if self.report is not None and self.report.suffix != _DICOM:
+            raise Failure(f"{self.report} must end with {_DICOM}", MISUSED)
+        for path in filter(None, (self.output, self.report)):
+            _check_folder(path)
+
+    def save(self, client: FactoryClient, job: Job) -> None:
+        if self.report is not None:
+            client.report(job.id, self.report)
+        (client.labelmap if self.has_labelmap else client.seg)(job.id, self.output)
 
 
 def segment(
     at: "Address",
     file: Path,
-    output: Path,
+    results: Results,
     spacing: str | None,
     working_spacing: str | None,
     model: str | None,
@@ -35,9 +68,9 @@ def segment(
     """Upload, show progress, download. An interrupted command takes its job back."""
     if not file.exists():
         raise Failure(f"there is no file {file}", MISUSED)
-    output_format = _format_of(output)
+    output_format = _format_of(results.output) if results.has_labelmap else "nii.gz"
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
-    _check_folder(output)
+    results.check()
     with service(at) as client:
         job = client.submit(
             file,
@@ -46,6 +79,7 @@ def segment(
             working_spacing=working,
             outside=policy,
             output=output_format,
+            seg_type=results.wanted_seg_type,
             series_uid=series_uid,
         )
         try:
@@ -53,8 +87,8 @@ def segment(
         except KeyboardInterrupt:
             client.delete(job.id)
             raise Failure("interrupted; the job was cancelled") from None
-        client.labelmap(job.id, output)
-    _report(job, output)
+        results.save(client, job)
+    _report(job, results.output)
 
 
 def unet(at: "Address", spacing: str, output: Path, dtype: str, model: str | None, outside: str | None) -> None:
@@ -148,7 +182,7 @@ def _format_of(output: Path) -> LabelMapFormat:
     for output_format in OUTPUT_FORMATS:
         if output.name.endswith(f".{output_format}"):
             return output_format
-    raise Failure(f"{output} must end with {' or '.join('.' + known for known in OUTPUT_FORMATS)}", MISUSED)
+    raise Failure(f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {_DICOM}", MISUSED)
 
 
 def _check_folder(output: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import httpx
 from httpx_sse import SSEError, connect_sse
 
-from unet_factory.jobs import Job, JobState, LabelMapFormat
+from unet_factory.jobs import Job, JobState, LabelMapFormat, SegmentationType
 from unet_factory.spacing import OutsidePolicy, parse_spacing
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.files import one_file, whole_file
@@ -114,6 +114,7 @@ class FactoryClient:
         working_spacing: Sequence[float] | None = None,
         outside: OutsidePolicy | None = None,
         output: LabelMapFormat = "nii.gz",
+        seg_type: SegmentationType | None = None,
         series_uid: str | None = None,
     ) -> Job:
         """Upload the scan at ``path``, a file or a folder of DICOM files. Safe to try again.
@@ -126,6 +127,7 @@ class FactoryClient:
             "working_spacing": _text(working_spacing),
             "outside": outside and str(outside),
             "output": output,
+            "seg_type": seg_type,
             "series_uid": series_uid,
         }
         form = {name: value for name, value in fields.items() if value is not None}
@@ -169,19 +171,15 @@ class FactoryClient:
 
     def labelmap(self, job_id: str, to: Path) -> Path:
         """Download a succeeded job's label map to ``to``: the whole file or none."""
+        return self._download(f"/segmentations/{job_id}/labelmap", to)
 
-        def fetch() -> httpx.Response:
-            with self._http.stream("GET", f"/segmentations/{job_id}/labelmap") as response, whole_file(to) as partial:
-                if response.is_error:
-                    response.read()
-                raise_for_problem(response)
-                with partial.open("wb") as file:
-                    for chunk in response.iter_bytes():
-                        file.write(chunk)
-            return response
+    def seg(self, job_id: str, to: Path) -> Path:
+        """Download the DICOM segmentation that a succeeded job made of a DICOM scan."""
+        return self._download(f"/segmentations/{job_id}/seg", to)
 
-        self._answered(fetch)
-        return to
+    def report(self, job_id: str, to: Path) -> Path:
+        """Download the DICOM measurement report that a succeeded job made of a DICOM scan."""
+        return self._download(f"/segmentations/{job_id}/report", to)
 
     def delete(self, job_id: str) -> None:
         """Cancel the job where it still runs, and have everything of it deleted."""
@@ -229,6 +227,20 @@ class FactoryClient:
         except (httpx.TransportError, SSEError):
             return self.job(job_id)
         return job
+
+    def _download(self, path: str, to: Path) -> Path:
+        def fetch() -> httpx.Response:
+            with self._http.stream("GET", path) as response, whole_file(to) as partial:
+                if response.is_error:
+                    response.read()
+                raise_for_problem(response)
+                with partial.open("wb") as file:
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+            return response
+
+        self._answered(fetch)
+        return to
 
     def _get(self, path: str, **arguments: Any) -> httpx.Response:
         return self._answered(lambda: self._http.get(path, **arguments))

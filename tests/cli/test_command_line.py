@@ -41,7 +41,9 @@ def test_version() -> None:
     ("arguments", "exit_code", "message"),
     [
         (["segment", "{tmp}/none.nii.gz", "-o", "{tmp}/x.nii.gz"], 2, "there is no file {tmp}/none.nii.gz"),
-        ([*SEGMENT, "{tmp}/x.png"], 2, "x.png must end with .nii.gz or .nrrd"),
+        ([*SEGMENT, "{tmp}/x.png"], 2, "x.png must end with .nii.gz, .nrrd or .dcm"),
+        ([*SEGMENT, "{tmp}/x.dcm", "--report", "{tmp}/x.pdf"], 2, "x.pdf must end with .dcm"),
+        ([*SEGMENT, "{tmp}/x.dcm", "--report", "{tmp}/none/x.dcm"], 2, "there is no folder {tmp}/none"),
         ([*SEGMENT, "{tmp}/none/x.nrrd"], 2, "there is no folder {tmp}/none"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--spacing", "1,2"], 2, "three numbers in mm (R,A,S), got 2"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--working-spacing", "1,nan,1"], 2, "must be finite"),
