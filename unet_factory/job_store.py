@@ -3,8 +3,8 @@
 Keys: ``job:ID`` (hash), ``jobs:active`` (not yet final; score: last claim or requeue), ``jobs:expiry`` (score: when to
 purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone: whose it was), ``idempotency:KEY``,
 ``jobs:uploads`` (final ones; score: since when), ``jobs:of:OWNER`` (whose jobs they are, while they are not final),
-``jobs:purged`` (set after a purge, until the server has dropped the past from its own files); of DICOM results
-``dicom:results`` (hash, job to study) and ``job:ID:dicom`` (what they are): the gateway fills, a purge empties.
+``jobs:purged`` (set after a purge, until the server has dropped the past from its own files);
+``dicom:results`` (hash, job to a digest of its study): the gateway fills it, a purge empties it.
 A job's errands are fields of its hash (see ``outbox``): the script that makes a job final makes its deliveries due.
 """
 
@@ -187,7 +187,7 @@ class JobStore:
             pipeline.zrem(UPLOADS, job_id)
             pipeline.set(PURGED, b"1")
             pipeline.eval(WITHDRAW, 1, _key(job_id))
-            pipeline.delete(_key(job_id), _lease_key(job_id), dicom_key(job_id))
+            pipeline.delete(_key(job_id), _lease_key(job_id))
             pipeline.hdel(DICOM_RESULTS, job_id)
             pipeline.zrem(ACTIVE, job_id)
             pipeline.zrem(EXPIRY, job_id)
@@ -256,11 +256,6 @@ class JobStore:
 def events_channel(job_id: str) -> str:
     """Something is published here whenever the job's record changes; read the record then."""
     return f"job:{job_id}:events"
-
-
-def dicom_key(job_id: str) -> str:
-    """What is known of the DICOM objects that a job made."""
-    return f"job:{job_id}:dicom"
 
 
 def _key(job_id: str) -> str:

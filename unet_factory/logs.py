@@ -5,16 +5,23 @@ import logging
 import sys
 import time
 import traceback
-from typing import Literal
+import warnings
+from typing import Any, Literal, TextIO
+
+log = logging.getLogger(__name__)
 
 
 def configure_logging(style: Literal["plain", "json"]) -> None:
-    """Send everything from INFO on to stderr, in place of what was set up before."""
+    """Send everything from INFO on to stderr, in place of what was set up before, and Python's warnings too.
+
+    Of errors and warnings that come with a text of a library's making only kind and place are told.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else logging.Formatter(_PLAIN))
+    handler.setFormatter(JsonFormatter() if style == "json" else PlainFormatter(_PLAIN))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
+    warnings.showwarning = _log_warning
 
 
 def safe_traceback(error: BaseException) -> str:
@@ -22,7 +29,14 @@ def safe_traceback(error: BaseException) -> str:
     return "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
 
 
-class JsonFormatter(logging.Formatter):
+class PlainFormatter(logging.Formatter):
+    """Tracebacks without the errors' messages."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's own name)
+        return safe_traceback(ei[1])
+
+
+class JsonFormatter(PlainFormatter):
     """One JSON object per line: time (UTC), level, logger, message, and the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -36,6 +50,17 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def _log_warning(
+    message: Warning | str,  # noqa: ARG001 (may quote a header)
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,  # noqa: ARG001
+    line: str | None = None,  # noqa: ARG001
+) -> None:
+    log.warning("a %s at %s:%d", category.__name__, filename, lineno)
 
 
 _PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"

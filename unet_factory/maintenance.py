@@ -30,7 +30,7 @@ _RESEND_ANYWAY_S = 600.0
 _DELIVERING_RECHECK_S = 10.0
 _SCRATCH_INTERVAL_S = 60.0
 _FORGET_LOCK = "maintenance:forget"
-_FORGET_INTERVAL_S = 60  # a rewrite of the server's files
+_FORGET_EVERY = 5  # intervals of maintenance: the server writes its file anew
 
 
 class Maintenance:
@@ -97,7 +97,8 @@ class Maintenance:
         """
         if not self._redis.exists(PURGED):
             return
-        if not self._redis.set(_FORGET_LOCK, b"1", nx=True, ex=_FORGET_INTERVAL_S):
+        pause_ms = round(_FORGET_EVERY * self._settings.maintenance_interval_s * 1000)
+        if not self._redis.set(_FORGET_LOCK, b"1", nx=True, px=max(1, pause_ms)):
             return
         self._redis.delete(PURGED)  # before: a purge from here on asks for the next time
         try:

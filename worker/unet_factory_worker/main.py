@@ -156,8 +156,8 @@ def _child_starting(settings: Settings, **_: Any) -> None:
 
     try:
         child.start(settings)
-    except Exception:
-        log.exception("the worker cannot start")
+    except Exception as error:  # no scan is near: its message is safe to tell
+        log.exception("the worker cannot start: %s", error)
         os.kill(os.getppid(), CHILD_FAILED_SIGNAL)
         os._exit(EXIT_FAILURE)
 

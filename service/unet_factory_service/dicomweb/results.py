@@ -1,7 +1,8 @@
-"""The DICOM objects that jobs made, as QIDO-RS and WADO-RS see them: an index in Redis that goes with the jobs.
+"""The DICOM objects that jobs made, as QIDO-RS and WADO-RS see them: an index that goes with the jobs.
 
-``dicom:results`` (hash) names every job whose scan was DICOM, with a digest of its study once that is known;
-``job:ID:dicom`` tells its objects. A job is read into the index by the first who asks after it has succeeded.
+``dicom:results`` in Redis (hash) names every job whose scan was DICOM, with a digest of its study once that is known.
+What its objects say of the patient lies among the job's files. A job is read into the index by the first who asks after
+it has succeeded.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from redis import Redis
 
 from unet_factory.blob_store import BlobStore
 from unet_factory.errors import JobExpired, JobUnknown
-from unet_factory.job_store import DICOM_RESULTS, JobStore, dicom_key
+from unet_factory.job_store import DICOM_RESULTS, JobStore
 from unet_factory.jobs import JobState
 from unet_factory_service.callers import Caller
 
@@ -54,6 +55,13 @@ INSTANCE_ATTRIBUTES = (
     "ContentLabel",
 )
 
+_INDEX = "index.json"
+# KEYS: hash. ARGV: field, value. Never brings back what was removed.
+_SET_IF_KNOWN = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return 0 end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
 _INDEXED = ["SpecificCharacterSet", *STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, *INSTANCE_ATTRIBUTES]
 
 
@@ -71,6 +79,7 @@ class ResultIndex:
 
     def __init__(self, redis: Redis, jobs: JobStore, blobs: BlobStore) -> None:
         self._redis, self._jobs, self._blobs = redis, jobs, blobs
+        self._set_if_known = redis.register_script(_SET_IF_KNOWN)
 
     def expect(self, job_id: str) -> None:
         """A job whose scan is DICOM was made: it may have results one day."""
@@ -102,8 +111,11 @@ class ResultIndex:
         return False
 
     def _of_job(self, job_id: str) -> list[StoredInstance]:
-        found: Any = self._redis.get(dicom_key(job_id))
-        entries = [] if found is None else json.loads(found)
+        try:
+            with self._blobs.local(job_id, _INDEX) as path:
+                entries = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return []
         return [StoredInstance(job_id, entry["name"], Dataset.from_json(entry["header"])) for entry in entries]
 
     def _index(self, job_id: str) -> str:
@@ -122,10 +134,12 @@ class ResultIndex:
             return ""
         study = _digest(str(next(iter(headers.values())).StudyInstanceUID))
         entries = [{"name": name, "header": header.to_json_dict()} for name, header in headers.items()]
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.set(dicom_key(job_id), json.dumps(entries))
-            pipeline.hset(DICOM_RESULTS, job_id, study)
-            pipeline.execute()
+        with self._blobs.scratch() as folder:
+            (folder / _INDEX).write_text(json.dumps(entries))
+            self._blobs.put(job_id, _INDEX, folder / _INDEX)
+        if not self._set_if_known(keys=[DICOM_RESULTS], args=[job_id, study]):  # purged meanwhile
+            self._blobs.delete(job_id)
+            return ""
         return study
 
     def _headers(self, job_id: str) -> dict[str, Dataset]:
