@@ -49,7 +49,7 @@ class Search:
         return cls(limit, offset, wanted)
 
     def holds(self, header: Dataset) -> bool:
-        return all(_matches(str(header.get(keyword) or ""), value) for keyword, value in self.wanted.items())
+        return all(_matches(keyword, str(header.get(keyword) or ""), value) for keyword, value in self.wanted.items())
 
 
 def _keyword(name: str, level: str) -> str:
@@ -63,9 +63,9 @@ def _keyword(name: str, level: str) -> str:
     return keyword
 
 
-def _matches(found: str, wanted: str) -> bool:
+def _matches(keyword: str, found: str, wanted: str) -> bool:
     """Single value, list of values, wildcards, and ranges of dates and times (PS3.4 section C.2.2.2)."""
-    span = _RANGE.fullmatch(wanted)
+    span = _RANGE.fullmatch(wanted) if keyword.endswith(("Date", "Time")) else None
     if span and any(span.groups()):
         first, last = span.groups()
         return bool(found) and (not first or found >= first) and (not last or found <= last)
