@@ -21,7 +21,7 @@ from unet_factory.volume.limits import VolumeLimits
 _PLUGINS: dict[uids.UID, str] = {
     **dict.fromkeys((uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian), ""),
     uids.DeflatedExplicitVRLittleEndian: "",
-    uids.RLELossless: "pylibjpeg",
+    uids.RLELossless: "pydicom",  # pylibjpeg-rle panics on damaged data, which no handler of errors catches
     **dict.fromkeys(jpeg.SYNTAXES, jpeg.PLUGIN),
     **dict.fromkeys((uids.JPEGLSLossless, uids.JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((uids.JPEG2000Lossless, uids.JPEG2000), "pylibjpeg"),
