@@ -73,7 +73,7 @@ def test_counts_are_right_over_all_processes(factory: "Factory", prometheus: "Pr
 
 def test_metrics_rules_and_configuration_are_clean(factory: "Factory") -> None:
     factory.busy_round()
-    for url in (f"{factory.gateway_url}/metrics", f"{factory.worker_url}/metrics"):
+    for url in (f"{factory.gateway_url}/metrics", f"{factory.worker_url}/metrics", f"{factory.courier_url}/metrics"):
         promtool("check", "metrics", stdin=httpx.get(url).raise_for_status().text)
     promtool("check", "config", str(DEPLOY / "prometheus/prometheus.yml"))
     promtool("check", "rules", *map(str, (DEPLOY / "prometheus/rules").glob("*.yml")))
@@ -93,6 +93,7 @@ class Factory:
 
     gateway_url: str
     worker_url: str
+    courier_url: str
     stop_worker: Callable[[], None]
     folder: Path
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -156,7 +157,7 @@ class Prometheus:
 def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Factory]:
     folder = tmp_path_factory.mktemp("factory")
     server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
-    gateway_port, worker_port = free_port(), free_port()
+    gateway_port, worker_port, courier_port = free_port(), free_port(), free_port()
     environment = outside_environment() | {
         "UNET_FACTORY_REDIS_URL": server.redis_url,
         "UNET_FACTORY_BLOB_URL": (folder / "blobs").as_uri(),
@@ -165,7 +166,8 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
     command = [sys.executable, "-m", "unet_factory_cli"]
     gateway = subprocess.Popen([*command, "gateway", "--port", str(gateway_port)], env=environment)
     exporter = {"UNET_FACTORY_METRICS_PORT": str(worker_port)}
-    processes = [gateway]
+    courier_exporter = {"UNET_FACTORY_METRICS_PORT": str(courier_port)}
+    processes = [gateway, subprocess.Popen([*command, "courier"], env=environment | courier_exporter)]
     try:
         gateway_url = f"http://127.0.0.1:{gateway_port}"
         until(lambda: answers(f"{gateway_url}/livez"))
@@ -173,7 +175,8 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
         worker = subprocess.Popen([*command, "worker"], env=environment | exporter)
         processes.append(worker)
         until(lambda: answers(f"{gateway_url}/readyz"))
-        yield Factory(gateway_url, f"http://127.0.0.1:{worker_port}", lambda: stop(worker), folder)
+        worker_url, courier_url = f"http://127.0.0.1:{worker_port}", f"http://127.0.0.1:{courier_port}"
+        yield Factory(gateway_url, worker_url, courier_url, lambda: stop(worker), folder)
     finally:
         for process in processes:
             stop(process)
@@ -187,7 +190,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, factory: Factory) -> It
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
-    urls = {"unet-factory-gateway": factory.gateway_url, "unet-factory-worker": factory.worker_url}
+    urls = {
+        "unet-factory-gateway": factory.gateway_url,
+        "unet-factory-worker": factory.worker_url,
+        "unet-factory-courier": factory.courier_url,
+    }
     for job in config["scrape_configs"]:
         del job["dns_sd_configs"]
         job["static_configs"] = [{"targets": [urls[job["job_name"]].removeprefix("http://")]}]
