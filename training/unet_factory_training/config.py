@@ -13,6 +13,8 @@ from unet_factory.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden
 
+Precision = Literal["float32", "bfloat16"]
+
 
 class SpacingSampling(Frozen):
     """How a batch's spacing is drawn; three probabilities that sum to one.
@@ -76,7 +78,7 @@ class OptimisationConfig(Frozen):
     warmup: int = 200
     ema_decay: float = 0.999
     clip_norm: float | None = 1.0
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "bfloat16"
     compiled: bool = False
 
 

@@ -17,6 +17,7 @@ from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.model.unet import empty_unet
 from unet_factory.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
 from unet_factory.working_spacing import plan_spacing
+from unet_factory_training.config import Precision
 from unet_factory_training.datasets import Scan
 
 
@@ -45,17 +46,27 @@ def simulate(scan: Scan, spacing_mm: SpacingMm, classes: int) -> Simulated:
 
 
 def segment_simulated(
-    hypernetwork: Hypernetwork, manifest: Manifest, simulated: Simulated, outside: OutsidePolicy = OutsidePolicy.CLAMP
+    hypernetwork: Hypernetwork,
+    manifest: Manifest,
+    simulated: Simulated,
+    outside: OutsidePolicy = OutsidePolicy.CLAMP,
+    precision: Precision = "float32",
 ) -> Tensor:
     """The label map (r, a, s) on the simulated grid, made as the service makes it: at that spacing, or, where it was
     not trained, under the policy at the closest one that was.
     """
+
+    def network(batch: Tensor) -> Tensor:
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+            result: Tensor = functional_call(unet, weights, (batch,), strict=True)
+        return result
+
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside)
     unet, weights = empty_unet(manifest.architecture, plan.snapped).eval(), hypernetwork.generate(plan.snapped)
     with torch.inference_mode():
         image = simulated.image.to(hypernetwork.bias.device)
         blended = logits(
-            lambda batch: functional_call(unet, weights, (batch,), strict=True),
+            network,
             zscore(resample(image, plan.native_mm, plan.working_mm)),
             window=manifest.window_at(plan.snapped),
             divisors=unet.divisors,
@@ -69,25 +80,28 @@ def score_scan(
     manifest: Manifest,
     scan: Scan,
     spacing_mm: SpacingMm,
-    outside: OutsidePolicy = OutsidePolicy.CLAMP,
+    precision: Precision = "float32",
 ) -> Score:
     """Simulate ``scan`` at ``spacing_mm``, segment it, and compare."""
     classes = manifest.architecture.classes
     simulated = simulate(scan, spacing_mm, classes)
-    predicted = segment_simulated(hypernetwork, manifest, simulated, outside)
+    predicted = segment_simulated(hypernetwork, manifest, simulated, precision=precision)
     return Score(scan.name, spacing_mm, dice(predicted, simulated.labels, classes))
 
 
-def score_native(hypernetwork: Hypernetwork, manifest: Manifest, scans: Sequence[Scan]) -> list[Score]:
-    """Every scan at its own spacing."""
-    return [score_scan(hypernetwork, manifest, scan, scan.spacing_ras_mm) for scan in scans]
-
-
 def score_scans(
-    hypernetwork: Hypernetwork, manifest: Manifest, scans: Sequence[Scan], spacings: Sequence[SnappedSpacing]
+    hypernetwork: Hypernetwork,
+    manifest: Manifest,
+    scans: Sequence[Scan],
+    spacings: Sequence[SnappedSpacing | None],
+    precision: Precision = "float32",
 ) -> list[Score]:
-    """Every scan at every spacing."""
-    return [score_scan(hypernetwork, manifest, scan, spacing.mm) for spacing in spacings for scan in scans]
+    """Every scan at every spacing; ``None`` stands for its own."""
+    return [
+        score_scan(hypernetwork, manifest, scan, scan.spacing_ras_mm if spacing is None else spacing.mm, precision)
+        for spacing in spacings
+        for scan in scans
+    ]
 
 
 def dice(predicted: Tensor, reference: Tensor, classes: int) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
-from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_native, score_scans
+from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
 
@@ -114,13 +114,17 @@ class _Reporter:
         """Every scan at its own spacing, at a coarse one (three quarters of the way to the trained range's far end),
         and at a few drawn at random.
         """
-        config, scans = self.trainer.config, self.validation
-        grid, network = config.grid, (self.trainer.averaged_hypernetwork, self.manifest)
+        config, grid = self.trainer.config, self.trainer.config.grid
         coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
+        sets = {
+            "native": [None],
+            "coarse": [coarse],
+            "drawn": draw_spacings(grid, _VALIDATION_DRAWS, config.seed),
+        }
+        network, precision = self.trainer.averaged_hypernetwork, config.optimisation.precision
         return {
-            "native": score_native(*network, scans),
-            "coarse": score_scans(*network, scans, [coarse]),
-            "drawn": score_scans(*network, scans, draw_spacings(grid, _VALIDATION_DRAWS, config.seed)),
+            name: score_scans(network, self.manifest, self.validation, spacings, precision)
+            for name, spacings in sets.items()
         }
 
 

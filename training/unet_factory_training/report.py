@@ -14,7 +14,7 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_chec
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Split, find_subjects, read_scan
-from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scan
+from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
 
 log = logging.getLogger(__name__)
@@ -33,25 +33,18 @@ class Region:
 def evaluate(
     checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path
 ) -> list[dict[str, Any]]:
-    """Score a checkpoint on a split, used as configured; one JSON line per scan and spacing goes to ``out``.
+    """Score a checkpoint on a split, used as configured and in the precision it was trained in.
 
-    Returns the figures.
+    One JSON line per scan and spacing goes to ``out``. Returns the figures.
     """
     checkpoint = replace(load_checkpoint(checkpoint_path), manifest=manifest_of(config))
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
     figures = []
     with out.open("w") as lines:
         for region in regions(config, draws):
-            scores = [
-                score_scan(
-                    checkpoint.hypernetwork,
-                    checkpoint.manifest,
-                    scan,
-                    scan.spacing_ras_mm if spacing is None else spacing.mm,
-                )
-                for spacing in region.spacings
-                for scan in scans
-            ]
+            scores = score_scans(
+                checkpoint.hypernetwork, checkpoint.manifest, scans, region.spacings, config.optimisation.precision
+            )
             lines.writelines(_json_line(region, score) for score in scores)
             figures.append(_figure(region, scores, checkpoint, split))
             log.info("%s: Dice %.4f", region.name, figures[-1]["dice_mean"])
