@@ -73,7 +73,12 @@ def test_an_unusual_compression_is_refused(tmp_path: Path, method: int) -> None:
 def test_a_bomb_is_stopped_by_what_it_claims(tmp_path: Path) -> None:
     bomb = zipped(series(SCAN, affine_ras()), tmp_path / "a.zip", {"bomb": bytes(2_000_000)})
     assert bomb.stat().st_size < 20_000
-    refused(bomb, VolumeTooLarge, "archive: 20.* bytes decompressed, at most 1000000", VolumeLimits(decompressed_bytes=1_000_000))
+    refused(
+        bomb,
+        VolumeTooLarge,
+        "archive: 20.* bytes decompressed, at most 1000000",
+        VolumeLimits(decompressed_bytes=1_000_000),
+    )
 
 
 def test_a_bomb_that_claims_less_is_damaged(tmp_path: Path) -> None:
