@@ -156,7 +156,8 @@ def post(
     content_type = 'multipart/related; type="application/dicom"; boundary=b'
     answer = gateway.http.post(path, content=body(series, extra or []), headers={"Content-Type": content_type})
     assert not dicom_json or answer.headers["Content-Type"] == "application/dicom+json"
-    return answer.json() | {"status": answer.status_code}
+    document: dict[str, Any] = answer.json()
+    return document | {"status": answer.status_code}
 
 
 def body(series: list[Dataset], extra: list[bytes] | tuple[bytes, ...] = ()) -> bytes:

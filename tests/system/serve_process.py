@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.system.processes import free_port, until
 from unet_factory_client import FactoryClient
 
-STARTS_WITHIN_S = 60.0
+STARTS_WITHIN_S = 150.0
 STOPS_WITHIN_S = 15.0
 
 
@@ -30,7 +30,11 @@ class ServeProcess:
                 stderr=log,
                 process_group=0,
             )
-        until(lambda: "ready: " in self.log or self.process.poll() is not None, STARTS_WITHIN_S)
+        try:
+            until(lambda: "ready: " in self.log or self.process.poll() is not None, STARTS_WITHIN_S)
+        except BaseException:
+            self.kill()
+            raise
         assert self.process.poll() is None, self.log
 
     @property
