@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from unet_factory.manifest import Manifest
 from unet_factory.model.checkpoint import save_checkpoint
+from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
@@ -116,7 +117,7 @@ class _Reporter:
         """
         config, grid = self.trainer.config, self.trainer.config.grid
         coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
-        sets = {
+        sets: dict[str, Sequence[SnappedSpacing | None]] = {
             "native": [None],
             "coarse": [coarse],
             "drawn": draw_spacings(grid, _VALIDATION_DRAWS, config.seed),
