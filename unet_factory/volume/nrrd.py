@@ -19,6 +19,7 @@ from unet_factory.volume.text_header import (
     one_of,
     read_text_header,
     required,
+    shown,
     unique_fields,
 )
 
@@ -104,7 +105,7 @@ def _check_layout(fields: Fields) -> None:
     one_of("encoding", required(fields, "encoding").lower(), [*_RAW, *_GZIPPED])
     units = fields.get("spaceunits", "").replace('"', " ").split()
     if not set(units) <= {"mm", "none", "unknown", "???"}:
-        raise SpacingInvalid(f"space units are {fields['spaceunits'][:60]}; mm is needed")
+        raise SpacingInvalid(f"space units are {shown(fields['spaceunits'])}; mm is needed")
 
 
 def _spatial_axes(fields: Fields) -> tuple[list[int], tuple[int, int, int]]:
@@ -116,7 +117,8 @@ def _spatial_axes(fields: Fields) -> tuple[list[int], tuple[int, int, int]]:
     spatial = [axis for axis, kind in enumerate(kinds) if kind in _SPATIAL_KINDS]
     if any(sizes[axis] != 1 for axis in range(len(sizes)) if axis not in spatial):
         raise GeometryInvalid(
-            f"the axes {tuple(sizes)} are of the kinds {', '.join(kinds)}; one 3D volume of single numbers is needed",
+            f"the axes {tuple(sizes)} are of the kinds {shown(', '.join(kinds))}; one 3D volume of single numbers is"
+            " needed",
             shape=sizes,
         )
     return spatial[:3], spatial_shape([sizes[axis] for axis in spatial])
@@ -162,7 +164,7 @@ def _directions(fields: Fields) -> NDArray[np.float64]:
     vectors = [match.group(1) for match in _VECTOR.finditer(fields["spacedirections"])]
     axes = _spatial_axes(fields)[0]
     if len(vectors) != len(axis_lengths(fields, "sizes", "dimension")) or any(vectors[axis] is None for axis in axes):
-        raise GeometryInvalid(f"space directions are {fields['spacedirections'][:120]}; each spatial axis needs one")
+        raise GeometryInvalid(f"space directions are {shown(fields['spacedirections'])}; each spatial axis needs one")
     return np.array([numbers("space directions", vectors[axis], 3) for axis in axes]).T
 
 
@@ -170,7 +172,7 @@ def _ras_signs(fields: Fields) -> tuple[float, float, float]:
     space, dimension = fields.get("space", "lps").lower(), fields.get("spacedimension", "3")
     if space not in _RAS_SIGNS or dimension != "3":
         raise GeometryInvalid(
-            f"space {space[:60]} (dimension {dimension[:9]}) has no anatomical directions; needed is one of "
+            f"space {shown(space)} (dimension {shown(dimension)}) has no anatomical directions; needed is one of "
             + ", ".join(_RAS_SIGNS)
         )
     return _RAS_SIGNS[space]

@@ -15,6 +15,13 @@ from unet_factory.volume.payload import first_bytes
 MAX_HEADER_BYTES = 2**20
 MAX_AXES = 16  # as in NRRD
 _SHOWN_CHARACTERS = 60
+_QUOTABLE = re.compile(
+    r"([-+0-9.,;:()\s]|\d[eE]|nan|inf|none|true|false|local|list|bzip2|bz2|hex|ascii|te?xt|block|[mcu]m|inches|pixel"
+    r"|met_(none|ascii_char|char|string|(u?char|u?short|u?int|u?long|u?long_long|float|double)(_array)?|float_matrix|other)"
+    r"|domain|space|time|point|vector|covariant|normal|stub|scalar|complex|color|rgba?|hsv|xyz|quaternion|matrix|sym|masked"
+    r"|(un)?signed|char|short|int|long|float|double|u?int(8|16|32|64)_t|little|big|scanner|right|left|handed)*",
+    re.IGNORECASE,
+)
 
 Fields = dict[str, str]
 
@@ -37,7 +44,7 @@ def unique_fields(pairs: Iterable[tuple[str, str]]) -> Fields:
     fields: Fields = {}
     for key, value in pairs:
         if key in fields:
-            raise NotAVolume(f"the header states {_shown(key)} twice")
+            raise NotAVolume(f"the header states {shown(key)} twice")
         fields[key] = value.strip()
     return fields
 
@@ -54,7 +61,7 @@ def axis_lengths(fields: Fields, key: str, count_key: str) -> list[int]:
     lengths = _whole_numbers(fields, key)
     if not 1 <= count <= MAX_AXES or len(lengths) != count:
         raise NotAVolume(
-            f"{count_key} is {_shown(fields[count_key])} and {key} has {len(lengths)} numbers; these must be equal, "
+            f"{count_key} is {shown(fields[count_key])} and {key} has {len(lengths)} numbers; these must be equal, "
             f"and at most {MAX_AXES}"
         )
     return lengths
@@ -67,13 +74,13 @@ def numbers(key: str, text: str, count: int) -> list[float]:
     except ValueError:
         values = []
     if len(values) != count:
-        raise NotAVolume(f"{key} is {_shown(text)}, not {count} numbers")
+        raise NotAVolume(f"{key} is {shown(text)}, not {count} numbers")
     return values
 
 
 def one_of(key: str, value: str, allowed: Sequence[str]) -> str:
     if value not in allowed:
-        raise NotAVolume(f"{key} is {_shown(value)}; readable are {', '.join(allowed)}")
+        raise NotAVolume(f"{key} is {shown(value)}; readable are {', '.join(allowed)}")
     return value
 
 
@@ -81,8 +88,11 @@ def _whole_numbers(fields: Fields, key: str) -> list[int]:
     try:
         return [int(word) for word in required(fields, key).split()]
     except ValueError:
-        raise NotAVolume(f"{key} is {_shown(fields[key])}, not whole numbers") from None
+        raise NotAVolume(f"{key} is {shown(fields[key])}, not whole numbers") from None
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+def shown(text: str) -> str:
+    """A header's value as a message may quote it: numbers and words of the formats; other words may be a patient's."""
+    if _QUOTABLE.fullmatch(text):
+        return repr(text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "...")
+    return f"a text of {len(text)} characters"
