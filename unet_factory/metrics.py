@@ -50,7 +50,12 @@ SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings as
 DELIVERIES = Counter(
     "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]
 )
-for _kind in ErrandKind:  # present from the start: the first death must show as an increase
+# present from the start: the first of each outcome must show as an increase
+for _outcome in ("stored", "failed"):
+    RECEIVED_INSTANCES.labels(_outcome)
+for _outcome in ("submitted", "repeated", "not_routed", "refused", "expired"):
+    RECEIVED_SERIES.labels(_outcome)
+for _kind in ErrandKind:
     for _outcome in ("delivered", "retried", "dead", "skipped"):
         DELIVERIES.labels(_kind.value, _outcome)
 SPACING_MM = Histogram("unet_factory_spacing_mm", "Native spacing of the scans", ["axis"], buckets=_SPACING_BUCKETS_MM)
