@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_factory.errors import UnknownModel
+from unet_factory.errors import CheckpointInvalid, UnknownModel
 from unet_factory.manifest import Manifest
 from unet_factory.manifest_file import file_digest, read_manifest
+
+DEFAULT_FILE = "default"
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,25 @@ class ModelRegistry:
     def scan(cls, folder: Path, default: str = "") -> "ModelRegistry":
         """Read the manifest of every ``*.safetensors`` in ``folder``.
 
+        The default is the one named, else by the folder's file ``default``, else the first by name: a model that is
+        dropped in changes nothing for those who name none.
+
         Raises:
-            CheckpointInvalid: a file there is no checkpoint.
-            UnknownModel: ``default`` is named but not there.
+            CheckpointInvalid: a file there is no checkpoint, or two have one name.
+            UnknownModel: the named default is not there.
         """
-        found = [
-            RegisteredModel(path, read_manifest(path), file_digest(path))
-            for path in sorted(folder.glob("*.safetensors"))
-        ]
-        models = {model.manifest.name: model for model in found}
-        registry = cls(models, default or next(iter(models), ""))
-        if default:
-            registry.get(default)
+        models: dict[str, RegisteredModel] = {}
+        for path in sorted(folder.glob("*.safetensors")):
+            model = RegisteredModel(path, read_manifest(path), file_digest(path))
+            other = models.setdefault(model.manifest.name, model)
+            if other is not model:
+                raise CheckpointInvalid(
+                    f"{other.path.name} and {path.name} are both called {model.manifest.name!r}; remove one"
+                )
+        named = default or _default_of(folder)
+        registry = cls(models, named or min(models, default=""))
+        if named:
+            registry.get(named)
         return registry
 
     def get(self, name: str | None = None) -> RegisteredModel:
@@ -58,3 +67,10 @@ class ModelRegistry:
 
     def all(self) -> list[RegisteredModel]:
         return list(self._models.values())
+
+
+def _default_of(folder: Path) -> str:
+    try:
+        return (folder / DEFAULT_FILE).read_text().strip()
+    except FileNotFoundError:
+        return ""
