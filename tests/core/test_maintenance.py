@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from unet_factory.jobs import Job, JobState, PolicyReport, SegmentationRequest, 
 from unet_factory.maintenance import ORPHAN_AGE_S, Maintenance
 from unet_factory.settings import Settings
 from unet_factory.spacing import OutsidePolicy
+from unet_factory_cli.embedded import EmbeddedServer
 
 OLD_S = ORPHAN_AGE_S + 60
 
@@ -85,6 +87,47 @@ def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
     assert job.error is not None
     assert job.error.type.endswith(":worker-lost")
     assert sent == [job_id] * (settings.job_attempts - 1)
+
+
+@pytest.mark.parametrize(("keeps_s", "goes"), [(0.0, True), (600.0, False), (None, False)])
+def test_an_upload_goes_so_long_after_its_jobs_end_and_the_result_stays(
+    redis: Redis, blobs: BlobStore, settings: Settings, tmp_path: Path, keeps_s: float | None, goes: bool
+) -> None:
+    jobs = JobStore(redis)
+    maintenance = Maintenance(redis, blobs, print, settings.model_copy(update={"upload_retention_s": keeps_s}))
+    ended, running = record(jobs, blobs, tmp_path, lasts_s=600), record(jobs, blobs, tmp_path, lasts_s=600)
+    for job_id in (ended, running):
+        assert jobs.claim(job_id, "worker", 60)
+    blobs.put(ended, "labelmap.nii.gz", written(tmp_path / "result"))
+    redis.hset(f"job:{ended}", "state", '"succeeded"')  # its worker was killed before it could say so anywhere else
+    list(jobs.active())
+    maintenance.purge_uploads()
+    assert blobs.names(ended) == (["labelmap.nii.gz"] if goes else ["input.nii", "labelmap.nii.gz"])
+    assert blobs.names(running) == ["input.nii"]
+    assert jobs.get(ended).state is JobState.SUCCEEDED
+
+
+def test_the_server_drops_the_past_after_a_purge_and_not_before(
+    maintenance: Maintenance, redis: Redis, redis_server: EmbeddedServer, blobs: BlobStore, tmp_path: Path
+) -> None:
+    jobs, history = JobStore(redis), redis_server.folder / "appendonlydir"
+
+    def on_disk(job_id: str) -> bool:
+        found = []
+        for file in history.iterdir():
+            with suppress(FileNotFoundError):  # replaced in this moment
+                found.append(f"job:{job_id}\r\n".encode() in file.read_bytes())
+        return any(found)
+
+    job_id = record(jobs, blobs, tmp_path, lasts_s=600)
+    maintenance.forget_the_past()
+    assert on_disk(job_id)
+    jobs.purge(job_id)
+    maintenance.forget_the_past()
+    deadline = time.monotonic() + 10
+    while on_disk(job_id):
+        assert time.monotonic() < deadline, "the record still stands in the server's files"
+        time.sleep(0.05)
 
 
 def record(jobs: JobStore, blobs: BlobStore, folder: Path, lasts_s: float) -> str:
