@@ -20,7 +20,7 @@ class Settings(BaseSettings):
     cache_url: str = Field(default="", description="generated weights; may evict; empty: the same as redis_url")
     blob_url: str = Field(default="file:///tmp/unet-factory", description="uploads and results, an fsspec URL")
     models_dir: Path = Path("models")
-    default_model: str = Field(default="", description="empty: what the file `default` in the folder names, else the first model")
+    default_model: str = Field(default="", description="empty: what the folder's file `default` names")
 
     max_upload_bytes: int = 2 * 2**30
     max_decompressed_bytes: int = 8 * 2**30
