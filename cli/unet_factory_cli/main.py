@@ -165,6 +165,32 @@ def compress(
 
 
 @app.command()
+def cka(
+    checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files that differ in their weights only.")],
+    config: Annotated[Path, typer.Option(help="The YAML file that names the scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for figure, maps and summary.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans.")] = "validation",
+    finest: Annotated[str, typer.Option(help="mm (R,A,S) of the network that the others are compared with.")] = "1,1,1",
+    coarsest: Annotated[str, typer.Option(help="mm (R,A,S) of the last network.")] = "2,2,2",
+    steps: Annotated[int, typer.Option(help="How many spacings.", min=2)] = 11,
+    crop_mm: Annotated[float, typer.Option(help="Extent of a crop in mm.", min=1)] = 32,
+    crops: Annotated[int, typer.Option(help="Crops of each scan.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Crops in a mini-batch, at least.", min=4)] = 16,
+    estimator: Annotated[Literal["unbiased", "biased"], typer.Option(help="Of HSIC.")] = "unbiased",
+    seed: Annotated[int, typer.Option(help="Decides where the crops lie.")] = 0,
+    publish: Annotated[Path | None, typer.Option(help="Folder of the page's figure, as docs/results-cka.")] = None,
+    device: Device = None,
+) -> None:
+    """Compare the layers of generated networks: within one, across spacings, across checkpoints (CKA)."""
+    with clear_errors():
+        from unet_factory_cli.roles import run_cka
+
+        crop_options = {"crop_mm": crop_mm, "crops": crops, "batch": batch, "seed": seed}
+        options = {"split": split, "steps": steps, "estimator": estimator, **crop_options}
+        run_cka(checkpoint, config, output, finest, coarsest, options, publish, device)
+
+
+@app.command()
 def segment(
     file: Annotated[Path, typer.Argument(help="A NIfTI, MHA or NRRD volume; a DICOM series: zip or folder.")],
     output: Annotated[

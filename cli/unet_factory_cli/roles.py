@@ -1,9 +1,11 @@
 """One role in this process, set up by the environment."""
 
+import shlex
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 from pydantic import ValidationError
@@ -156,6 +158,33 @@ def run_compression(checkpoint: Path, tolerance: float, output: Path | None, sca
 
     compressed = compress_file(checkpoint, target, tolerance, Probe.noise() if scan is None else Probe.of_scan(scan))
     Console().print(table_of(compressed, checkpoint, target))
+
+
+def run_cka(
+    checkpoints: list[Path],
+    config: Path,
+    output: Path,
+    finest: str,
+    coarsest: str,
+    options: dict[str, Any],
+    publish: Path | None,
+    device: str | None,
+) -> None:
+    """
+    Raises:
+        Failure: a file cannot be read.
+        FactoryError: a spacing is none, or the networks cannot be compared.
+    """
+    _check_training_config(config)
+    if missing := [str(path) for path in checkpoints if not path.is_file()]:
+        raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
+    from unet_factory.spacing import parse_spacing
+    from unet_factory_training.cka.options import CkaOptions
+    from unet_factory_training.main import run_cka as run
+
+    ends = {"finest_mm": parse_spacing(finest), "coarsest_mm": parse_spacing(coarsest)}
+    command = shlex.join(["unet-factory", *sys.argv[1:]])
+    run(checkpoints, config, CkaOptions(**ends, **options), output, device, publish, command)
 
 
 def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":
