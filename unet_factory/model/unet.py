@@ -4,7 +4,7 @@ The topology has no opinion on where its weights come from: standalone networks 
 hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from unet_factory.manifest import Architecture, StandaloneManifest, Strides, divisors_of
 from unet_factory.spacing import SnappedSpacing
 
-_CONV = {2: nn.Conv2d, 3: nn.Conv3d}
-_TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
@@ -41,7 +41,9 @@ class UpBlock(ConvBlock):
     def forward(self, features: Tensor, extents: Sequence[int]) -> Tensor:  # type: ignore[override]
         """(batch, channels_in, *space') -> (batch, channels_out, *extents)."""
         raised = torch.relu(self.conv(features))
-        normalised: Tensor = self.norm(raised[(..., *(slice(extent) for extent in extents))])
+        for axis, extent in enumerate(extents, start=2):
+            raised = raised.narrow(axis, 0, extent)
+        normalised: Tensor = self.norm(raised)
         return normalised
 
 
