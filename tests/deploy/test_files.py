@@ -13,12 +13,14 @@ from unet_factory.destinations import Destinations
 from unet_factory.model_registry import ModelRegistry
 from unet_factory.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
+from unet_factory_cli.own_key import API_KEY_FILE
 from unet_factory_service.dicomweb.routing import read_routing
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
 _FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
+OF_CALLERS = {"UNET_FACTORY_API_KEY", API_KEY_FILE}
 OURS = ("gateway", "worker", "worker-gpu", "courier")
 
 
@@ -53,7 +55,7 @@ def test_every_factory_variable_is_a_setting_with_a_legal_value(compose: dict[st
 
 
 def test_the_guide_names_only_settings_that_exist() -> None:
-    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields}
+    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields} | OF_CALLERS
     named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", (ROOT / "docs/guide/operate.md").read_text()))
     assert named
     assert named <= fields
