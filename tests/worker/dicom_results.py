@@ -1,14 +1,18 @@
 """Results of small DICOM scans for the tests, and a reader of segmentations that shares nothing with their writer."""
 
-from collections.abc import Iterable
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from tests.core.dicom_files import zipped
+from tests.core.dicom_files import series, zipped
+from tests.core.volume_files import affine_ras, phantom, reoriented
 from unet_factory.jobs import PolicyReport, SegmentationType
 from unet_factory.manifest import Label
 from unet_factory.spacing import OutsidePolicy
@@ -30,9 +34,23 @@ LABELS = (
     Label(value=4, name="something"),
 )
 SPACING_MM = (1.0, 2.0, 3.0)
+SHAPE = (5, 6, 7)
 Files = dict[str, Path]
 Source = tuple[str, int | None]
 """SOP instance UID and, of a multi-frame image, frame from 1."""
+
+
+def labels_ras(shape: Sequence[int] = SHAPE, values: int = 4) -> NDArray[np.uint8]:
+    """(r, a, s): labels 0 to ``values`` without any symmetry, and a slice of each axis without labels."""
+    labels = np.random.default_rng(3).integers(0, values + 1, shape, np.uint8)
+    labels[1], labels[:, 1], labels[:, :, 1] = 0, 0, 0
+    return labels
+
+
+def scan_of(shape: tuple[int, int, int] = SHAPE, **attributes: Any) -> list[Dataset]:
+    """Oblique, slices (column, row, slice) along RAS in turn; no two voxels alike."""
+    voxels, affine = reoriented(phantom(shape), affine_ras(25), (0, 1, 2), (-1, -1, 1))
+    return series(voxels, affine, **attributes)
 
 
 def provenance(
@@ -56,6 +74,16 @@ def results(
     volumes_ml = {label.name: 0.5 * np.count_nonzero(labels_ras == label.value) for label in made.labels if label.value}
     written = write_dicom_results(folder, labels_ras, volumes_ml, read_series(path), made, seg_type)
     return {file.name: file for file in written}
+
+
+def complaints(file: Path) -> list[str]:
+    """The errors that dciodvfy finds, without where."""
+    validator = shutil.which("dciodvfy")
+    if validator is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    told = subprocess.run([validator, "-new", str(file)], capture_output=True, text=True, check=False)
+    lines = (told.stderr + told.stdout).splitlines()
+    return [line.rpartition("> - ")[2].removeprefix("Error - ") for line in lines if line.startswith("Error")]
 
 
 def frames_by_source(file: Path) -> dict[Source, NDArray[np.uint8]]:
