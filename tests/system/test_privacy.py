@@ -53,6 +53,7 @@ class Factory:
             maintenance_interval_s=0.5,
             series_quiet_s=0.5,
         )
+        assert f"unet-factory keys create NAME --scope segment --data-dir {self.serve.data_dir}" in self.serve.log
         self.token = self.new_key("segment", "weights")
         self.answers: list[httpx.Response] = []
         self.commands: list[str] = []

@@ -1,0 +1,100 @@
+"""API keys from the command line, of a factory that runs or stands still; and sent by those who have one."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from typer.testing import CliRunner, Result
+
+from tests.service.keyed import keyed_gateway
+from unet_factory.api_keys import KeyStore, Scope
+from unet_factory.settings import Settings
+from unet_factory_cli.embedded import EmbeddedServer
+from unet_factory_cli.main import app
+from unet_factory_client import FactoryClient, FactoryProblem
+
+TOKEN = re.compile(r"unf_[0-9a-f]{12}_[0-9a-f]{64}\n")
+
+
+def keys(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["keys", *map(str, arguments)], env={"COLUMNS": "200"})
+
+
+@pytest.fixture(params=["stopped", "given"])
+def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Options that lead to a factory's store: one that stands still, or the server that the environment names."""
+    monkeypatch.delenv("UNET_FACTORY_REDIS_URL", raising=False)
+    if request.param == "given":
+        server = request.getfixturevalue("redis_server")
+        Redis.from_url(server.redis_url).flushall()
+        monkeypatch.setenv("UNET_FACTORY_REDIS_URL", server.redis_url)
+    yield ["--data-dir", str(tmp_path / "data")]
+    assert not (tmp_path / "data" / "jobs" / "socket").exists(), "nothing is left running"
+
+
+def test_a_key_is_made_shown_once_listed_rotated_and_revoked(where: list[str]) -> None:
+    made = keys("create", "ward 3", "--scope", "segment", "--scope", "weights", "--jobs-in-flight", 7, *where)
+    assert TOKEN.fullmatch(made.stdout), made.output
+    key_id = made.stdout.split("_")[1]
+    listed = keys("list", *where)
+    assert all(word in listed.stdout for word in (key_id, "ward 3", "segment, weights", "valid", "7 jobs"))
+    assert made.stdout.strip() not in listed.output
+    rotated = keys("rotate", key_id, "--overlap", 2, *where)
+    assert TOKEN.fullmatch(rotated.stdout)
+    assert rotated.stdout.split("_")[1] == key_id
+    assert rotated.stdout != made.stdout
+    assert "old secret until" in keys("list", *where).stdout
+    assert keys("revoke", key_id, *where).exit_code == 0
+    assert "revoked" in keys("list", *where).stdout
+    refused = keys("rotate", key_id, *where)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "revoked or has expired" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (["create", "x", "--scope", "all"], 2, "allowed are segment, weights, read, admin"),
+        (["create", "a\tb", "--scope", "read"], 1, "must be 1 to 64 letters"),
+        (["create", "x", "--scope", "read", "--shares-jobs-of", "none"], 1, "there is no API key 'none'"),
+        (["revoke", "none"], 1, "there is no API key 'none'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line(
+    redis_server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    exit_code: int,
+    message: str,
+) -> None:
+    monkeypatch.setenv("UNET_FACTORY_REDIS_URL", redis_server.redis_url)
+    refused = keys(*arguments)
+    assert (refused.exit_code, refused.stdout) == (exit_code, "")
+    assert message in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_the_caller_sends_the_key_that_it_is_given(
+    settings: Settings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with keyed_gateway(settings, redis) as keyed:
+        token = KeyStore(redis).create("caller", (Scope.READ,)).token
+        with FactoryClient(keyed.gateway.url, retry_for_s=0) as nobody, pytest.raises(FactoryProblem) as caught:
+            nobody.models()
+        assert caught.value.status == 401
+        with FactoryClient(keyed.gateway.url, api_key=token) as client:
+            assert [model.name for model in client.models()] == ["tiny"]
+        file = tmp_path / "key"
+        file.write_text(f"{token}\n")
+        for environment, options in (
+            ({}, ["--api-key", token]),
+            ({"UNET_FACTORY_API_KEY": token}, []),
+            ({"UNET_FACTORY_API_KEY_FILE": str(file)}, []),
+        ):
+            shown = CliRunner().invoke(app, ["models", "--url", keyed.gateway.url, *options], env=environment)
+            assert "tiny" in shown.stdout, shown.output
+        refused = CliRunner().invoke(app, ["models", "--url", keyed.gateway.url])
+        assert refused.exit_code == 1
+        assert "An API key is needed" in refused.stderr
