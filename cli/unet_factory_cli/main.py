@@ -142,12 +142,13 @@ def evaluate(
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans.")] = "test",
     draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
     publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
+    card: Annotated[Path | None, typer.Option(help="A model card to put the figures into.")] = None,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
     with clear_errors():
         from unet_factory_cli.roles import run_evaluation
 
-        run_evaluation(config, checkpoint, split, draws, publish)
+        run_evaluation(config, checkpoint, split, draws, publish, card)
 
 
 @app.command()

@@ -119,20 +119,23 @@ def run_comparison(
     compare(comparison, output, checkpoints=given, only=only, arms=arms, publish=publish, device=device)
 
 
-def run_evaluation(config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None) -> None:
+def run_evaluation(
+    config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None, card: Path | None
+) -> None:
     """
     Raises:
         Failure: a file cannot be read.
     """
     _check_training_config(config)
-    if not checkpoint.is_file():
-        raise Failure(f"there is no file {checkpoint}", MISUSED)
+    for file in (checkpoint, card):
+        if file is not None and not file.is_file():
+            raise Failure(f"there is no file {file}", MISUSED)
     from rich.console import Console
 
     from unet_factory_training.main import run_evaluation as run
     from unet_factory_training.report import table_of
 
-    Console().print(table_of(run(config, checkpoint, split, draws, publish)))
+    Console().print(table_of(run(config, checkpoint, split, draws, publish, card)))
 
 
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:

@@ -16,7 +16,7 @@ from unet_factory_training.datasets import Split
 from unet_factory_training.engine import start_engine
 from unet_factory_training.loop import train
 from unet_factory_training.overrides import Overrides
-from unet_factory_training.report import evaluate, publish
+from unet_factory_training.report import evaluate, fill_card, publish
 
 
 def run(
@@ -47,10 +47,16 @@ def _log_to(path: Path, *, leads: bool) -> None:
 
 
 def run_evaluation(
-    config_path: Path, checkpoint: Path, split: Split = "test", draws: int = 100, publish_to: Path | None = None
+    config_path: Path,
+    checkpoint: Path,
+    split: Split = "test",
+    draws: int = 100,
+    publish_to: Path | None = None,
+    card: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Score ``checkpoint`` on a split; scores go to ``CHECKPOINT.SPLIT.jsonl``, and with ``publish_to`` a copy of the
-    checkpoint with the figures in its manifest is written there. Returns the figures.
+    checkpoint with the figures in its manifest is written there, with ``card`` they are put into a model card.
+    Returns the figures.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_config(config_path)
@@ -59,6 +65,8 @@ def run_evaluation(
     figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
     if publish_to is not None:
         publish(checkpoint, figures, config, publish_to)
+    if card is not None:
+        fill_card(card, figures)
     return figures
 
 

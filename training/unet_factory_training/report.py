@@ -20,6 +20,7 @@ from unet_factory_training.loop import manifest_of
 log = logging.getLogger(__name__)
 
 DRAW_SEED = 20240
+CARD_START, CARD_END = "<!-- figures -->", "<!-- /figures -->"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,27 @@ def evaluate(
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
     """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
     checkpoint = load_checkpoint(checkpoint_path)
-    manifest = manifest_of(config).model_copy(update={"metrics": tuple(figures)})
+    made_by = {"hypernetwork": checkpoint.manifest.hypernetwork, "metrics": tuple(figures)}
+    manifest = manifest_of(config).model_copy(update=made_by)
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
+
+
+def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:
+    """Replace what stands between the two marks of a model card by a table of the figures.
+
+    Raises:
+        ValueError: the card lacks the marks.
+    """
+    text = card.read_text()
+    before, start, rest = text.partition(CARD_START)
+    _, end, after = rest.partition(CARD_END)
+    if not (start and end):
+        raise ValueError(f"{card} has no lines {CARD_START} and {CARD_END}")
+    labels = list(figures[0]["dice"])
+    rows = [["spacing (R,A,S)", *labels, "mean", "std"], ["---"] * (len(labels) + 3)]
+    rows += [[figure["region"], *_rounded(figure)] for figure in figures]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    card.write_text(f"{before}{start}\n{table}\n{end}{after}")
 
 
 def regions(config: TrainingConfig, draws: int) -> list[Region]:
@@ -72,9 +92,12 @@ def table_of(figures: Sequence[dict[str, Any]]) -> Table:
     """Rows of region, Dice per label, mean over labels and its standard deviation over scans and spacings."""
     table = Table("spacing (R,A,S)", *figures[0]["dice"], "mean", "std")
     for figure in figures:
-        per_label = [f"{value:.3f}" for value in figure["dice"].values()]
-        table.add_row(figure["region"], *per_label, f"{figure['dice_mean']:.3f}", f"{figure['dice_std']:.3f}")
+        table.add_row(figure["region"], *_rounded(figure))
     return table
+
+
+def _rounded(figure: dict[str, Any]) -> list[str]:
+    return [f"{value:.3f}" for value in (*figure["dice"].values(), figure["dice_mean"], figure["dice_std"])]
 
 
 def _figure(region: Region, scores: Sequence[Score], checkpoint: Checkpoint, split: Split) -> dict[str, Any]:
