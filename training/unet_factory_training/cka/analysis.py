@@ -39,7 +39,8 @@ class CannotCompare(FactoryError):
 def analyse(
     paths: Sequence[Path], config: TrainingConfig, options: CkaOptions, output: Path, device: str | None = None
 ) -> dict[str, Any]:
-    """Write figure, maps, layers and summary of the checkpoints to ``output``; returns the summary.
+    """Write figure, maps, layers and summary of the checkpoints to ``output``; returns the summary. Levels, sizes and
+    distances of layers are those of the network for the finest spacing.
 
     Raises:
         CannotCompare: the checkpoints are of different architectures or trained ranges, or the scans too few.
