@@ -89,9 +89,10 @@ def shared_gateway(shared_settings: Settings) -> Iterator[Gateway]:
 @pytest.fixture
 def settings(shared_settings: Settings, redis: Redis) -> Settings:
     """Of the gateway that all these tests share, with nothing in its stores."""
-    blobs = BlobStore(shared_settings.blob_url)
-    for job_id, _ in list(blobs.job_ids()):
-        blobs.delete(job_id)
+    for collection in ("jobs", "received"):
+        blobs = BlobStore(shared_settings.blob_url, collection)
+        for name, _ in list(blobs.job_ids()):
+            blobs.delete(name)
     return shared_settings
 
 
