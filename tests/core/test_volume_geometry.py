@@ -179,8 +179,12 @@ NRRD_GEOMETRIES: list[tuple[dict[str, Any], type[FactoryError], str]] = [
     ({"space_directions": "(1,0,0) (0,2,0) none"}, GeometryInvalid, "each spatial axis needs one"),
     ({"space_directions": "(1,0,0) (1,2,0) (0,0,3)"}, GeometryInvalid, "63.43 degrees"),
     ({"space": "scanner-xyz"}, GeometryInvalid, "scanner-xyz"),
-    ({"space": "left-posterior-superior-time"}, GeometryInvalid, "superior-time"),
-    ({"space_units": '"m" "m" "m"'}, SpacingInvalid, '"m"'),
+    (
+        {"space": "left-posterior-superior-time"},
+        GeometryInvalid,
+        r"space a text of 28 characters .*needed is one of left-posterior-superior",
+    ),
+    ({"space_units": '"m" "m" "m"'}, SpacingInvalid, r"text of 11 characters; mm is needed"),
 ]
 
 

@@ -123,7 +123,7 @@ def test_who_waits_outlives_a_restart_of_the_gateway(factory: ServeProcess, tmp_
         waiting = pool.submit(client.wait, job.id, seen.append)
         until(lambda: seen and seen[-1].progress > 0)
         os.kill(factory.pid_of(" gateway "), signal.SIGKILL)
-        assert waiting.result(60).state is JobState.SUCCEEDED
+        assert waiting.result(150).state is JobState.SUCCEEDED
         labels = nibabel.Nifti1Image.from_filename(client.labelmap(job.id, tmp_path / "labels.nii.gz"))
         until(client.ready)
     assert labels.shape == (LONG,) * 3
