@@ -69,7 +69,7 @@ def again(slices: list[Dataset], **attributes: Any) -> list[Dataset]:
     """The slices, and the same once more as other objects of the same series."""
     second = series(phantom() + 1, AFFINE, **attributes)
     for one in second:
-        one.SeriesInstanceUID = slices[0].SeriesInstanceUID
+        one.StudyInstanceUID, one.SeriesInstanceUID = slices[0].StudyInstanceUID, slices[0].SeriesInstanceUID
         one.FrameOfReferenceUID = slices[0].FrameOfReferenceUID
         one.InstanceNumber += len(slices)
     return [*slices, *second]
@@ -119,7 +119,8 @@ def frames_of_echoes() -> list[Dataset]:
 def in_two_objects() -> list[Dataset]:
     """As a scanner splits what gets too large for one object (a concatenation)."""
     first, second = enhanced(phantom()[:, :, :4], AFFINE), enhanced(phantom()[:, :, 4:], AFFINE)
-    second.SeriesInstanceUID, second.FrameOfReferenceUID = first.SeriesInstanceUID, first.FrameOfReferenceUID
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        setattr(second, keyword, first[keyword].value)
     second.InstanceNumber = 2
     for k, frame in enumerate(second.PerFrameFunctionalGroupsSequence):
         frame.PlanePositionSequence[0].ImagePositionPatient = position(AFFINE, k + 4)
@@ -150,6 +151,16 @@ REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
         lambda: changed(2, "FrameOfReferenceUID", generate_uid()),
         SlicesInconsistent,
         ("2 frames of reference", "image 3"),
+    ),
+    "another patient": (
+        lambda: changed(2, "PatientID", "SOMEBODY ELSE"),
+        SlicesInconsistent,
+        ("2 patients", "6 slices", "1 slice, such as image 3"),
+    ),
+    "another study": (
+        lambda: changed(2, "StudyInstanceUID", generate_uid()),
+        SlicesInconsistent,
+        ("2 studies", "image 3"),
     ),
     "points in time": (
         lambda: again(scan(TemporalPositionIdentifier=1), TemporalPositionIdentifier=2),
@@ -214,6 +225,11 @@ REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
         lambda: moved(3, by=0.3),
         SlicesIrregular,
         ("2.275 to 4.225 mm", "image 4 at 110.72 mm", "30.0%", "2%"),
+    ),
+    "gaps too uneven to tolerate, and none missing": (
+        lambda: moved(3, by=0.04),
+        SlicesIrregular,
+        ("3.120 to 3.380 mm", "image 4 at 109.88 mm", "4.0%"),
     ),
     "a slice beside the others": (lambda: moved(3, sideways_mm=0.5), SlicesIrregular, ("image 4", "0.500 mm", "0.075")),
     "a tilted gantry": (lambda: tilted(15), SlicesTilted, ("15.00 degrees", "3.250 mm", "0.871 mm sideways")),

@@ -44,6 +44,14 @@ class Slice:
         return str(self.source.dataset.get("FrameOfReferenceUID", ""))
 
     @property
+    def patient_id(self) -> str:
+        return str(self.source.dataset.get("PatientID") or "").strip()
+
+    @property
+    def study(self) -> str:
+        return str(self.source.dataset.get("StudyInstanceUID", ""))
+
+    @property
     def shape(self) -> tuple[int, int]:
         """(columns, rows)"""
         return int(self.source.dataset.Columns), int(self.source.dataset.Rows)

@@ -49,7 +49,7 @@ def stacked(slices: Sequence[Slice], *, spacing_given: bool) -> Stack:
     """The one stack that the slices make; where the caller gave the spacing, gaps of any width are only noted.
 
     Raises:
-        SlicesInconsistent: of several sizes, pixel spacings, orientations or frames of reference.
+        SlicesInconsistent: of several sizes, pixel spacings, orientations, frames of reference, patients or studies.
         SlicesAmbiguous: several slices at one place, other than clearly separate echoes.
         SlicesTilted: the line through the positions leaves the normal.
         SlicesMissing, SlicesIrregular: the spacing is not even, and none was given.
@@ -99,6 +99,8 @@ _ALIKE = (
         lambda one: "(" + ", ".join(f"{part:.3f}" for part in one.normal) + ")",
     ),
     _Alike("frames of reference", lambda a, b: a.frame_of_reference == b.frame_of_reference, lambda _: "another"),
+    _Alike("patients", lambda a, b: a.patient_id == b.patient_id, lambda _: "another"),
+    _Alike("studies", lambda a, b: a.study == b.study, lambda _: "another"),
 )
 
 
@@ -227,8 +229,8 @@ def _refuse_gaps(chosen: list[Slice], places_mm: NDArray[np.float64], worst: int
     gaps_mm = np.diff(places_mm)
     unit_mm = float(np.quantile(gaps_mm, 0.25, method="lower"))
     in_units = gaps_mm / unit_mm
-    if np.all(np.abs(in_units - np.round(in_units)) <= _WHOLE_GAPS):
-        missing = np.round(in_units).astype(int) - 1
+    missing = np.round(in_units).astype(int) - 1
+    if missing.any() and np.all(np.abs(in_units - np.round(in_units)) <= _WHOLE_GAPS):
         raise SlicesMissing(
             f"{counted(int(missing.sum()), 'slice')} missing at a spacing of {unit_mm:g} mm: "
             + "; ".join(_hole(chosen, index, int(missing[index])) for index in np.flatnonzero(missing)[:_NAMED])
