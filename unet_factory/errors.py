@@ -43,6 +43,12 @@ class SpacingOutOfRange(FactoryError):
         )
 
 
+class ConditionInvalid(FactoryError):
+    """A condition that the model does not have, or a value outside its range."""
+
+    slug, title = "condition-invalid", "The condition is not one of the model's"
+
+
 class SpacingAmbiguous(FactoryError):
     """The header contradicts itself about the spacing (sform/qform against pixdim)."""
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from unet_factory.conditions import SnappedConditions
 from unet_factory.frozen import Frozen
 from unet_factory.spacing import OutsidePolicy, SpacingMm
 
@@ -78,6 +79,7 @@ class SegmentationRequest(Frozen):
     input_name: str = Field(description="blob name of the upload, for example input.nii.gz; never the user's file name")
     spacing_ras_mm: SpacingMm | None = Field(default=None, description="given by the caller, overrides the header")
     working_spacing_mm: SpacingMm | None = Field(default=None, description="requested; native when absent")
+    conditions: SnappedConditions = Field(default=(), description="for each of the model's conditions, in its order")
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
     seg_type: SegmentationType = Field(default="binary", description="of the DICOM segmentation, for a DICOM scan")
@@ -131,6 +133,7 @@ class Job(Frozen):
     model: str
     policy: PolicyReport
     spacing: Spacings = Spacings()
+    conditions: dict[str, float] = Field(default_factory=dict, description="that the network was made for, by name")
     device: str | None = None
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int | None = None
@@ -157,6 +160,7 @@ class GenerationRequest(Frozen):
     model: str
     checkpoint_digest: str
     snapped_um: tuple[int, int, int]
+    conditions: SnappedConditions = ()
     format: Literal["safetensors"] = "safetensors"
     dtype: Literal["float32", "float16"] = "float32"
 

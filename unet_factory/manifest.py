@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from unet_factory.conditions import Condition, SnappedConditions, named_conditions
 from unet_factory.frozen import Frozen
 from unet_factory.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 
@@ -132,7 +133,7 @@ class Manifest(Frozen):
     """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it.
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
-    wants windows like the crops of the training.
+    wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
@@ -140,6 +141,7 @@ class Manifest(Frozen):
     architecture: Architecture
     hypernetwork: HypernetworkShape = HypernetworkShape()
     grid: SpacingGrid
+    conditions: tuple[Condition, ...] = ()
     labels: tuple[Label, ...]
     preprocessing: Preprocessing = Preprocessing()
     window: tuple[int, int, int] = (96, 96, 96)
@@ -161,6 +163,13 @@ class Manifest(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _conditions_have_names_of_their_own(self) -> Self:
+        names = [condition.name for condition in self.conditions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"conditions have the names {', '.join(names)}; each must have one of its own")
+        return self
+
     def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:
         """The largest window, in voxels, for a scan of ``spacing``."""
         if self.window_mm is None:
@@ -176,6 +185,7 @@ class StandaloneManifest(Frozen):
     """A standalone U-Net for one spacing: everything that its user needs besides the tensors.
 
     ``strides`` are those that the architecture's pooling gives for ``snapped_um``, for readers without this package.
+    ``conditions``: the values that it was made for, by name.
     """
 
     format: Literal["unet-factory-unet/1"] = "unet-factory-unet/1"
@@ -186,6 +196,7 @@ class StandaloneManifest(Frozen):
     strides: Strides | None = None
     dtype: Literal["float32", "float16"] = "float32"
     out_of_range: bool = False
+    conditions: dict[str, float] = Field(default_factory=dict)
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
     window: tuple[int, int, int]
@@ -197,7 +208,7 @@ class StandaloneManifest(Frozen):
         return SnappedSpacing(*self.snapped_um)
 
     @classmethod
-    def of(cls, manifest: Manifest, digest: str, snapped: SnappedSpacing) -> Self:
+    def of(cls, manifest: Manifest, digest: str, snapped: SnappedSpacing, conditions: SnappedConditions) -> Self:
         return cls(
             model=manifest.name,
             checkpoint_digest=digest,
@@ -205,6 +216,7 @@ class StandaloneManifest(Frozen):
             snapped_um=tuple(snapped),
             strides=manifest.architecture.strides(snapped),
             out_of_range=not manifest.grid.contains(snapped),
+            conditions=named_conditions(manifest.conditions, conditions),
             labels=manifest.labels,
             preprocessing=manifest.preprocessing,
             window=manifest.window_at(snapped),

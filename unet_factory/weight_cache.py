@@ -71,9 +71,12 @@ class WeightCache:
 
 
 def weight_key(request: GenerationRequest) -> str:
-    """(checkpoint digest, format, dtype, snapped spacing in um): never who asked, never an unsnapped value."""
+    """(checkpoint digest, format, dtype, snapped spacing in um and conditions): never who asked, never an unsnapped
+    value.
+    """
     spacing = "x".join(str(um) for um in request.snapped_um)
-    return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}"
+    conditions = "".join(f":{value!r}" for value in request.conditions)
+    return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}{conditions}"
 
 
 def ready_channel(request: GenerationRequest) -> str:

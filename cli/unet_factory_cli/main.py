@@ -35,6 +35,10 @@ KeyId = Annotated[str, typer.Argument(help="Its id, the middle part of the key."
 DataDir = Annotated[Path | None, typer.Option(help="That of serve; default: your user data folder.")]
 Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
+Conditions = Annotated[
+    list[str] | None,
+    typer.Option("--condition", help="NAME=NUMBER, such as inversion_time_ms=900; again for each. See models."),
+]
 Outside = Annotated[str | None, typer.Option(help="Outside the trained range: clamp, reject or extrapolate.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")]
 Stage = Literal["train", "evaluate", "cost", "report"]
@@ -203,6 +207,7 @@ def segment(
     ] = None,
     spacing: Annotated[str | None, typer.Option(help="mm (R,A,S), overrides the file's header.")] = None,
     working_spacing: Annotated[str | None, typer.Option(help="mm (R,A,S) to segment at; default: its own.")] = None,
+    condition: Conditions = None,
     model: ModelName = None,
     outside: Outside = None,
     series_uid: Annotated[str | None, typer.Option(help="Which one, where there are several DICOM series.")] = None,
@@ -214,9 +219,8 @@ def segment(
         from unet_factory_cli import remote
 
         wanted = remote.Results(output, report, seg_type)
-        remote.segment(
-            remote.Address.of(url, api_key), file, wanted, spacing, working_spacing, model, outside, series_uid
-        )
+        at = remote.Address.of(url, api_key)
+        remote.segment(at, file, wanted, spacing, working_spacing, condition or [], model, outside, series_uid)
 
 
 @app.command()
@@ -224,6 +228,7 @@ def unet(
     spacing: Annotated[str, typer.Option(help="mm (R,A,S), such as 1,0.5,0.5.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A safetensors file.")],
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    condition: Conditions = None,
     model: ModelName = None,
     outside: Outside = None,
     url: Url = DEFAULT_URL,
@@ -233,7 +238,7 @@ def unet(
     with clear_errors():
         from unet_factory_cli import remote
 
-        remote.unet(remote.Address.of(url, api_key), spacing, output, dtype, model, outside)
+        remote.unet(remote.Address.of(url, api_key), spacing, output, dtype, condition or [], model, outside)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The commands that talk to a running service."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, cast
@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from unet_factory.errors import SpacingInvalid
+from unet_factory.conditions import parse_conditions
+from unet_factory.errors import ConditionInvalid, SpacingInvalid
 from unet_factory.jobs import Job, LabelMapFormat, SegmentationType
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, Failure, say
@@ -61,6 +62,7 @@ def segment(
     results: Results,
     spacing: str | None,
     working_spacing: str | None,
+    conditions: Sequence[str],
     model: str | None,
     outside: str | None,
     series_uid: str | None,
@@ -70,6 +72,7 @@ def segment(
         raise Failure(f"there is no file {file}", MISUSED)
     output_format = _format_of(results.output) if results.has_labelmap else "nii.gz"
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
+    known = _conditions(conditions)
     results.check()
     with service(at) as client:
         job = client.submit(
@@ -77,6 +80,7 @@ def segment(
             model=model,
             spacing=given,
             working_spacing=working,
+            conditions=known,
             outside=policy,
             output=output_format,
             seg_type=results.wanted_seg_type,
@@ -91,24 +95,45 @@ def segment(
     _report(job, results.output)
 
 
-def unet(at: "Address", spacing: str, output: Path, dtype: str, model: str | None, outside: str | None) -> None:
+def unet(
+    at: "Address",
+    spacing: str,
+    output: Path,
+    dtype: str,
+    conditions: Sequence[str],
+    model: str | None,
+    outside: str | None,
+) -> None:
     if dtype not in DTYPES:
         raise Failure(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
-    wanted, policy = _spacing(spacing), _policy(outside)
+    wanted, known, policy = _spacing(spacing), _conditions(conditions), _policy(outside)
     assert wanted is not None
     _check_folder(output)
     with service(at) as client:
-        network = client.unet(wanted, model=model, dtype=cast(Literal["float32", "float16"], dtype), outside=policy)
+        network = client.unet(
+            wanted,
+            model=model,
+            dtype=cast(Literal["float32", "float16"], dtype),
+            conditions=known,
+            outside=policy,
+        )
     network.save(output)
     snapped = ",".join(f"{mm:g}" for mm in network.snapped_mm)
-    say(f"{output}: {len(network.blob)} bytes, made for {snapped} mm (R,A,S), ETag {network.etag}")
+    made_for = network.headers.get("x-conditions")
+    also = f" and {made_for}" if made_for else ""
+    say(f"{output}: {len(network.blob)} bytes, made for {snapped} mm (R,A,S){also}, ETag {network.etag}")
 
 
 def models(at: "Address") -> None:
     with service(at) as client:
         found = client.models()
     table = Table(
-        Column("name", no_wrap=True), "labels", "trained range (mm)", "licence", Column("digest", no_wrap=True)
+        Column("name", no_wrap=True),
+        "labels",
+        "trained range (mm)",
+        "conditions",
+        "licence",
+        Column("digest", no_wrap=True),
     )
     for model in found:
         table.add_row(*_cells(model))
@@ -162,6 +187,8 @@ def _report(job: Job, output: Path) -> None:
     working = job.spacing.working
     at = "" if working is None else " at " + " x ".join(f"{mm:g}" for mm in working) + " mm (R,A,S)"
     say(f"{output}: segmented{at} in {sum(job.timings_s.values()):.2f} s; {volumes}")
+    if job.conditions:
+        say("made for " + ", ".join(f"{name}={value:g}" for name, value in job.conditions.items()))
     for note in job.notes:
         say(f"note: {note}")
     if job.policy.out_of_range:
@@ -173,6 +200,7 @@ def _cells(model: ModelDescription) -> list[str]:
         model.name,
         ", ".join(label.name for label in model.labels if label.value),
         " x ".join(f"{low:g}-{high:g}" for low, high in model.trained_range_mm),
+        ", ".join(f"{known.name} {known.minimum:g}-{known.maximum:g}" for known in model.conditions),
         model.licence,
         model.digest[:12],
     ]
@@ -194,6 +222,13 @@ def _spacing(text: str | None) -> SpacingMm | None:
     try:
         return None if text is None else parse_spacing(text)
     except SpacingInvalid as error:
+        raise Failure(str(error), MISUSED) from error
+
+
+def _conditions(given: Sequence[str]) -> dict[str, float]:
+    try:
+        return parse_conditions(",".join(given)) if given else {}
+    except ConditionInvalid as error:
         raise Failure(str(error), MISUSED) from error
 
 

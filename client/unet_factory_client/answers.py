@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from unet_factory.conditions import Condition
 from unet_factory.manifest import Architecture, Label
 from unet_factory.spacing import SpacingMm
 from unet_factory_client.files import whole_file
@@ -22,6 +23,7 @@ class ModelDescription(BaseModel):
     labels: tuple[Label, ...]
     trained_range_mm: tuple[tuple[float, float], ...]
     grid_step_mm: float
+    conditions: tuple[Condition, ...] = ()
     metrics: tuple[dict[str, Any], ...] = ()
     licence: str = ""
 

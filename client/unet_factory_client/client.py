@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 import httpx
 from httpx_sse import SSEError, connect_sse
 
+from unet_factory.conditions import conditions_text
 from unet_factory.jobs import Job, JobState, LabelMapFormat, SegmentationType
 from unet_factory.spacing import OutsidePolicy, parse_spacing
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
@@ -75,6 +76,7 @@ class FactoryClient:
         model: str | None = None,
         spacing: Sequence[float] | None = None,
         working_spacing: Sequence[float] | None = None,
+        conditions: Mapping[str, float] | None = None,
         outside: OutsidePolicy | None = None,
         output: LabelMapFormat = "nii.gz",
         series_uid: str | None = None,
@@ -87,6 +89,7 @@ class FactoryClient:
             series_uid: which of several DICOM series.
             spacing: mm (R, A, S), overrides what the scan's header says.
             working_spacing: mm (R, A, S) to segment at; the scan's own by default.
+            conditions: what else the model's networks depend on, by name; its defaults where not given.
             on_progress: called with the job whenever it has changed.
 
         Raises:
@@ -97,6 +100,7 @@ class FactoryClient:
             model=model,
             spacing=spacing,
             working_spacing=working_spacing,
+            conditions=conditions,
             outside=outside,
             output=output,
             series_uid=series_uid,
@@ -112,6 +116,7 @@ class FactoryClient:
         model: str | None = None,
         spacing: Sequence[float] | None = None,
         working_spacing: Sequence[float] | None = None,
+        conditions: Mapping[str, float] | None = None,
         outside: OutsidePolicy | None = None,
         output: LabelMapFormat = "nii.gz",
         seg_type: SegmentationType | None = None,
@@ -125,6 +130,7 @@ class FactoryClient:
             "model": model,
             "spacing": _text(spacing),
             "working_spacing": _text(working_spacing),
+            "conditions": conditions_text(conditions) if conditions else None,
             "outside": outside and str(outside),
             "output": output,
             "seg_type": seg_type,
@@ -191,10 +197,17 @@ class FactoryClient:
         *,
         model: str | None = None,
         dtype: Literal["float32", "float16"] = "float32",
+        conditions: Mapping[str, float] | None = None,
         outside: OutsidePolicy | None = None,
     ) -> StandaloneNetwork:
         """The standalone network for ``spacing`` (mm, R,A,S), a safetensors file's bytes."""
-        query = {"spacing": _text(spacing), "model": model, "dtype": dtype, "outside": outside and str(outside)}
+        query = {
+            "spacing": _text(spacing),
+            "model": model,
+            "dtype": dtype,
+            "conditions": conditions_text(conditions) if conditions else None,
+            "outside": outside and str(outside),
+        }
         parameters = {name: value for name, value in query.items() if value is not None}
         while True:
             response = self._get("/unet", params=parameters, headers={"Prefer": f"wait={_WAIT_S}"})

@@ -12,7 +12,7 @@ from unet_factory_service.dicom_parts import MEDIA_TYPE, receive_dicom_parts
 from unet_factory_service.upload import ReceivedForm
 
 # none of which can tell of a patient
-QUERY_FIELDS = ("model", "spacing", "working_spacing", "outside", "output", "seg_type")
+QUERY_FIELDS = ("model", "spacing", "working_spacing", "conditions", "outside", "output", "seg_type")
 
 _ZIP_MAGIC = b"PK"
 

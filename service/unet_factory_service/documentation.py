@@ -62,6 +62,7 @@ _UNET_HEADERS = {
     "Repr-Digest": _header("sha256 of the whole file, base64 (RFC 9530)", "sha-256=:n4bQgY...=:"),
     "X-Requested-Spacing": _header("mm, R,A,S", "1,0.5,0.52"),
     "X-Snapped-Spacing": _header("mm, R,A,S: what the network was made for", "1,0.5,0.5"),
+    "X-Conditions": _header("for a model that has conditions: what the network was made for", "inversion_time_ms=900"),
     "X-Out-Of-Range": _header("whether the request lay outside the trained range", "false"),
     "X-Outside-Policy": _header("what was done about that", "reject"),
     "X-Checkpoint-Digest": _header("the hypernetwork that made it", "sha256:2c26b4..."),
@@ -100,6 +101,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {"type": "string", "description": "the configured default when absent"},
     "spacing": _SPACING | {"description": "mm, R,A,S; overrides what the header says"},
     "working_spacing": _SPACING | {"description": "mm, R,A,S to segment at; native when absent"},
+    "conditions": {
+        "type": "string",
+        "example": "inversion_time_ms=900",
+        "description": "for a model that has conditions, NAME=NUMBER with commas between; their defaults when absent",
+    },
     "outside": {
         "type": "string",
         "enum": ["clamp", "reject", "extrapolate"],
@@ -180,6 +186,7 @@ JOB_EXAMPLE: dict[str, Any] = {
     "model": "hippocampus-mr",
     "policy": {"outside": "clamp", "out_of_range": False, "resampled": False},
     "spacing": {"native": [1.0, 1.0, 1.0], "requested": [1.0, 1.0, 1.0], "working": [1.0, 1.0, 1.0]},
+    "conditions": {},
     "device": "cpu",
     "timings_s": {"fetch": 0.01, "load": 0.04, "weights": 0.05},
     "peak_bytes": None,

@@ -5,6 +5,7 @@ from typing import Any, Self
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from unet_factory.conditions import Condition
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Normalisation
 from unet_factory.model_registry import RegisteredModel
 from unet_factory_service.documentation import problems
@@ -25,6 +26,7 @@ class ModelDescription(BaseModel):
     modality: str
     trained_range_mm: tuple[tuple[float, float], ...]
     grid_step_mm: float
+    conditions: tuple[Condition, ...]
     window: tuple[int, int, int]
     orientation: str
     normalisation: Normalisation
@@ -46,6 +48,7 @@ class ModelDescription(BaseModel):
             modality=manifest.modality,
             trained_range_mm=manifest.grid.range_mm,
             grid_step_mm=manifest.grid.step_mm,
+            conditions=manifest.conditions,
             window=manifest.window,
             orientation=manifest.preprocessing.orientation,
             normalisation=manifest.preprocessing.normalisation,

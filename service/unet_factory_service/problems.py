@@ -38,6 +38,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.NotAVolume: 415,
     errors.SpacingInvalid: 422,
     errors.SpacingOutOfRange: 422,
+    errors.ConditionInvalid: 422,
     errors.SpacingAmbiguous: 422,
     errors.GeometryInvalid: 422,
     errors.SeriesMixed: 422,

@@ -6,6 +6,7 @@ from typing import Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from unet_factory.conditions import parse_conditions
 from unet_factory.errors import MalformedRequest
 from unet_factory.jobs import LabelMapFormat, PacsSeries, SegmentationType
 from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
@@ -16,7 +17,7 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 _REFERENCE = ("pacs", "study_uid", "series_uid")
 _UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9]\d*)(\.(0|[1-9]\d*))*\Z", re.ASCII)  # DICOM PS3.5 section 9.1
 _FIELDS = (
-    *("model", "spacing", "working_spacing", "outside", "output", "seg_type"),
+    *("model", "spacing", "working_spacing", "conditions", "outside", "output", "seg_type"),
     *("callback_url", "send_to", *_REFERENCE),
 )
 
@@ -39,6 +40,7 @@ class SegmentationForm(BaseModel):
     model: str | None = None
     spacing: SpacingMm | None = None
     working_spacing: SpacingMm | None = None
+    conditions: dict[str, float] = {}
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     output: LabelMapFormat = "nii.gz"
     seg_type: SegmentationType | None = None
@@ -53,6 +55,7 @@ class SegmentationForm(BaseModel):
         Raises:
             NotSupported: a field that this service does not have.
             SpacingInvalid: a spacing that is none.
+            ConditionInvalid: conditions that are no list of names and numbers.
             MalformedRequest: a value that is not among the allowed ones.
         """
         _check_names(fields.keys() - set(_FIELDS), sorted(_FIELDS))
@@ -60,6 +63,7 @@ class SegmentationForm(BaseModel):
             model=fields.get("model"),
             spacing=_spacing(fields.get("spacing")),
             working_spacing=_spacing(fields.get("working_spacing")),
+            conditions=parse_conditions(fields["conditions"]) if "conditions" in fields else {},
             outside=_choice("outside", fields.get("outside", cls.model_fields["outside"].default), OutsidePolicy),
             output=_choice("output", fields.get("output", cls.model_fields["output"].default), _Output).value,
             seg_type=_seg_type(fields.get("seg_type")),

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from unet_factory.conditions import named_conditions, snap_conditions
 from unet_factory.errors import SpacingOutOfRange
 from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, SegmentationType, Spacings, new_job_id
 from unet_factory.metrics import SPACING_OUT_OF_RANGE
@@ -95,12 +96,14 @@ def _accept(
     """As far as can be told without the scan: a courier looks at one that lies in an archive."""
     now = time.time()
     send_to = receivers(services.destinations, form, dicom=dicom)
+    conditions = snap_conditions(model.manifest.conditions, form.conditions)
     request = SegmentationRequest(
         model=model.manifest.name,
         checkpoint_digest=model.digest,
         input_name=input_name,
         spacing_ras_mm=form.spacing,
         working_spacing_mm=form.working_spacing,
+        conditions=conditions,
         outside=form.outside,
         output=form.output,
         seg_type=_seg_type(form, dicom=dicom),
@@ -114,6 +117,7 @@ def _accept(
         model=model.manifest.name,
         policy=PolicyReport(outside=form.outside),
         spacing=Spacings(requested=form.working_spacing),
+        conditions=named_conditions(model.manifest.conditions, conditions),
         created=now,
         expires=now + services.settings.retention_s,
         fetch=planned_fetch(services.destinations, form.series),

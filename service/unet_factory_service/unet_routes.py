@@ -7,6 +7,13 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
+from unet_factory.conditions import (
+    SnappedConditions,
+    conditions_text,
+    named_conditions,
+    parse_conditions,
+    snap_conditions,
+)
 from unet_factory.errors import MalformedRequest, SpacingOutOfRange
 from unet_factory.jobs import GenerationRequest
 from unet_factory.metrics import SPACING_OUT_OF_RANGE
@@ -40,6 +47,12 @@ class UnetQuery(BaseModel):
     outside: OutsidePolicy = Field(
         default=OutsidePolicy.REJECT, description="what to do with a spacing outside the trained range"
     )
+    conditions: str | None = Field(
+        default=None,
+        description="NAME=NUMBER with commas between, for a model that has conditions; their defaults when absent",
+        examples=["inversion_time_ms=900"],
+        max_length=1000,
+    )
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class NetworkChoice:
     model: RegisteredModel
     requested_mm: SpacingMm
     resolved: ResolvedSpacing
+    conditions: SnappedConditions
     query: UnetQuery
 
     @classmethod
@@ -59,6 +73,7 @@ class NetworkChoice:
             UnknownModel: there is no such model.
             SpacingInvalid: the spacing is none.
             SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
+            ConditionInvalid: a condition that the model does not have, or outside its range.
         """
         if query.format != "safetensors":
             raise NotSupported(
@@ -67,6 +82,8 @@ class NetworkChoice:
                 supported=["safetensors"],
             )
         model, requested_mm = registry.get(query.model), parse_spacing(query.spacing)
+        given = {} if query.conditions is None else parse_conditions(query.conditions)
+        conditions = snap_conditions(model.manifest.conditions, given)
         try:
             resolved = model.manifest.grid.resolve(requested_mm, query.outside)
         except SpacingOutOfRange:
@@ -74,7 +91,7 @@ class NetworkChoice:
             raise
         if resolved.out_of_range:
             SPACING_OUT_OF_RANGE.inc()
-        return cls(model, requested_mm, resolved, query)
+        return cls(model, requested_mm, resolved, conditions, query)
 
     @property
     def generation(self) -> GenerationRequest:
@@ -82,8 +99,13 @@ class NetworkChoice:
             model=self.model.manifest.name,
             checkpoint_digest=self.model.digest,
             snapped_um=tuple(self.resolved.snapped),
+            conditions=self.conditions,
             dtype=self.query.dtype,
         )
+
+    @property
+    def named_conditions(self) -> dict[str, float]:
+        return named_conditions(self.model.manifest.conditions, self.conditions)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -91,6 +113,7 @@ class NetworkChoice:
         return {
             "X-Requested-Spacing": ",".join(f"{mm:g}" for mm in self.requested_mm),
             "X-Snapped-Spacing": str(self.resolved.snapped),
+            **({"X-Conditions": conditions_text(self.named_conditions)} if self.conditions else {}),
             "X-Out-Of-Range": str(self.resolved.out_of_range).lower(),
             "X-Outside-Policy": self.query.outside.value,
             "X-Model": self.model.manifest.name,
@@ -100,7 +123,8 @@ class NetworkChoice:
     @property
     def file_name(self) -> str:
         spacing = "x".join(f"{mm:g}" for mm in self.resolved.snapped.mm)
-        return f"{self.model.manifest.name}-{spacing}mm-{self.query.dtype}.safetensors"
+        conditions = "".join(f"-{name}-{value:g}" for name, value in self.named_conditions.items())
+        return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.safetensors"
 
 
 @router.head("/unet", include_in_schema=False)

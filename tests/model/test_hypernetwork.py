@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
+from unet_factory.conditions import Condition
 from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import empty_unet
@@ -70,3 +71,20 @@ def test_every_parameter_is_trained(parametrization: Parametrization) -> None:
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0 or not parameter.numel(), name
+
+
+@parametrizations
+def test_conditions_are_inputs_like_the_spacing(parametrization: Parametrization) -> None:
+    """Weights depend on each of them, defaults stand for what is not said, and the baseline is told nothing."""
+    torch.manual_seed(0)
+    conditions = [Condition(name=name, minimum=0, maximum=9, step=1, default=4) for name in ("first", "second")]
+    shape = HypernetworkShape(parametrization=parametrization, hidden=(8, 8))
+    hypernetwork = Hypernetwork(ARCHITECTURE, shape, GRID, conditions)
+    spacing = SnappedSpacing(1000, 1000, 3000)
+    default, *others = (
+        torch.cat([tensor.flatten() for tensor in hypernetwork.generate(spacing, given).values()])
+        for given in ((4.0, 4.0), None, (5.0, 4.0), (4.0, 5.0))
+    )
+    assert torch.equal(default, others[0])
+    for other in others[1:]:
+        assert torch.equal(default, other) == (parametrization is Parametrization.CONSTANT)

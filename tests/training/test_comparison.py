@@ -19,12 +19,12 @@ from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample
 from unet_factory.model.unet import empty_unet
 from unet_factory.spacing import SpacingMm
+from unet_factory_training.comparison.acquisitions import acquisitions_of
 from unet_factory_training.comparison.compare import compare
 from unet_factory_training.comparison.config import NATIVE, Comparison, read_comparison
 from unet_factory_training.comparison.cost import measure_cost
 from unet_factory_training.comparison.runs import Run, learning_curves, runs_of
 from unet_factory_training.comparison.scoring import COLUMNS, Contender, contenders_of, score_all
-from unet_factory_training.comparison.spacings import spacings_of
 from unet_factory_training.comparison.summary import summarise
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import find_subjects, read_scan
@@ -189,7 +189,7 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
     assert len(paths) >= 4
     for path in paths:
         comparison = read_comparison(path)
-        method = {"name", "hypernetwork", "trained_range_mm", "architecture"}
+        method = {"name", "hypernetwork", "trained_range_mm", "architecture", "conditions"}
         shared = [comparison.training_config(arm, 1).model_dump(exclude=method) for arm in comparison.arms]
         assert all(arm == shared[0] for arm in shared), path.name
         shapes = {comparison.training_config(arm, 1).architecture.channels for arm in comparison.arms}
@@ -251,7 +251,7 @@ def test_curves_may_be_of_fewer_scans(comparison: Comparison) -> None:
     scan = read_scan(find_subjects(config.dataset, "test")[0], config.dataset)
     (segment,) = comparison.segments
     few = comparison.model_copy(update={"segments": (segment.model_copy(update={"scans": 1}),)})
-    regions = [{region for found in spacings_of(few, scan, n, 0.05).values() for region in found} for n in (0, 1)]
+    regions = [{region for found in acquisitions_of(few, scan, n, config).values() for region in found} for n in (0, 1)]
     assert regions == [{NATIVE, "expected", segment.region}, {NATIVE, "expected"}]
 
 

@@ -86,7 +86,7 @@ def test_examples_are_segmented_well_at_every_spacing(checkpoint: Checkpoint, ex
 def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[Scan]) -> None:
     """A network made for another spacing does worse: the weights do depend on what they are made for."""
     mistaken = load_checkpoint(MODEL).hypernetwork
-    mistaken.generate = lambda _: checkpoint.hypernetwork.generate(COARSE)  # type: ignore[assignment]
+    mistaken.generate = lambda *_: checkpoint.hypernetwork.generate(COARSE)  # type: ignore[method-assign]
     right = mean_dice(score_scans(checkpoint.hypernetwork, checkpoint.manifest, examples, [NATIVE]))
     assert mean_dice(score_scans(mistaken, checkpoint.manifest, examples, [NATIVE])) < right - 0.1
 

@@ -1,28 +1,36 @@
-"""Batches that share one random spacing. A batch is a pure function of (seed, iteration): resuming needs no more."""
+"""Batches that share one random spacing, and conditions where there are any. A batch is a pure function of
+(seed, iteration): resuming needs no more."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from unet_factory.conditions import SnappedConditions, choose_conditions
+from unet_factory.errors import DatasetInvalid
 from unet_factory.manifest import divisors_of
 from unet_factory.model.resampling import smoothing_matrix
 from unet_factory.spacing import SnappedSpacing, SpacingGrid
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
 from unet_factory_training.config import TrainingConfig
+from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time
 from unet_factory_training.datasets import Scan
 
 
 @dataclass(frozen=True)
 class Batch:
-    """``images`` (batch, 1, r, a, s) float32, ``labels`` (batch, 1, r, a, s) int64, one spacing for all."""
+    """``images`` (batch, 1, r, a, s) float32, ``labels`` (batch, 1, r, a, s) int64, one spacing and the same
+    conditions for all.
+    """
 
     images: Tensor
     labels: Tensor
     spacing: SnappedSpacing
     names: tuple[str, ...]
+    conditions: SnappedConditions = ()
 
 
 class SpacingBatches(Dataset[Batch]):
@@ -42,7 +50,11 @@ class SpacingBatches(Dataset[Batch]):
         drawn = [draw_patch(scan, spacing, patch, self.config, generator) for scan in scans]
         images, labels = zip(*drawn, strict=True)
         return Batch(
-            torch.stack(images)[:, None], torch.stack(labels)[:, None], spacing, tuple(scan.name for scan in scans)
+            torch.stack(images)[:, None],
+            torch.stack(labels)[:, None],
+            spacing,
+            tuple(scan.name for scan in scans),
+            choose_conditions(self.config.conditions, scans[0].conditions),
         )
 
     def _patch(self, spacing: SnappedSpacing) -> tuple[int, ...]:
@@ -61,10 +73,40 @@ class SpacingBatches(Dataset[Batch]):
         )
 
     def _draw_scans(self, patch: tuple[int, ...], generator: Generator) -> list[Scan]:
-        batch = self.config.batch
+        batch, contrast = self.config.batch, self.config.contrast
+        candidates = self._draw_alike(generator)
         affordable = batch.voxels // (patch[0] * patch[1] * patch[2])
-        count = min(max(affordable, batch.min_scans), batch.max_scans, len(self.scans))
-        return [self.scans[int(i)] for i in torch.randperm(len(self.scans), generator=generator)[:count]]
+        count = min(max(affordable, batch.min_scans), batch.max_scans, len(candidates))
+        drawn = [candidates[int(i)] for i in torch.randperm(len(candidates), generator=generator)[:count]]
+        if contrast is None:
+            return drawn
+        inversion_time_ms = contrast.draw(generator)
+        return [with_inversion_time(scan, inversion_time_ms) for scan in drawn]
+
+    def _draw_alike(self, generator: Generator) -> list[Scan]:
+        """The scans that were acquired as one of them that is drawn: all, where the data set tells nothing of that."""
+        groups = list(self._groups.values())
+        if len(groups) == 1:
+            return groups[0]
+        sizes = torch.tensor([float(len(group)) for group in groups])
+        return groups[int(torch.multinomial(sizes, 1, generator=generator))]
+
+    @cached_property
+    def _groups(self) -> dict[SnappedConditions, list[Scan]]:
+        """
+        Raises:
+            DatasetInvalid: a scan does not tell a condition that nothing simulates.
+        """
+        simulated = {INVERSION_TIME} if self.config.contrast else set()
+        wanted = {condition.name for condition in self.config.conditions} - simulated
+        groups: dict[SnappedConditions, list[Scan]] = {}
+        for scan in self.scans:
+            if missing := sorted(wanted - set(scan.conditions)):
+                raise DatasetInvalid(
+                    f"{scan.name}: nothing says its {', '.join(missing)}; name a file in dataset.conditions"
+                )
+            groups.setdefault(choose_conditions(self.config.conditions, scan.conditions), []).append(scan)
+        return groups
 
 
 def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, generator: Generator) -> SnappedSpacing:

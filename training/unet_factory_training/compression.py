@@ -107,6 +107,9 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
         ToleranceMissed: there is none.
     """
     original, manifest = checkpoint.hypernetwork, checkpoint.manifest
+    if manifest.conditions:
+        names = ", ".join(condition.name for condition in manifest.conditions)
+        raise ToleranceMissed(f"only weights that depend on nothing but the spacing can be compressed, not on {names}")
     if manifest.hypernetwork.parametrization is Parametrization.CONSTANT:
         raise ToleranceMissed("weights that do not depend on the spacing leave nothing to compress")
     fitted, held_out = fitted_spacings(manifest.grid), held_out_spacings(manifest.grid)

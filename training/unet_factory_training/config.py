@@ -7,9 +7,11 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
+from unet_factory.conditions import Condition
 from unet_factory.frozen import Frozen
 from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
 from unet_factory.spacing import SpacingGrid, SpacingMm
+from unet_factory_training.contrast import InversionRecovery
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden
 
@@ -83,7 +85,11 @@ class OptimisationConfig(Frozen):
 
 
 class TrainingConfig(Frozen):
-    """``start_from``: a checkpoint file of the same sizes, whose parameters a new run starts with (fine-tuning)."""
+    """``start_from``: a checkpoint file of the same sizes, whose parameters a new run starts with (fine-tuning).
+
+    ``conditions``: what the hypernetwork is told besides the spacing. ``contrast``: scans are not seen as they are, but
+    each batch at a simulated contrast of its own.
+    """
 
     name: str
     dataset: DatasetConfig
@@ -91,6 +97,8 @@ class TrainingConfig(Frozen):
     hypernetwork: HypernetworkShape = HypernetworkShape()
     grid_step_mm: float = 0.05
     trained_range_mm: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    conditions: tuple[Condition, ...] = ()
+    contrast: InversionRecovery | None = None
     labels: tuple[Label, ...]
     preprocessing: Preprocessing = Preprocessing()
     window: tuple[int, int, int] = (96, 96, 96)

@@ -14,10 +14,12 @@ class DatasetConfig(Frozen):
     """Where the scans are. ``layout`` names how their owner lays them out, see ``datasets/layouts.py``.
 
     ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for NIfTI data sets whose
-    affine is known to be wrong. ``label_map`` overrules the layout's own.
+    affine is known to be wrong. ``label_map`` overrules the layout's own. ``conditions``: a JSON file under ``root``
+    that tells of scans or patients, by name, how they were acquired: ``{"case_01": {"field_strength_t": 1.5}}``.
     """
 
     layout: LayoutName = "splits"
     root: str
     spacing_from: Literal["affine", "pixdim"] = "affine"
     label_map: LabelMap | None = None
+    conditions: str | None = None

@@ -1,7 +1,7 @@
 """Dice at the working resolution: scan and label map resampled to a spacing, segmented there, scored there."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from monai.metrics import compute_dice
@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
+from unet_factory.conditions import choose_conditions
 from unet_factory.manifest import Manifest
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import logits
@@ -18,6 +19,7 @@ from unet_factory.model.unet import empty_unet
 from unet_factory.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
 from unet_factory.working_spacing import plan_spacing
 from unet_factory_training.config import Precision
+from unet_factory_training.contrast import InversionRecovery, with_inversion_time
 from unet_factory_training.datasets import Scan
 
 
@@ -37,12 +39,14 @@ class Simulated:
     image: Tensor
     labels: Tensor
     spacing_mm: SpacingMm
+    conditions: Mapping[str, float] = field(default_factory=dict)
 
 
 def simulate(scan: Scan, spacing_mm: SpacingMm, classes: int) -> Simulated:
     """Scan and reference label map at ``spacing_mm``; untouched at the scan's own."""
     image = resample(scan.image, scan.spacing_ras_mm, spacing_mm)
-    return Simulated(image, resample_labels(scan.labels, classes, scan.spacing_ras_mm, spacing_mm), spacing_mm)
+    labels = resample_labels(scan.labels, classes, scan.spacing_ras_mm, spacing_mm)
+    return Simulated(image, labels, spacing_mm, scan.conditions)
 
 
 def segment_simulated(
@@ -62,7 +66,9 @@ def segment_simulated(
         return result
 
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside)
-    unet, weights = empty_unet(manifest.architecture, plan.snapped).eval(), hypernetwork.generate(plan.snapped)
+    conditions = choose_conditions(manifest.conditions, simulated.conditions)
+    unet = empty_unet(manifest.architecture, plan.snapped).eval()
+    weights = hypernetwork.generate(plan.snapped, conditions)
     with torch.inference_mode():
         image = simulated.image.to(hypernetwork.bias.device)
         blended = logits(
@@ -95,12 +101,17 @@ def score_scans(
     scans: Sequence[Scan],
     spacings: Sequence[SnappedSpacing | None],
     precision: Precision = "float32",
+    contrast: InversionRecovery | None = None,
 ) -> list[Score]:
-    """Every scan at every spacing; ``None`` stands for its own."""
+    """Every scan at every spacing; ``None`` stands for its own. With a ``contrast``, each time at one of its own."""
+
+    def score(scan: Scan, spacing_mm: SpacingMm) -> Score:
+        if contrast is not None:
+            scan = with_inversion_time(scan, contrast.drawn_for(f"{scan.name} {spacing_mm}"))
+        return score_scan(hypernetwork, manifest, scan, spacing_mm, precision)
+
     return [
-        score_scan(hypernetwork, manifest, scan, scan.spacing_ras_mm if spacing is None else spacing.mm, precision)
-        for spacing in spacings
-        for scan in scans
+        score(scan, scan.spacing_ras_mm if spacing is None else spacing.mm) for spacing in spacings for scan in scans
     ]
 
 

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 STATE_FILE = "state.pt"
 
 _VALIDATION_DRAWS = 4
-_RECORDED = {"optimisation", "sampling", "batch", "augmentation", "start_from", "seed"}
+_RECORDED = {"optimisation", "sampling", "batch", "augmentation", "contrast", "start_from", "seed"}
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
 
@@ -124,7 +124,7 @@ class _Reporter:
         }
         network, precision = self.trainer.averaged_hypernetwork, config.optimisation.precision
         return {
-            name: score_scans(network, self.manifest, self.validation, spacings, precision)
+            name: score_scans(network, self.manifest, self.validation, spacings, precision, config.contrast)
             for name, spacings in sets.items()
         }
 
@@ -136,6 +136,7 @@ def manifest_of(config: TrainingConfig) -> Manifest:
         architecture=config.architecture,
         hypernetwork=config.hypernetwork,
         grid=config.grid,
+        conditions=config.conditions,
         labels=config.labels,
         preprocessing=config.preprocessing,
         window=config.window,
@@ -144,9 +145,7 @@ def manifest_of(config: TrainingConfig) -> Manifest:
         licence=config.licence,
         citation=config.citation,
         card=config.card,
-        training=config.model_dump(
-            mode="json", include={"optimisation", "sampling", "batch", "augmentation", "start_from", "seed"}
-        ),
+        training=config.model_dump(mode="json", include=_RECORDED),
     )
 
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from unet_factory.conditions import SnappedConditions
 from unet_factory.manifest import Strides
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, empty_unet
@@ -21,10 +22,12 @@ class SpacingConditionedUNet(nn.Module):
         self.hypernetwork, self.compiled = hypernetwork, compiled
         self._unets: dict[Strides, UNet] = {}
 
-    def forward(self, images: Tensor, spacing: SnappedSpacing) -> Tensor:
-        """Logits (batch, classes, r, a, s) of ``images`` (batch, channels, r, a, s), all of one spacing."""
+    def forward(self, images: Tensor, spacing: SnappedSpacing, conditions: SnappedConditions | None = None) -> Tensor:
+        """Logits (batch, classes, r, a, s) of ``images`` (batch, channels, r, a, s), all of one spacing and, where the
+        hypernetwork is told any, the same conditions.
+        """
         with torch.autocast(images.device.type, enabled=False):
-            weights = self.hypernetwork(torch.tensor(spacing.mm, device=images.device))
+            weights = self.hypernetwork(torch.tensor(spacing.mm, device=images.device), conditions)
         logits: Tensor = functional_call(self._unet(spacing), weights, (images,), strict=True)
         return logits
 

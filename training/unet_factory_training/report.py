@@ -44,7 +44,12 @@ def evaluate(
     with out.open("w") as lines:
         for region in regions(config, draws):
             scores = score_scans(
-                checkpoint.hypernetwork, checkpoint.manifest, scans, region.spacings, config.optimisation.precision
+                checkpoint.hypernetwork,
+                checkpoint.manifest,
+                scans,
+                region.spacings,
+                config.optimisation.precision,
+                config.contrast,
             )
             lines.writelines(_json_line(region, score) for score in scores)
             figures.append(_figure(region, scores, checkpoint, split))

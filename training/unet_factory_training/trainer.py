@@ -112,12 +112,17 @@ class Trainer:
         return loss.item()
 
     def _not_finite(self, what: str, value: float, batches: Sequence[Batch]) -> FloatingPointError:
-        found = "; ".join(f"spacing {batch.spacing} mm, scans {', '.join(batch.names)}" for batch in batches)
+        found = "; ".join(
+            f"spacing {batch.spacing} mm, "
+            + "".join(f"condition {value:g}, " for value in batch.conditions)
+            + f"scans {', '.join(batch.names)}"
+            for batch in batches
+        )
         return FloatingPointError(f"{what} is {value} at iteration {self.iteration}: {found}")
 
     def _loss_of(self, batch: Batch) -> Tensor:
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
-        loss: Tensor = self.loss(self.network(images, batch.spacing).float(), labels)
+        loss: Tensor = self.loss(self.network(images, batch.spacing, batch.conditions).float(), labels)
         return loss
 
     @contextmanager
@@ -136,7 +141,7 @@ def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
     Raises:
         CheckpointInvalid: what to start from is no checkpoint, or one of other sizes.
     """
-    hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
+    hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid, config.conditions)
     if config.start_from is not None:
         start = load_checkpoint(Path(os.path.expandvars(config.start_from)))
         try:

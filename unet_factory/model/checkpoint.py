@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from unet_factory.conditions import SnappedConditions, snap_conditions
 from unet_factory.errors import CheckpointInvalid
 from unet_factory.manifest import Manifest, StandaloneManifest
 from unet_factory.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
@@ -47,7 +48,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     """
     manifest = read_manifest(path)
     with torch.device("meta"):
-        hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid)
+        hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -57,12 +58,21 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
     return Checkpoint(hypernetwork.requires_grad_(False).eval(), manifest, file_digest(path))
 
 
-def standalone_bytes(checkpoint: Checkpoint, snapped: SnappedSpacing, dtype: str = "float32") -> bytes:
-    """The standalone U-Net for a snapped spacing as the bytes of a safetensors file; equal askers get equal bytes."""
-    manifest = StandaloneManifest.of(checkpoint.manifest, checkpoint.digest, snapped).model_copy(
+def standalone_bytes(
+    checkpoint: Checkpoint,
+    snapped: SnappedSpacing,
+    dtype: str = "float32",
+    conditions: SnappedConditions | None = None,
+) -> bytes:
+    """The standalone U-Net for a snapped spacing, and conditions or their defaults, as the bytes of a safetensors file;
+    equal askers get equal bytes.
+    """
+    if conditions is None:
+        conditions = snap_conditions(checkpoint.manifest.conditions, {})
+    manifest = StandaloneManifest.of(checkpoint.manifest, checkpoint.digest, snapped, conditions).model_copy(
         update={"dtype": dtype}
     )
-    weights = checkpoint.hypernetwork.generate(snapped)
+    weights = checkpoint.hypernetwork.generate(snapped, conditions)
     tensors = {name: tensor.to("cpu", DTYPES[dtype]).contiguous() for name, tensor in weights.items()}
     return save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
 

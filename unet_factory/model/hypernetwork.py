@@ -1,12 +1,14 @@
-"""The hypernetwork: from a voxel spacing to all the weights of a U-Net (paper section 3.1)."""
+"""The hypernetwork: from a voxel spacing, and conditions if a model has any, to all the weights of a U-Net (paper
+section 3.1)."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from unet_factory.conditions import Condition, SnappedConditions, snap_conditions
 from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization
 from unet_factory.model.unet import UNet, weight_shapes
 from unet_factory.spacing import SnappedSpacing, SpacingGrid
@@ -22,9 +24,15 @@ class Hypernetwork(nn.Module):
     heads. Where the U-Net's strides follow the spacing, the MLP also sees them: the weights may jump where they do.
     """
 
-    def __init__(self, architecture: Architecture, shape: HypernetworkShape, grid: SpacingGrid) -> None:
+    def __init__(
+        self,
+        architecture: Architecture,
+        shape: HypernetworkShape,
+        grid: SpacingGrid,
+        conditions: Sequence[Condition] = (),
+    ) -> None:
         super().__init__()
-        self.architecture, self.shape, self.grid = architecture, shape, grid
+        self.architecture, self.shape, self.grid, self.conditions = architecture, shape, grid, tuple(conditions)
         self.weight_shapes = weight_shapes(architecture)
         self.sees_strides = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
         widths = [self._encoded_width, *self._hidden_widths]
@@ -35,17 +43,18 @@ class Hypernetwork(nn.Module):
         self.bias = nn.Parameter(torch.empty(count))
         self._initialise()
 
-    def forward(self, spacing_ras_mm: Tensor) -> Weights:
+    def forward(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Weights:
         """Weights for one spacing.
 
         Args:
             spacing_ras_mm: (3,), mm, order (R, A, S).
+            conditions: a value for each of the model's; their defaults if None.
         """
-        return self.weights_of(self.features(spacing_ras_mm))
+        return self.weights_of(self.features(spacing_ras_mm, conditions))
 
-    def features(self, spacing_ras_mm: Tensor) -> Tensor:
+    def features(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Tensor:
         """(features,): what the heads are multiplied by for a spacing (3,) in mm."""
-        features = self._encode(spacing_ras_mm)
+        features = torch.cat([self._encode(spacing_ras_mm), self._encode_conditions(conditions, spacing_ras_mm.device)])
         for layer in self.hidden:
             features = torch.relu(layer(features))
         projected: Tensor = self.basis(features)
@@ -58,16 +67,17 @@ class Hypernetwork(nn.Module):
             flat = 5 * flat.tanh()  # keeps generated weights within (-5, 5), paper section 4.1
         return self._split(flat)
 
-    def generate(self, snapped: SnappedSpacing) -> Weights:
+    def generate(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> Weights:
         """Weights for a snapped spacing, without gradients, on the hypernetwork's device."""
         with torch.inference_mode():
-            weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device))
+            weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
         return weights
 
     @property
     def _encoded_width(self) -> int:
         strides = self.architecture.downs * self.architecture.dimensions if self.sees_strides else 0
-        return _ENCODED_WIDTH[self.shape.parametrization] + strides
+        numbers = _NUMBERS_PER_INPUT[self.shape.parametrization]
+        return numbers * (_SPACINGS + len(self.conditions)) + strides
 
     @property
     def _hidden_widths(self) -> tuple[int, ...]:
@@ -85,6 +95,20 @@ class Hypernetwork(nn.Module):
         if self.sees_strides:
             encoded.append(self._encode_strides(spacing_ras_mm))
         return torch.cat(encoded)
+
+    def _encode_conditions(self, values: SnappedConditions | None, device: torch.device) -> Tensor:
+        """As the spacing, but linear in the value, and under ``PAPER`` from 0 to 1 whatever the unit."""
+        if values is None:
+            values = snap_conditions(self.conditions, {})
+        fractions = torch.tensor(
+            [condition.fraction(value) for condition, value in zip(self.conditions, values, strict=True)], device=device
+        )
+        if self.shape.parametrization is Parametrization.PAPER:
+            return fractions
+        if self.shape.parametrization is Parametrization.CONSTANT:
+            return fractions[:0]
+        angle = fractions * (math.pi / 2)
+        return torch.cat([angle.cos(), angle.sin()])
 
     def _encode_strides(self, spacing_ras_mm: Tensor) -> Tensor:
         """(changes of level x axes,): 1 where an axis is halved, else 0."""
@@ -109,9 +133,10 @@ class Hypernetwork(nn.Module):
                 self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
-_ENCODED_WIDTH: Mapping[Parametrization, int] = {
-    Parametrization.PAPER: 3,
-    Parametrization.MIP: 6,
+_SPACINGS = 3
+_NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
+    Parametrization.PAPER: 1,
+    Parametrization.MIP: 2,
     Parametrization.CONSTANT: 0,
 }
 _MIP_HEAD_STD = 1e-3

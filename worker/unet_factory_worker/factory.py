@@ -10,6 +10,7 @@ import torch
 from redis.exceptions import RedisError
 
 from unet_factory import metrics
+from unet_factory.conditions import SnappedConditions
 from unet_factory.errors import UnknownModel
 from unet_factory.jobs import GenerationRequest
 from unet_factory.model.checkpoint import Checkpoint, parse_standalone, standalone_bytes
@@ -50,8 +51,10 @@ class WeightFactory:
             )
         return checkpoint
 
-    def network(self, model: str, digest: str, snapped: SnappedSpacing) -> ReadyNetwork:
-        """The float32 network of a checkpoint for a snapped spacing.
+    def network(
+        self, model: str, digest: str, snapped: SnappedSpacing, conditions: SnappedConditions = ()
+    ) -> ReadyNetwork:
+        """The float32 network of a checkpoint for a snapped spacing and its conditions.
 
         Made from the very bytes that ``GET /unet`` hands out, so the two cannot differ.
 
@@ -59,7 +62,9 @@ class WeightFactory:
             UnknownModel: as :meth:`checkpoint`.
         """
         checkpoint = self.checkpoint(model, digest)
-        request = GenerationRequest(model=model, checkpoint_digest=digest, snapped_um=tuple(snapped))
+        request = GenerationRequest(
+            model=model, checkpoint_digest=digest, snapped_um=tuple(snapped), conditions=conditions
+        )
         key = weight_key(request)
         if unet := self._ready.get(key):
             self._ready.move_to_end(key)
@@ -104,7 +109,7 @@ class WeightFactory:
 
     def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
         started = time.perf_counter()
-        blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype)
+        blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype, request.conditions)
         metrics.WEIGHT_GENERATION_SECONDS.observe(time.perf_counter() - started)
         return blob
 

@@ -117,7 +117,9 @@ class Attempt:
                 )
             plan = self._plan(volume, manifest)
             with self._stage("weights"):
-                unet, cached = context.factory.network(request.model, request.checkpoint_digest, plan.snapped)
+                unet, cached = context.factory.network(
+                    request.model, request.checkpoint_digest, plan.snapped, request.conditions
+                )
             with self._stage("infer"):
                 labels, reduced = self._infer(unet, volume, plan, manifest)
             with self._stage("write"):

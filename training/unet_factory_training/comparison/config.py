@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from unet_factory.frozen import Frozen
 from unet_factory.spacing import OutsidePolicy, SpacingMm
-from unet_factory_training.config import TrainingConfig, read_config
+from unet_factory_training.config import Precision, TrainingConfig, read_config
 from unet_factory_training.datasets import Split
 
 Interval = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
@@ -73,6 +73,8 @@ class Comparison(Frozen):
     the others are tested against. ``fixed_mm`` is where the fixed networks were trained, for the figures to show.
 
     Each test scan gets ``draws`` spacings of its own from every interval, a draw that depends on its name alone.
+    ``inversion_times_ms``: where contrasts are simulated, each scan is also scored at each of these, at its spacing.
+    ``precision``: the arithmetic of the networks while they are scored.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
@@ -85,6 +87,8 @@ class Comparison(Frozen):
     intervals: dict[str, Interval] = Field(default_factory=dict)
     draws: int = Field(default=10, ge=1)
     segments: tuple[Segment, ...] = ()
+    inversion_times_ms: tuple[float, ...] = ()
+    precision: Precision = "float32"
     split: Split = "test"
     max_scans: int | None = Field(default=None, ge=1)
     seeds: tuple[int, ...] = (1,)
@@ -100,10 +104,15 @@ class Comparison(Frozen):
         self.check_arms(named)
         if chained := [name for name, source in sources.items() if source in sources]:
             raise ValueError(f"{', '.join(chained)}: an arm's source must be an arm that is trained")
-        regions = {NATIVE, *self.intervals, *(segment.region for segment in self.segments)}
+        regions = {*self.regions, *(segment.region for segment in self.segments)}
         if missing := {region for expected in self.expectations for region in expected.regions} - regions:
             raise ValueError(f"no such region: {', '.join(sorted(missing))}; there are {', '.join(sorted(regions))}")
         return self
+
+    @property
+    def regions(self) -> list[str]:
+        """What a mean is told for."""
+        return [*self.intervals, NATIVE, *(inversion_region(ms) for ms in self.inversion_times_ms)]
 
     @property
     def grid_step_mm(self) -> float:
@@ -130,6 +139,10 @@ class Comparison(Frozen):
         inherited = {} if arm.source is None else self.arms[arm.source].overrides
         own = {"name": f"{self.name}-{slug(arm_name)}", "seed": seed}
         return read_config(self.base, {**self.overrides, **inherited, **arm.overrides, **own})
+
+
+def inversion_region(inversion_time_ms: float) -> str:
+    return f"native, TI {inversion_time_ms:g} ms"
 
 
 def slug(name: str) -> str:

@@ -17,9 +17,9 @@ from unet_factory.manifest import Manifest
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.process_memory import peak_bytes, reset_peak_bytes
 from unet_factory.spacing import OutsidePolicy, SpacingMm
+from unet_factory_training.comparison.acquisitions import spacings_along
 from unet_factory_training.comparison.config import CostConfig
 from unet_factory_training.comparison.scoring import SPACING_COLUMNS, Contender
-from unet_factory_training.comparison.spacings import spacings_along
 from unet_factory_training.evaluation import Simulated, segment_simulated
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from unet_factory.spacing import SpacingMm
-from unet_factory_training.comparison.config import NATIVE, Comparison, CostConfig
+from unet_factory_training.comparison.config import Comparison, CostConfig
 from unet_factory_training.comparison.scoring import MEASURES, SPACING_COLUMNS
 from unet_factory_training.comparison.statistics import holm, mean_over_subjects, paired_p_value
 
@@ -43,7 +43,7 @@ def summarise(comparison: Comparison, scores: pd.DataFrame, cost: pd.DataFrame |
 def _regions(comparison: Comparison, scores: pd.DataFrame, cases: pd.DataFrame, subjects: pd.DataFrame) -> Records:
     """Per region and arm; ``std`` over cases, as in the paper's Table 2, the interval of the mean over subjects."""
     rows = []
-    for region in (*comparison.intervals, NATIVE):
+    for region in comparison.regions:
         for arm in _present(comparison, scores):
             own_scores, own_cases, own_subjects = (
                 table[(table["arm"] == arm) & (table["region"] == region)] for table in (scores, cases, subjects)
@@ -66,7 +66,7 @@ def _differences(comparison: Comparison, subjects: pd.DataFrame) -> Records:
     rows: Records = []
     for measure in ("dice", "hd95_mm") if reference in present else ():
         family: Records = []
-        for region in (*comparison.intervals, NATIVE):
+        for region in comparison.regions:
             paired = subjects[subjects["region"] == region].pivot(index="subject", columns="arm", values=measure)
             for arm in present:
                 if arm != reference:

@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from unet_factory.errors import DatasetInvalid
 from unet_factory_training.dataset_config import DatasetConfig, LabelMap, LayoutName
 from unet_factory_training.datasets.acdc import find_acdc
 from unet_factory_training.datasets.brats import TUMOUR_CORE, find_brats
+from unet_factory_training.datasets.condition_files import read_conditions
 from unet_factory_training.datasets.mmwhs import SEVEN_STRUCTURES, find_mmwhs
 from unet_factory_training.datasets.msd import find_msd
 from unet_factory_training.datasets.spider import VERTEBRAE_AND_CANAL, find_spider
@@ -42,6 +43,9 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
     """
     root = _root(config)
     subjects = LAYOUTS[config.layout].find(root, split)
+    if config.conditions is not None:
+        told = read_conditions(root / config.conditions)
+        subjects = [replace(one, conditions=told.get(one.name, told.get(one.patient or "", {}))) for one in subjects]
     for subject in subjects:
         for path in (subject.image, subject.label):
             if not path.is_file():

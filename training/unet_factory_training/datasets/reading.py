@@ -1,6 +1,7 @@
 """From files to a scan in memory: RAS+, z-scored, labels as classes."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from unet_factory_training.datasets.subject import Subject
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """One labelled scan in memory, axes (R, A, S): ``image`` (r, a, s) float32, ``labels`` (r, a, s) uint8."""
+    """One labelled scan in memory, axes (R, A, S): ``image`` (r, a, s) float32, ``labels`` (r, a, s) uint8.
+
+    ``conditions``: what is known of its acquisition besides the spacing, by the names of a model's conditions.
+    """
 
     name: str
     image: Tensor
     labels: Tensor
     spacing_ras_mm: SpacingMm
+    conditions: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def foreground(self) -> Tensor:
@@ -48,7 +53,8 @@ def read_scan(subject: Subject, config: DatasetConfig) -> Scan:
     if image.data.shape != labels.data.shape:
         raise DatasetInvalid(f"{subject.name}: image {image.data.shape} and labels {labels.data.shape} differ in shape")
     classes = torch.from_numpy(classes_of(labels.data, label_map_of(config), subject.label.name))
-    return Scan(subject.name, zscore(torch.from_numpy(image.data)), classes, image.spacing_ras_mm)
+    conditions = subject.conditions
+    return Scan(subject.name, zscore(torch.from_numpy(image.data)), classes, image.spacing_ras_mm, conditions)
 
 
 def _read_ras(path: Path, config: DatasetConfig) -> Volume:

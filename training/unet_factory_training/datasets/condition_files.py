@@ -1,0 +1,28 @@
+"""What a data set tells of how its scans were acquired."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
+
+from unet_factory.errors import DatasetInvalid
+
+_CONDITIONS = TypeAdapter(dict[str, dict[str, FiniteFloat]])
+
+
+def read_conditions(path: Path) -> Mapping[str, Mapping[str, float]]:
+    """Scan or patient name -> condition name -> value.
+
+    Raises:
+        DatasetInvalid: there is no such file, or it holds something else.
+    """
+    try:
+        return _CONDITIONS.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise DatasetInvalid(f"the data set has no file {path.name} of conditions") from None
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(str(part) for part in wrong["loc"]) or "the file"
+        raise DatasetInvalid(
+            f"{path.name}: {where}: {wrong['msg']}; expected scan name -> condition -> number"
+        ) from None
