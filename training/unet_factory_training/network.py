@@ -26,9 +26,12 @@ class SpacingConditionedUNet(nn.Module):
         """Logits (batch, classes, r, a, s) of ``images`` (batch, channels, r, a, s), all of one spacing and, where the
         hypernetwork is told any, the same conditions.
         """
-        with torch.autocast(images.device.type, enabled=False):
-            weights = self.hypernetwork(torch.tensor(spacing.mm, device=images.device), conditions)
-        logits: Tensor = functional_call(self._unet(spacing), weights, (images,), strict=True)
+        device, unet = images.device, self._unet(spacing)
+        with torch.autocast(device.type, enabled=False):
+            weights = self.hypernetwork(torch.tensor(spacing.mm, device=device), conditions)
+        low_precision = torch.is_autocast_enabled(device.type) and not (device.type == "cpu" and _is_thin(images, unet))
+        with torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low_precision):
+            logits: Tensor = functional_call(unet, weights, (images,), strict=True)
         return logits
 
     def _unet(self, spacing: SnappedSpacing) -> UNet:
@@ -40,3 +43,13 @@ class SpacingConditionedUNet(nn.Module):
                 unet.compile(dynamic=True)
             self._unets[strides] = unet
         return self._unets[strides]
+
+
+def _is_thin(images: Tensor, unet: UNet) -> bool:
+    """Whether the coarsest level has but two voxels along its first axis, or one along another.
+
+    There oneDNN's bfloat16 kernels for CPUs leave parts of the weights' gradients unwritten (seen with torch 2.13.0 on
+    AVX-512: up to 1e37 where 1 is right); float32 is right, and hardly slower on so few voxels.
+    """
+    first, *others = (extent // divisor for extent, divisor in zip(images.shape[2:], unet.divisors, strict=True))
+    return first <= 2 or min(others) <= 1
