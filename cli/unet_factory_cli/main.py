@@ -35,6 +35,7 @@ KeyId = Annotated[str, typer.Argument(help="Its id, the middle part of the key."
 DataDir = Annotated[Path | None, typer.Option(help="That of serve; default: your user data folder.")]
 Url = Annotated[str, typer.Option(envvar="UNET_FACTORY_URL", help="Where the service answers.")]
 ModelName = Annotated[str | None, typer.Option(help="Name of the model; the service's default if not given.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; again for each.")]
 Conditions = Annotated[
     list[str] | None,
     typer.Option("--condition", help="NAME=NUMBER, such as inversion_time_ms=900; again for each. See models."),
@@ -113,7 +114,7 @@ def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
     run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
     device: Device = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; again for each.")] = None,
+    changes: Changes = None,
 ) -> None:
     """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
     with clear_errors():
@@ -147,12 +148,13 @@ def evaluate(
     draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
     publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
     card: Annotated[Path | None, typer.Option(help="A model card to put the figures into.")] = None,
+    changes: Changes = None,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
     with clear_errors():
         from unet_factory_cli.roles import run_evaluation
 
-        run_evaluation(config, checkpoint, split, draws, publish, card)
+        run_evaluation(config, checkpoint, split, draws, publish, card, changes or [])
 
 
 @app.command()

@@ -120,13 +120,19 @@ def run_comparison(
 
 
 def run_evaluation(
-    config: Path, checkpoint: Path, split: "Split", draws: int, publish: Path | None, card: Path | None
+    config: Path,
+    checkpoint: Path,
+    split: "Split",
+    draws: int,
+    publish: Path | None,
+    card: Path | None,
+    changes: list[str],
 ) -> None:
     """
     Raises:
-        Failure: a file cannot be read.
+        Failure: a file cannot be read, or, with the changes, is no configuration.
     """
-    _check_training_config(config)
+    overrides = _check_training_config(config, changes)
     for file in (checkpoint, card):
         if file is not None and not file.is_file():
             raise Failure(f"there is no file {file}", MISUSED)
@@ -135,7 +141,7 @@ def run_evaluation(
     from unet_factory_training.main import run_evaluation as run
     from unet_factory_training.report import table_of
 
-    Console().print(table_of(run(config, checkpoint, split, draws, publish, card)))
+    Console().print(table_of(run(config, checkpoint, split, draws, publish, card, overrides)))
 
 
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:

@@ -53,13 +53,15 @@ def run_evaluation(
     draws: int = 100,
     publish_to: Path | None = None,
     card: Path | None = None,
+    overrides: Overrides = MappingProxyType({}),
 ) -> list[dict[str, Any]]:
-    """Score ``checkpoint`` on a split; scores go to ``CHECKPOINT.SPLIT.jsonl``, and with ``publish_to`` a copy of the
-    checkpoint with the figures in its manifest is written there, with ``card`` they are put into a model card.
-    Returns the figures.
+    """Score ``checkpoint`` on a split, as configured but for ``overrides``; scores go to ``CHECKPOINT.SPLIT.jsonl``.
+
+    With ``publish_to`` a copy of the checkpoint with the figures in its manifest is written there, with ``card`` they
+    are put into a model card. Returns the figures.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = read_config(config_path)
+    config = read_config(config_path, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)
     figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
