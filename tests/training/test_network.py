@@ -13,6 +13,7 @@ GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 
 def gradients(network: SpacingConditionedUNet, images: torch.Tensor, *, low_precision: bool) -> torch.Tensor:
     network.zero_grad(set_to_none=True)
+    images = images.bfloat16() if low_precision else images  # as the engine does
     with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
         logits = network(images, GRID.snap((1.0, 1.0, 3.0)))
     (logits.float() * torch.linspace(-1, 1, logits.numel()).view_as(logits)).mean().backward()

@@ -30,6 +30,8 @@ class SpacingConditionedUNet(nn.Module):
         with torch.autocast(device.type, enabled=False):
             weights = self.hypernetwork(torch.tensor(spacing.mm, device=device), conditions)
         low_precision = torch.is_autocast_enabled(device.type) and not (device.type == "cpu" and _is_thin(images, unet))
+        if not low_precision:
+            images = images.float()  # the engine hands them over in its own precision
         with torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low_precision):
             logits: Tensor = functional_call(unet, weights, (images,), strict=True)
         return logits
