@@ -11,13 +11,17 @@ from redis import Redis
 from tests.core.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.conditions import Condition
+from unet_factory.destinations import Destinations
+from unet_factory.errors import RoutingInvalid
 from unet_factory.manifest import Manifest
 from unet_factory.manifest_file import read_standalone_manifest
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint, standalone_bytes
 from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.model_registry import ModelRegistry
 from unet_factory.settings import Settings
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_client import FactoryClient, FactoryProblem
+from unet_factory_service.dicomweb.routing import read_routing
 
 FIELD = Condition(name="field_strength_t", minimum=0.5, maximum=3, step=0.5, default=1.5)
 
@@ -74,6 +78,17 @@ def test_what_the_model_does_not_know_is_refused(http: httpx.Client, tmp_path: P
     for answer in answers:
         assert answer.status_code == 422, answer.text
         assert answer.json()["type"] == "urn:unet-factory:problem:condition-invalid"
+
+
+def test_a_rule_for_received_series_may_state_conditions(settings: Settings, tmp_path: Path) -> None:
+    registry, file = ModelRegistry.scan(settings.models_dir), tmp_path / "routing.yml"
+    file.write_text("rules: [{model: tiny, conditions: {field_strength_t: 3}}]")
+    routing = read_routing(file, registry, Destinations())
+    assert routing is not None
+    assert routing.rules[0].conditions == {FIELD.name: 3.0}
+    file.write_text("rules: [{model: tiny, conditions: {field_strength_t: 7}}]")
+    with pytest.raises(RoutingInvalid, match="must lie in"):
+        read_routing(file, registry, Destinations())
 
 
 def test_a_scan_is_segmented_under_its_conditions(gateway: Gateway, worker: None, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_without_rules_the_default_model_takes_its_own_modality(
         "rules: [{model: other}]",
         "rules: [{model: tiny, send_to: [nowhere]}]",
         "rules: [{model: tiny, match: {modalty: MR}}]",
+        "rules: [{model: tiny, conditions: {field_strength_t: 3}}]",
         "rules: [{model: tiny, match: {series_description: '('}}]",
         "rules: [",
     ],

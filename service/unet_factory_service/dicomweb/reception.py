@@ -16,6 +16,7 @@ from pydicom import dcmread
 from redis.exceptions import RedisError
 
 from unet_factory import audit
+from unet_factory.conditions import conditions_text
 from unet_factory.errors import FactoryError, JobExpired, JobUnknown, StorageFull
 from unet_factory.jobs import Job, JobState
 from unet_factory.logs import safe_traceback
@@ -150,8 +151,8 @@ class Reception:
 
 
 def _fields(rule: Rule) -> dict[str, str]:
-    fields = {"model": rule.model, "outside": rule.outside.value}
-    return fields | {"send_to": ",".join(rule.send_to)} if rule.send_to else fields
+    given = {"conditions": conditions_text(rule.conditions), "send_to": ",".join(rule.send_to)}
+    return {"model": rule.model, "outside": rule.outside.value} | {name: text for name, text in given.items() if text}
 
 
 def _digest(files: list[Path], rule: Rule) -> str:

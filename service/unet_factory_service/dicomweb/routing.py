@@ -7,6 +7,7 @@ The file named by ``UNET_FACTORY_ROUTING`` is YAML::
         model: hippocampus-mr
         send_to: [archive]
         outside: clamp
+        conditions: {field_strength_t: 3}  # for a model that has conditions
 
 Without a file, or in an empty one, there is one rule: the default model, for series of its own modality, sent nowhere.
 """
@@ -19,8 +20,9 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 from pydicom import Dataset
 
+from unet_factory.conditions import snap_conditions
 from unet_factory.destinations import Destinations
-from unet_factory.errors import DestinationUnknown, RoutingInvalid, UnknownModel
+from unet_factory.errors import ConditionInvalid, DestinationUnknown, RoutingInvalid, UnknownModel
 from unet_factory.frozen import Frozen
 from unet_factory.model_registry import ModelRegistry
 from unet_factory.spacing import OutsidePolicy
@@ -70,6 +72,7 @@ class Rule(Frozen):
     model: str
     send_to: tuple[str, ...] = ()
     outside: OutsidePolicy = OutsidePolicy.CLAMP
+    conditions: dict[str, float] = Field(default_factory=dict)
 
 
 class Routing(Frozen):
@@ -84,7 +87,8 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
     """The operator's rules, or the default one; None when there is neither a file nor a model.
 
     Raises:
-        RoutingInvalid: the file cannot be read, is no list of rules, or names a model or an archive that is not there.
+        RoutingInvalid: the file cannot be read, is no list of rules, or names a model, a condition or an archive that is
+            not there.
     """
     try:
         document = None if file is None else yaml.safe_load(file.read_text())
@@ -107,10 +111,10 @@ def _default(registry: ModelRegistry) -> Routing | None:
 
 def _check_names(rule: Rule, file: Path, registry: ModelRegistry, destinations: Destinations) -> None:
     try:
-        registry.get(rule.model)
+        snap_conditions(registry.get(rule.model).manifest.conditions, rule.conditions)
         for name in rule.send_to:
             destinations.archive(name)
-    except (UnknownModel, DestinationUnknown) as error:
+    except (UnknownModel, ConditionInvalid, DestinationUnknown) as error:
         raise RoutingInvalid(f"{file}: {error}") from error
 
 
