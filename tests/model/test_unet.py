@@ -86,3 +86,15 @@ def test_block_order_is_convolution_relu_norm() -> None:
 
 def test_empty_unet_holds_no_storage() -> None:
     assert all(tensor.is_meta for tensor in empty_unet(Architecture(classes=2)).state_dict().values())
+
+
+@pytest.mark.parametrize("extents", [(4, 2, 2), (2, 4, 4), (8, 8, 8), (16, 24, 16), (32, 40, 32)])
+def test_inference_and_training_compute_the_same(extents: tuple[int, int, int]) -> None:
+    """Inference takes another path through the convolutions of few voxels on a CPU; only rounding may tell."""
+    torch.manual_seed(0)
+    unet = UNet(Architecture(classes=3, channels=(8, 16), blocks=1))
+    volume = torch.randn(1, 1, *extents)
+    trained = unet(volume).detach()
+    with torch.inference_mode():
+        inferred = unet(volume)
+    assert torch.allclose(trained, inferred, atol=1e-4)

@@ -13,7 +13,30 @@ from torch import Tensor, nn
 from unet_factory.manifest import Architecture, StandaloneManifest, Strides, divisors_of
 from unet_factory.spacing import SnappedSpacing
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+
+class OneDnnConv3d(nn.Conv3d):
+    """As PyTorch's own, but in inference on a CPU by oneDNN for few voxels too.
+
+    PyTorch unfolds a single volume of at most 20 480 channels x voxels along two axes: ten times slower, 27 times the
+    memory.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (PyTorch's name)
+        if not _is_for_onednn(input, weight):
+            return super()._conv_forward(input, weight, bias)
+        return torch.mkldnn_convolution(input, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+
+
+def _is_for_onednn(volume: Tensor, weight: Tensor) -> bool:
+    return (
+        volume.device.type == "cpu"
+        and volume.dtype == weight.dtype == torch.float32
+        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
+        and torch.backends.mkldnn.is_available()
+    )
+
+
+_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: OneDnnConv3d}
 _TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
