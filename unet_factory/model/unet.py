@@ -22,8 +22,9 @@ class OneDnnConv3d(nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (PyTorch's name)
-        if not _is_for_onednn(input, weight):
-            return super()._conv_forward(input, weight, bias)
+        if isinstance(self.padding, str) or not _is_for_onednn(input, weight):
+            convolved: Tensor = super()._conv_forward(input, weight, bias)
+            return convolved
         return torch.mkldnn_convolution(input, weight, bias, self.padding, self.stride, self.dilation, self.groups)
 
 
