@@ -92,7 +92,7 @@ def score_scan(
     classes = manifest.architecture.classes
     simulated = simulate(scan, spacing_mm, classes)
     predicted = segment_simulated(hypernetwork, manifest, simulated, precision=precision)
-    return Score(scan.name, spacing_mm, dice(predicted, simulated.labels, classes))
+    return Score(scan.name, spacing_mm, dice(predicted, simulated.labels.to(predicted.device), classes))
 
 
 def score_scans(

@@ -69,7 +69,8 @@ class _Reporter:
     """Progress, losses, states and validation; all by the first process alone."""
 
     def __init__(self, trainer: Trainer, manifest: Manifest, validation: list[Scan], run_dir: Path) -> None:
-        self.trainer, self.manifest, self.validation, self.run_dir = trainer, manifest, validation, run_dir
+        self.trainer, self.manifest, self.run_dir = trainer, manifest, run_dir
+        self.validation = [scan.to(trainer.fabric.device) for scan in validation]
         self.leads = trainer.fabric.is_global_zero
 
     def __enter__(self) -> "_Reporter":
