@@ -63,7 +63,7 @@ def _arms(comparison: Comparison) -> str:
         network = f"that of {arm.source}" if arm.source else "its own"
         rows.append([name, network, changes, str(arm.outside)])
     shared = "; ".join(f"`{key}: {value}`" for key, value in comparison.overrides.items())
-    base = f"All arms share `configs/{comparison.base.name}` with {shared}." if shared else ""
+    base = f"All arms share `configs/{comparison.base.name}`" + (f" with {shared}." if shared else ".")
     return "## Arms\n\n" + base + "\n\n" + _table(["arm", "network", "changes", "outside the trained range"], rows)
 
 
