@@ -6,8 +6,8 @@ import torch
 from unet_factory.manifest import divisors_of
 from unet_factory.model.resampling import resample_labels
 from unet_factory.spacing import SnappedSpacing
-from unet_factory_training.batches import SpacingBatches, draw_patch
-from unet_factory_training.config import AugmentationConfig, TrainingConfig
+from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
+from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan
 
 STILL = AugmentationConfig(
@@ -60,6 +60,19 @@ def test_batches_keep_their_bounds(scans: list[Scan], config: TrainingConfig) ->
         assert torch.isfinite(batch.images).all()
         assert set(batch.labels.unique().tolist()) <= {0, 1, 2}
     assert len(spacings) > 15
+
+
+def test_overshoot_trains_the_borders_of_the_range(scans: list[Scan], config: TrainingConfig) -> None:
+    """A share o / (1 + 2 o) of the draws at each end of each axis; without it hardly one."""
+    (low, high), draws = config.grid.range_mm[0], 2000
+    for overshoot, share in ((0.0, 0.01), (0.25, 1 / 6)):
+        drawn_from = config.model_copy(update={"sampling": SpacingSampling(overshoot=overshoot)})
+        generator = torch.Generator().manual_seed(0)
+        drawn = [draw_spacing(config.grid, scans, drawn_from, generator) for _ in range(draws)]
+        assert all(config.grid.contains(spacing) for spacing in drawn)
+        for axis in range(3):
+            for end in (low, high):
+                assert sum(spacing.mm[axis] == end for spacing in drawn) / draws == pytest.approx(share, abs=0.03)
 
 
 @pytest.mark.parametrize("mm", [(1.0, 1.0, 1.2), (2.0, 1.5, 3.0), (0.5, 2.0, 0.6)])

@@ -115,7 +115,7 @@ def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, g
     low, high = (torch.tensor(ends) for ends in zip(*grid.range_mm, strict=True))
     choice, position = torch.rand((), generator=generator), torch.rand(3, generator=generator)
     if choice < sampling.uniform:
-        drawn = low + position * (high - low)
+        drawn = low + (position + sampling.overshoot * (2 * position - 1)).clamp(0, 1) * (high - low)
     elif choice < sampling.uniform + sampling.log_uniform:
         drawn = low * (high / low) ** position
     else:

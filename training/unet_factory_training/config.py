@@ -22,11 +22,14 @@ class SpacingSampling(Frozen):
     """How a batch's spacing is drawn; three probabilities that sum to one.
 
     ``uniform`` in mm (the paper), ``log_uniform`` per axis, ``native`` the data set's own spacing.
+    ``overshoot``: uniform draws reach this share of the range beyond its ends and are clamped, as scans are in use;
+    without it the corners of the range are hardly ever trained.
     """
 
     uniform: float = 1.0
     log_uniform: float = 0.0
     native: float = 0.0
+    overshoot: float = Field(default=0.0, ge=0)
 
 
 class BatchConfig(Frozen):
