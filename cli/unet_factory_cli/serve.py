@@ -84,8 +84,8 @@ def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -
             ready = client.ready()
             if ready:
                 supervisor.ready()
-                say(f"ready: {options.url}")
                 _say_how_to_get_in(options)
+                say(f"ready: {options.url}")
             elif time.monotonic() > deadline:
                 raise Failure(f"{options.url}/readyz did not become ready within {READY_TIMEOUT_S:g} s")
 
