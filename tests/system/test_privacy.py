@@ -53,7 +53,6 @@ class Factory:
             maintenance_interval_s=0.5,
             series_quiet_s=0.5,
         )
-        assert f"unet-factory keys create NAME --scope segment --data-dir {self.serve.data_dir}" in self.serve.log
         self.token = self.new_key("segment", "weights")
         self.answers: list[httpx.Response] = []
         self.commands: list[str] = []
@@ -147,6 +146,11 @@ def used(factory: Factory, tmp_path_factory: pytest.TempPathFactory) -> Factory:
     send_by_dicomweb(factory)
     knock_on_doors(factory)
     return factory
+
+
+def test_who_starts_it_is_told_how_to_make_a_key(factory: Factory) -> None:
+    serve = factory.serve
+    assert f"unet-factory keys create NAME --scope segment --data-dir {serve.data_dir}" in serve.log
 
 
 def test_no_name_id_uid_or_file_name_is_to_be_found_anywhere(used: Factory) -> None:

@@ -15,6 +15,7 @@ from unet_factory_training.config import (
     TrainingConfig,
 )
 from unet_factory_training.dataset_config import DatasetConfig
+from unet_factory_training.datasets import Scan, find_subjects, read_scan
 
 COUNTS = {"train": 4, "validation": 1, "test": 1}
 
@@ -57,6 +58,11 @@ def config(dataset_root: Path) -> TrainingConfig:
         loader_workers=0,
         threads=1,
     )
+
+
+@pytest.fixture
+def scans(config: TrainingConfig) -> list[Scan]:
+    return [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
 
 
 def _ellipsoid(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

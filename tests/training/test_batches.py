@@ -8,7 +8,7 @@ from unet_factory.model.resampling import resample_labels
 from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
 from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import Scan
 
 STILL = AugmentationConfig(
     rotation_deg=(0, 0, 0),
@@ -22,11 +22,6 @@ STILL = AugmentationConfig(
     noise=0,
     blur_probability=0,
 )
-
-
-@pytest.fixture
-def scans(config: TrainingConfig) -> list[Scan]:
-    return [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
 
 
 def test_a_batch_depends_on_seed_and_iteration_only(scans: list[Scan], config: TrainingConfig) -> None:

@@ -34,7 +34,7 @@ from unet_factory_training.cka.maps import rate_of_change
 from unet_factory_training.cka.options import CkaOptions
 from unet_factory_training.cka.regions import SKIP_CONNECTED, levels_of, regions_of
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import Scan
 
 ESTIMATORS: list[Estimator] = ["unbiased", "biased"]
 ONE_MM, TWO_MM, SLICES = (
@@ -309,12 +309,11 @@ def test_the_maps_of_an_analysis_hold_together(config: TrainingConfig, tiny_mani
 
 
 def test_weights_that_ignore_the_spacing_see_much_the_same_at_the_next_one(
-    config: TrainingConfig, tiny_manifest: Manifest, tmp_path: Path
+    config: TrainingConfig, scans: list[Scan], tiny_manifest: Manifest, tmp_path: Path
 ) -> None:
     """Crops that were not aligned would not even agree in the first layers: those of other places do not."""
     constant = HypernetworkShape(parametrization=Parametrization.CONSTANT)
     path = checkpoint(tmp_path / "constant.safetensors", config, tiny_manifest, 0, hypernetwork=constant)
-    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
     here, there = (batches_of(scans, OPTIONS.model_copy(update={"seed": seed})) for seed in (0, 1))
     loaded, next_spacing = load_checkpoint(path), SnappedSpacing(1200, 1200, 1200)
     reference = grams_of(loaded, ONE_MM, here, "unbiased")

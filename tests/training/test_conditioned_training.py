@@ -15,7 +15,7 @@ from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, InversionRecovery, with_inversion_time
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import Scan, find_subjects
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import segment_simulated, simulate
 from unet_factory_training.loop import train
@@ -24,11 +24,6 @@ from unet_factory_training.trainer import Trainer
 FIELD = Condition(name="field_strength_t", minimum=0.5, maximum=3, step=0.5, default=1.5)
 TIME = Condition(name=INVERSION_TIME, minimum=400, maximum=1600, step=10, default=1600)
 RECOVERY = InversionRecovery(inversion_time_ms=(400, 1600))
-
-
-@pytest.fixture
-def scans(config: TrainingConfig) -> list[Scan]:
-    return [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
 
 
 @pytest.fixture

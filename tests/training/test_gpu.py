@@ -9,7 +9,7 @@ from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import Scan
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import segment_simulated, simulate
 from unet_factory_training.loop import manifest_of, train
@@ -25,11 +25,6 @@ pytestmark = [
 def _whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions in TF32, PyTorch's default on GPUs, are as exact as bfloat16 only."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
-
-@pytest.fixture
-def scans(config: TrainingConfig) -> list[Scan]:
-    return [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, "train")]
 
 
 def test_batches_are_those_of_a_cpu(scans: list[Scan], config: TrainingConfig) -> None:

@@ -22,8 +22,11 @@ from unet_factory.model.unet import empty_unet
 from unet_factory.spacing import SnappedSpacing
 
 CONVOLUTIONS = {
-    *(torch.conv2d, torch.conv3d, torch.mkldnn_convolution),
-    *(torch.conv_transpose2d, torch.conv_transpose3d),
+    torch.conv2d,
+    torch.conv3d,
+    torch.mkldnn_convolution,
+    torch.conv_transpose2d,
+    torch.conv_transpose3d,
 }
 NONLINEARITIES = {torch.relu, functional.relu}
 _TRACED_MULTIPLE = 4

@@ -74,7 +74,6 @@ class Comparison(Frozen):
 
     Each test scan gets ``draws`` spacings of its own from every interval, a draw that depends on its name alone.
     ``inversion_times_ms``: where contrasts are simulated, each scan is also scored at each of these, at its spacing.
-    ``window``: the largest window in voxels while arms are scored, where it is not the configuration's.
     ``precision``: the arithmetic of the networks while they are scored.
     """
 
@@ -89,7 +88,6 @@ class Comparison(Frozen):
     draws: int = Field(default=10, ge=1)
     segments: tuple[Segment, ...] = ()
     inversion_times_ms: tuple[float, ...] = ()
-    window: tuple[int, int, int] | None = None
     precision: Precision = "float32"
     split: Split = "test"
     max_scans: int | None = Field(default=None, ge=1)

@@ -79,8 +79,6 @@ def contenders_of(
                 log.warning("%s, seed %d: no checkpoint yet", name, seed)
                 continue
             manifest = manifest_of(comparison.training_config(name, seed))
-            if comparison.window is not None:
-                manifest = manifest.model_copy(update={"window": comparison.window})
             checkpoint = replace(load_checkpoint(path, device), manifest=manifest)
             found.append(Contender(name, seed, path, checkpoint, arm.outside))
     return found
