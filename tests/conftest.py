@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from unet_factory.manifest import Architecture, HypernetworkShape, Label, Manifest
-from unet_factory.settings import Settings
-from unet_factory.spacing import SpacingGrid
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Manifest
+from unet_factory.domain.spacing import SpacingGrid
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 

@@ -1,5 +1,5 @@
 """``python -m unet_factory_cli``: how ``serve`` starts its roles."""
 
-from unet_factory_cli.main import app
+from unet_factory_cli.commands import app
 
 app()

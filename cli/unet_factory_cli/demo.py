@@ -10,7 +10,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory_cli.demo_picture import draw_overlay
 from unet_factory_cli.demo_scans import Scan, Segmented, labels_in_process, read_scans, simulate
 from unet_factory_cli.demo_service import running_service

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unet_factory.jobs import Job
+from unet_factory.domain.jobs import Job
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import segment
 from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample, resample_labels
-from unet_factory.spacing import SpacingMm
 from unet_factory.volume import read_header, read_volume
 from unet_factory_cli.demo_service import threads
 from unet_factory_cli.failures import Failure

@@ -7,7 +7,7 @@ from typing import Self
 
 from rich.table import Table
 
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory_cli.demo_scans import Segmented
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import typer
 
-from unet_factory.errors import FactoryError
+from unet_factory.domain.errors import FactoryError
 
 FAILED = 1
 MISUSED = 2

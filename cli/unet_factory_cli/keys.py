@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Column, Table
 
-from unet_factory.api_keys import ApiKey, KeyStore, Scope
+from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, Failure, say
 from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user

@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from unet_factory.conditions import parse_conditions
-from unet_factory.errors import ConditionInvalid, SpacingInvalid
-from unet_factory.jobs import Job, LabelMapFormat, SegmentationType
-from unet_factory.spacing import OutsidePolicy, SpacingMm, parse_spacing
+from unet_factory.domain.conditions import parse_conditions
+from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
+from unet_factory.domain.jobs import Job, LabelMapFormat, SegmentationType
+from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, Failure, say
 from unet_factory_cli.own_key import own_key
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription

@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from unet_factory.settings import Settings
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.failures import MISUSED, Failure
 from unet_factory_cli.own_key import own_key
 
 if TYPE_CHECKING:
-    from unet_factory_training.comparison.compare import Stage
+    from unet_factory_research.comparison.compare import Stage
     from unet_factory_training.datasets import Split
     from unet_factory_training.overrides import Overrides
 
 
 def run_gateway(host: str, port: int) -> None:
     settings = read_settings()
-    from unet_factory_service.main import run
+    from unet_factory_service.app import run
 
     run(settings, host, port)
 
 
 def run_worker() -> None:
     settings = read_settings()
-    from unet_factory_worker.main import run
+    from unet_factory_worker.celery_app import run
 
     if status := run(settings):
         raise typer.Exit(status)
@@ -51,7 +51,7 @@ def run_listener(
         Failure: an AE title is none, the spool cannot be written, or the port cannot be had.
     """
     settings = read_settings()
-    from unet_factory_listener.main import run
+    from unet_factory_listener.listener_role import run
     from unet_factory_listener.options import ListenerOptions
 
     options = ListenerOptions(
@@ -78,7 +78,7 @@ def run_courier() -> None:
         DestinationsInvalid: the file of destinations cannot be used, or a secret is missing.
     """
     settings = read_settings()
-    from unet_factory_courier.main import run
+    from unet_factory_courier.courier_role import run
 
     run(settings)
 
@@ -89,7 +89,7 @@ def run_training(config: Path, run_dir: Path | None, device: str | None, changes
         Failure: the file cannot be read, or, with the changes, is no configuration.
     """
     overrides = _check_training_config(config, changes)
-    from unet_factory_training.main import run
+    from unet_factory_training.training_role import run
 
     run(config, run_dir, device, overrides)
 
@@ -110,8 +110,8 @@ def run_comparison(
     given = {arm: Path(file) for arm, _, file in (text.partition("=") for text in checkpoints)}
     if missing := [str(path) for path in [config, *given.values()] if not path.is_file()]:
         raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
-    from unet_factory_training.comparison.compare import compare
-    from unet_factory_training.comparison.config import read_comparison
+    from unet_factory_research.comparison.compare import compare
+    from unet_factory_research.comparison.config import read_comparison
 
     with _faults_of(config, "comparison"):
         comparison = read_comparison(config)
@@ -138,8 +138,8 @@ def run_evaluation(
             raise Failure(f"there is no file {file}", MISUSED)
     from rich.console import Console
 
-    from unet_factory_training.main import run_evaluation as run
-    from unet_factory_training.report import table_of
+    from unet_factory_training.evaluation_report import table_of
+    from unet_factory_training.training_role import run_evaluation as run
 
     Console().print(table_of(run(config, checkpoint, split, draws, publish, card, overrides)))
 
@@ -187,9 +187,9 @@ def run_cka(
     _check_training_config(config)
     if missing := [str(path) for path in checkpoints if not path.is_file()]:
         raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
-    from unet_factory.spacing import parse_spacing
-    from unet_factory_training.cka.options import CkaOptions
-    from unet_factory_training.main import run_cka as run
+    from unet_factory.domain.spacing import parse_spacing
+    from unet_factory_research.cka.options import CkaOptions
+    from unet_factory_research.cka.run_cka import run_cka as run
 
     ends = {"finest_mm": parse_spacing(finest), "coarsest_mm": parse_spacing(coarsest)}
     command = shlex.join(["unet-factory", *sys.argv[1:]])

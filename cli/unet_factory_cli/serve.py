@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from unet_factory.model_registry import ModelRegistry
+from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, Failure, say
 from unet_factory_cli.processes import Watchdog, die_with_parent

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from unet_factory.conditions import Condition
-from unet_factory.manifest import Architecture, Label
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.manifest import Architecture, Label
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory_client.files import whole_file
 
 

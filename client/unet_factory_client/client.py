@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 import httpx
 from httpx_sse import SSEError, connect_sse
 
-from unet_factory.conditions import conditions_text
-from unet_factory.jobs import Job, JobState, LabelMapFormat, SegmentationType
-from unet_factory.spacing import OutsidePolicy, parse_spacing
+from unet_factory.domain.conditions import conditions_text
+from unet_factory.domain.jobs import Job, JobState, LabelMapFormat, SegmentationType
+from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.files import one_file, whole_file
 from unet_factory_client.problems import FactoryProblem

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import httpx
 
-from unet_factory.jobs import Job
+from unet_factory.domain.jobs import Job
 
 _FALLBACK_TYPE = "about:blank"
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from unet_factory import metrics
-from unet_factory.audit import Action, Outcome, record
-from unet_factory.errors import FactoryError
-from unet_factory.jobs import ErrandKind, JobState
-from unet_factory.logs import safe_traceback
-from unet_factory.outbox import Claimed, Outbox
-from unet_factory_courier.errands import Errands
+from unet_factory.domain.errors import FactoryError
+from unet_factory.domain.jobs import ErrandKind, JobState
+from unet_factory.jobs.deliveries import Claimed, Outbox
+from unet_factory.platform import metrics
+from unet_factory.platform.audit import Action, Outcome, record
+from unet_factory.platform.logs import safe_traceback
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
+from unet_factory_courier.tasks import Errands
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from unet_factory.outbox import Claimed, Outbox
+from unet_factory.jobs.deliveries import Claimed, Outbox
 
 log = logging.getLogger(__name__)
 

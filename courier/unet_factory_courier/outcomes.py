@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from unet_factory.errors import FactoryError
+from unet_factory.domain.errors import FactoryError
 
 # What an operator, or time, can mend; any other refusal would be the same for the same bytes.
 _PASSING_4XX = {401, 403, 404, 408, 409, 423, 425, 429}

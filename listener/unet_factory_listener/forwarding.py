@@ -13,7 +13,7 @@ from itertools import islice
 import httpx
 import stamina
 
-from unet_factory.logs import safe_traceback
+from unet_factory.platform.logs import safe_traceback
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.spool import Spool, SpooledFile, digest_of
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydicom import dcmread
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 
-from unet_factory.logs import safe_traceback
+from unet_factory.platform.logs import safe_traceback
 from unet_factory_listener.options import ANYBODY, ListenerOptions
 from unet_factory_listener.spool import Spool, digest_of
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from unet_factory.problems import TYPE_PREFIX
+from unet_factory.domain.problems import TYPE_PREFIX
 
 Responses = dict[int | str, dict[str, Any]]
 

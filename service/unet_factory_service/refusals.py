@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from unet_factory.api_keys import Scope
-from unet_factory.errors import FactoryError
+from unet_factory.domain.errors import FactoryError
+from unet_factory.platform.api_keys import Scope
 
 
 class NotSupported(FactoryError):

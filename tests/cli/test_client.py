@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from unet_factory.jobs import Job, JobState, PolicyReport
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.domain.jobs import Job, JobState, PolicyReport
+from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory_client import FactoryClient, FactoryProblem
 
 JOB = Job(id="j1", model="tiny", policy=PolicyReport(outside=OutsidePolicy.CLAMP), created=1.0, expires=2.0)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import unet_factory
-from unet_factory_cli.main import app
+from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
 NOBODY = "http://127.0.0.1:9"
@@ -20,7 +20,7 @@ UNET = ["unet", "-o", "{tmp}/unet.safetensors", "--spacing"]
 
 def test_help_is_quick_and_imports_no_role() -> None:
     ask = (
-        "import sys; from typer.testing import CliRunner; from unet_factory_cli.main import app;"
+        "import sys; from typer.testing import CliRunner; from unet_factory_cli.commands import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )

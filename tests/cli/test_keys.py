@@ -9,10 +9,10 @@ from redis import Redis
 from typer.testing import CliRunner, Result
 
 from tests.service.keyed import keyed_gateway
-from unet_factory.api_keys import KeyStore, Scope
-from unet_factory.settings import Settings
+from unet_factory.platform.api_keys import KeyStore, Scope
+from unet_factory.platform.settings import Settings
+from unet_factory_cli.commands import app
 from unet_factory_cli.embedded import EmbeddedServer
-from unet_factory_cli.main import app
 from unet_factory_client import FactoryClient, FactoryProblem
 
 TOKEN = re.compile(r"unf_[0-9a-f]{12}_[0-9a-f]{64}\n")

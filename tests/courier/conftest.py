@@ -10,16 +10,16 @@ from redis import Redis
 
 from tests.courier.receiver import SECRET
 from tests.system.processes import until
-from unet_factory.blob_store import BlobStore
-from unet_factory.destinations import Destinations
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import Errand, ErrandState, Job, JobState, PolicyReport, SegmentationRequest, new_job_id
-from unet_factory.outbox import Outbox
-from unet_factory.settings import Settings
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.domain.jobs import Errand, ErrandState, Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.settings import Settings
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
-from unet_factory_courier.errands import Errands
+from unet_factory_courier.tasks import Errands
 
 Submit = Callable[..., str]
 Configure = Callable[[dict[str, object]], Destinations]

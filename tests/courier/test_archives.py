@@ -19,18 +19,18 @@ from pynetdicom import AE, evt
 
 from tests.courier.conftest import Configure, Finish, Run, Submit, worked_off
 from tests.courier.receiver import receiving
-from tests.dicom_files import mr_series, written
+from tests.fixtures.mr_series import mr_series, written
 from tests.system.orthanc import AE_TITLE, Orthanc, needs_orthanc
 from tests.system.processes import free_port
-from unet_factory.blob_store import BlobStore
-from unet_factory.destinations import Destinations, DicomWeb, Dimse
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import Errand, ErrandKind, ErrandState, JobState, PacsSeries
-from unet_factory.outbox import Outbox
-from unet_factory.settings import Settings
+from unet_factory.domain.jobs import Errand, ErrandKind, ErrandState, JobState, PacsSeries
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
+from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header
 from unet_factory_courier import dicomweb, dimse
-from unet_factory_courier.main import quiet_libraries
+from unet_factory_courier.courier_role import quiet_libraries
 from unet_factory_courier.outcomes import GiveUp, TryAgain
 
 Store = Callable[[str], list[str]]

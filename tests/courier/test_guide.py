@@ -8,9 +8,9 @@ import yaml
 
 from tests.courier.conftest import Configure, Submit, webhooks
 from tests.courier.receiver import SECRET, receiving
-from unet_factory.destinations import Destinations
-from unet_factory.job_store import JobStore
-from unet_factory.settings import Settings
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.settings import Settings
 from unet_factory_courier.webhook import WebhookSender
 
 GUIDE = (Path(__file__).parents[2] / "docs/guide/pacs.md").read_text()

@@ -10,7 +10,7 @@ from tests.system.serve_process import environment
 
 
 def test_the_courier_imports_neither_torch_nor_another_role() -> None:
-    code = "import sys, unet_factory_courier.main; print(*sys.modules)"
+    code = "import sys, unet_factory_courier.courier_role; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     others = {"unet_factory_service", "unet_factory_worker", "unet_factory_cli"}
     assert not {"torch", "monai", *others} & set(loaded)

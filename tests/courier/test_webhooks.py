@@ -9,14 +9,14 @@ import pytest
 from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, worked_off
 from tests.courier.receiver import receiving
 from tests.system.processes import until
-from unet_factory.callback_rules import Address
-from unet_factory.destinations import Destinations
-from unet_factory.errors import DestinationsInvalid
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import Errand, ErrandKind, ErrandState, JobState
-from unet_factory.outbox import Outbox, queue_of
-from unet_factory.settings import Settings
-from unet_factory_courier.main import check_secrets, quiet_libraries
+from unet_factory.domain.errors import DestinationsInvalid
+from unet_factory.domain.jobs import Errand, ErrandKind, ErrandState, JobState
+from unet_factory.jobs.deliveries import Outbox, queue_of
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.callback_rules import Address
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.settings import Settings
+from unet_factory_courier.courier_role import check_secrets, quiet_libraries
 from unet_factory_courier.outcomes import GiveUp
 from unet_factory_courier.webhook import WebhookSender, judged_addresses
 

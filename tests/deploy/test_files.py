@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from unet_factory import metrics
-from unet_factory.destinations import Destinations
-from unet_factory.model_registry import ModelRegistry
-from unet_factory.settings import Settings
+from unet_factory.platform import metrics
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
 from unet_factory_cli.own_key import API_KEY_FILE
 from unet_factory_service.dicomweb.routing import read_routing

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRI
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from tests.dicom_files import mr_series
+from tests.fixtures.mr_series import mr_series
 from tests.system.processes import free_port, until
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.scp import listening

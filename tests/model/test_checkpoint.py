@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from unet_factory.errors import CheckpointInvalid
-from unet_factory.manifest import Manifest
-from unet_factory.manifest_file import read_manifest
+from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import (
     load_checkpoint,
     load_unet,
@@ -17,7 +17,7 @@ from unet_factory.model.checkpoint import (
     standalone_bytes,
 )
 from unet_factory.model.unet import empty_unet
-from unet_factory.spacing import SnappedSpacing
+from unet_factory.platform.manifest_file import read_manifest
 
 SPACING = SnappedSpacing(1000, 500, 500)
 

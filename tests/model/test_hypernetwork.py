@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.func import functional_call
 
-from unet_factory.conditions import Condition
-from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import empty_unet
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8), blocks=1)
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5), (0.5, 3.5), (1.0, 10.0)])

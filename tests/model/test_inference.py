@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unet_factory.manifest import Architecture
+from unet_factory.domain.manifest import Architecture
 from unet_factory.model.inference import count_windows, logits, pad_to_divisors, segment
 from unet_factory.model.unet import UNet
 

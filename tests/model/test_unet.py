@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, empty_unet, weight_shapes
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)

@@ -14,13 +14,13 @@ import httpx
 import pytest
 from redis import Redis
 
-from unet_factory.blob_store import BlobStore
-from unet_factory.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
-from unet_factory.model_registry import ModelRegistry
-from unet_factory.presence import WorkerPresence, announce
-from unet_factory.settings import Settings
+from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.jobs.presence import WorkerPresence, announce
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import EmbeddedServer
-from unet_factory_service.main import GatewayServer, create_app, with_access_decided
+from unet_factory_service.app import GatewayServer, create_app, with_access_decided
 
 STARTS_WITHIN_S = 10.0
 MAX_UPLOAD_BYTES = 2**21

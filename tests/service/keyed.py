@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 from redis import Redis
 
-from tests.core.volume_files import write_nifti
+from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, running_gateway
-from unet_factory.api_keys import KeyStore, Scope
-from unet_factory.settings import Settings
+from unet_factory.platform.api_keys import KeyStore, Scope
+from unet_factory.platform.settings import Settings
 
 
 @dataclass(frozen=True)

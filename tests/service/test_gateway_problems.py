@@ -10,12 +10,12 @@ import pytest
 from openapi_spec_validator import validate
 from redis import Redis
 
-from tests.core.volume_files import write_nifti
+from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
-from unet_factory import errors
-from unet_factory.settings import Settings
+from unet_factory.domain import errors
+from unet_factory.platform.settings import Settings
 from unet_factory_service import refusals
-from unet_factory_service.problems import STATUS
+from unet_factory_service.errors import STATUS
 from unet_factory_service.publisher import Publisher
 
 JOB_ID = "0" * 32

@@ -9,17 +9,17 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.core.volume_files import write_nifti
-from unet_factory.errors import CheckpointInvalid, UnknownModel
-from unet_factory.manifest import Manifest
-from unet_factory.settings import Settings
-from unet_factory_service.main import create_app
+from tests.fixtures.volume_files import write_nifti
+from unet_factory.domain.errors import CheckpointInvalid, UnknownModel
+from unet_factory.domain.manifest import Manifest
+from unet_factory.platform.settings import Settings
+from unet_factory_service.app import create_app
 
 START = """
 import asyncio, sys, time
 from pathlib import Path
-from unet_factory.settings import Settings
-from unet_factory_service.main import create_app
+from unet_factory.platform.settings import Settings
+from unet_factory_service.app import create_app
 
 async def start():
     app = create_app(Settings(redis_url="unix:///nowhere", blob_url=sys.argv[1], models_dir=Path(sys.argv[2])))

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.system.serve_process import environment
-from unet_factory.settings import Settings
+from unet_factory.platform.settings import Settings
 
 
 class CourierProcess:

@@ -15,14 +15,12 @@ import yaml
 from redis import Redis
 
 from tests.courier.receiver import SECRET, Receiver, receiving
-from tests.dicom_files import mr_series, written
+from tests.fixtures.mr_series import mr_series, written
 from tests.system.courier_process import CourierProcess
 from tests.system.orthanc import Orthanc, needs_orthanc
 from tests.system.processes import until
 from tests.system.serve_process import ServeProcess
-from unet_factory.blob_store import BlobStore
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import (
+from unet_factory.domain.jobs import (
     SEGMENT_QUEUE,
     Errand,
     ErrandKind,
@@ -34,9 +32,11 @@ from unet_factory.jobs import (
     SegmentationRequest,
     new_job_id,
 )
-from unet_factory.outbox import Outbox
-from unet_factory.settings import Settings
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.settings import Settings
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 

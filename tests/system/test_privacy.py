@@ -23,12 +23,12 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.core.volume_files import write_mha, write_nrrd
-from tests.dicom_files import mr_series, written
+from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.volume_files import write_mha, write_nrrd
 from tests.system.processes import until
 from tests.system.serve_process import ServeProcess, environment
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import Job
+from unet_factory.domain.jobs import Job
+from unet_factory.jobs.store import JobStore
 from unet_factory_cli.embedded import EmbeddedServer
 
 NAME, PATIENT_ID, UID_ROOT = "Zyxwvut^Quirinius", "PQ-77310951", "1.2.826.0.1.3680043.10.77310951"

@@ -19,7 +19,7 @@ import torch
 
 from tests.system.processes import alive, until
 from tests.system.serve_process import STOPS_WITHIN_S, ServeProcess, environment
-from unet_factory.jobs import Job, JobState
+from unet_factory.domain.jobs import Job, JobState
 from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import segment
 from unet_factory.model.normalisation import zscore

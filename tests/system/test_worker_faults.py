@@ -12,11 +12,11 @@ from redis import Redis
 
 from tests.system.processes import alive, until
 from tests.system.worker_process import Bench, WorkerProcess
-from unet_factory.errors import JobExpired
-from unet_factory.jobs import JobState
-from unet_factory.presence import present
-from unet_factory.settings import Settings
-from unet_factory.weight_cache import WeightCache
+from unet_factory.domain.errors import JobExpired
+from unet_factory.domain.jobs import JobState
+from unet_factory.jobs.presence import present
+from unet_factory.platform.settings import Settings
+from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,7 @@ from celery import Celery
 from redis import Redis
 
 from tests.system.processes import alive, until
-from unet_factory.blob_store import BlobStore
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import (
+from unet_factory.domain.jobs import (
     GENERATE_TASK,
     SEGMENT_QUEUE,
     SEGMENT_TASK,
@@ -29,13 +27,15 @@ from unet_factory.jobs import (
     SegmentationRequest,
     new_job_id,
 )
-from unet_factory.model_registry import ModelRegistry
-from unet_factory.presence import WorkerPresence, present
-from unet_factory.settings import Settings
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.presence import WorkerPresence, present
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
-_RUN = "import sys; from unet_factory_worker.main import run; from unet_factory.settings import Settings"
+_RUN = "import sys; from unet_factory_worker.celery_app import run; from unet_factory.platform.settings import Settings"
 
 
 class WorkerProcess:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_factory.manifest import Architecture, HypernetworkShape, Manifest, Parametrization
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Manifest, Parametrization
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 from unet_factory_training.compression import (
     ToleranceMissed,
     compress,

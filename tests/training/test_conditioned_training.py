@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet_factory.conditions import Condition
-from unet_factory.errors import DatasetInvalid
-from unet_factory.manifest import HypernetworkShape
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.errors import DatasetInvalid
+from unet_factory.domain.manifest import HypernetworkShape
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig

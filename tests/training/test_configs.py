@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unet_factory.manifest import Parametrization
+from unet_factory.domain.manifest import Parametrization
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import weight_shapes
 from unet_factory_training.config import TrainingConfig, read_config

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import find_subjects, read_scan
 

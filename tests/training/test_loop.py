@@ -13,8 +13,8 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from unet_factory.errors import CheckpointInvalid, DatasetInvalid, StorageFull
-from unet_factory.manifest import HypernetworkShape
+from unet_factory.domain.errors import CheckpointInvalid, DatasetInvalid, StorageFull
+from unet_factory.domain.manifest import HypernetworkShape
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
@@ -27,7 +27,7 @@ from unet_factory_training.trainer import Trainer, learning_rate_at
 RUN = """
 import sys
 from pathlib import Path
-from unet_factory_training.main import run
+from unet_factory_training.training_role import run
 run(Path(sys.argv[1]), Path(sys.argv[2]), "cpu")
 """
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from unet_factory.manifest import Architecture, HypernetworkShape, Pooling
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Pooling
+from unet_factory.domain.spacing import SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.spacing import SpacingGrid
 from unet_factory_training.network import SpacingConditionedUNet
 
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)

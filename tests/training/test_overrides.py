@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from unet_factory.manifest import Pooling
+from unet_factory.domain.manifest import Pooling
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.overrides import overridden, parse_overrides
 

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK
 import torch
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import Split, find_subjects, read_scan
 from unet_factory_training.datasets.splitting import SplitSizes, split_by_hash

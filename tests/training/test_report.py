@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_factory_training.report import CARD_END, CARD_START, fill_card
+from unet_factory_training.evaluation_report import CARD_END, CARD_START, fill_card
 
 FIGURES = [{"region": "native", "dice": {"left": 0.91249, "right": 0.5}, "dice_mean": 0.7, "dice_std": 0.0123}]
 

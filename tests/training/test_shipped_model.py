@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from unet_factory.manifest_file import read_manifest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
-from unet_factory.spacing import SnappedSpacing
+from unet_factory.platform.manifest_file import read_manifest
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import Scan, Subject, find_subjects, read_scan

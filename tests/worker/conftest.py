@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from unet_factory.jobs import Job, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
-from unet_factory.settings import Settings
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.platform.settings import Settings
 from unet_factory_worker.child import WorkerContext, open_context
 
 Submit = Callable[..., str]

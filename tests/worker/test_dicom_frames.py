@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
-from tests.core.dicom_files import enhanced, position, series, zipped
-from tests.core.volume_files import affine_ras, phantom, reoriented
+from tests.fixtures.dicom_files import enhanced, position, series, zipped
+from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.dicom_results import (
     LABELS,
     SHAPE,
@@ -26,7 +26,7 @@ from tests.worker.dicom_results import (
     results,
     scan_of,
 )
-from unet_factory.jobs import SegmentationType
+from unet_factory.domain.jobs import SegmentationType
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series, read_series
 from unet_factory_worker.dicom_results import write_dicom_results

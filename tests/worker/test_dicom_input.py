@@ -9,11 +9,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
-from tests.core.dicom_files import series, zipped
-from tests.core.volume_files import affine_ras, load_nifti, phantom, reoriented
+from tests.fixtures.dicom_files import series, zipped
+from tests.fixtures.volume_files import affine_ras, load_nifti, phantom, reoriented
 from tests.worker.conftest import Submit
-from unet_factory.jobs import Job, JobState
-from unet_factory.settings import Settings
+from unet_factory.domain.jobs import Job, JobState
+from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.segmentation_task import run_job

@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
-from tests.core.dicom_files import saved, zipped
+from tests.fixtures.dicom_files import saved, zipped
 from tests.worker.dicom_results import (
     HIPPOCAMPUS,
     LABELS,
@@ -24,9 +24,9 @@ from tests.worker.dicom_results import (
     results,
     scan_of,
 )
-from unet_factory.errors import DicomIncomplete
-from unet_factory.jobs import SegmentationType
-from unet_factory.manifest import Label
+from unet_factory.domain.errors import DicomIncomplete
+from unet_factory.domain.jobs import SegmentationType
+from unet_factory.domain.manifest import Label
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import read_series
 

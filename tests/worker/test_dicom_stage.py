@@ -10,13 +10,13 @@ import pytest
 from pydicom import Dataset, dcmread
 from redis import Redis
 
-from tests.core.dicom_files import series, zipped
-from tests.core.volume_files import affine_ras, phantom, reoriented
+from tests.fixtures.dicom_files import series, zipped
+from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.conftest import Submit
 from tests.worker.dicom_results import frames_by_source
-from unet_factory.blob_store import BlobStore
-from unet_factory.jobs import Job, JobState
-from unet_factory.settings import Settings
+from unet_factory.domain.jobs import Job, JobState
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.settings import Settings
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.segmentation_task import run_job
 

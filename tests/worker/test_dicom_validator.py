@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from tests.core.dicom_files import as_ct, enhanced
-from tests.core.volume_files import affine_ras, phantom, reoriented
+from tests.fixtures.dicom_files import as_ct, enhanced
+from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.dicom_results import (
     complaints,
     frames_by_source,

@@ -7,12 +7,12 @@ import torch
 from prometheus_client.registry import REGISTRY
 from redis import Redis
 
-from unet_factory.errors import UnknownModel
-from unet_factory.jobs import GenerationRequest
+from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
 from unet_factory.model.unet import UNet
-from unet_factory.spacing import SnappedSpacing
-from unet_factory.weight_cache import WeightCache, weight_key
+from unet_factory.platform.weight_cache import WeightCache, weight_key
 from unet_factory_worker.factory import WeightFactory
 
 ISOTROPIC, FLAT = SnappedSpacing(1000, 1000, 1000), SnappedSpacing(1000, 500, 2000)

@@ -4,10 +4,10 @@ import threading
 
 from redis import Redis
 
-from unet_factory.jobs import GenerationRequest, Problem
-from unet_factory.manifest_file import read_standalone_manifest
+from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.model.checkpoint import Checkpoint
-from unet_factory.weight_cache import ready_channel
+from unet_factory.platform.manifest_file import read_standalone_manifest
+from unet_factory.platform.weight_cache import ready_channel
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.generation_task import run_generation
 

@@ -8,8 +8,8 @@ import pytest
 from redis import Redis
 
 from tests.worker.conftest import Submit
-from unet_factory.errors import DeadlineExceeded
-from unet_factory.jobs import JobState
+from unet_factory.domain.errors import DeadlineExceeded
+from unet_factory.domain.jobs import JobState
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.lease import JobLost, Lease
 

@@ -7,13 +7,13 @@ import sys
 
 from redis import Redis
 
-from unet_factory.logs import JsonFormatter
-from unet_factory.presence import WorkerPresence, announce, present, withdraw
+from unet_factory.jobs.presence import WorkerPresence, announce, present, withdraw
+from unet_factory.platform.logs import JsonFormatter
 
 PARENT = """
 import sys
 from celery.app.utils import find_app
-app = find_app("unet_factory_worker.main")
+app = find_app("unet_factory_worker.celery_app")
 assert "unet_factory.segment" in app.tasks and "unet_factory.generate" in app.tasks
 assert [queue.name for queue in app.conf.task_queues] == ["weights", "segmentations"]
 print(sorted({"torch", "monai", "prometheus_client"} & set(sys.modules)))

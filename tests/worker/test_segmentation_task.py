@@ -15,11 +15,11 @@ from prometheus_client.registry import REGISTRY
 from redis import Redis
 
 from tests.worker.conftest import Submit
-from unet_factory.blob_store import BlobStore
-from unet_factory.errors import JobExpired
-from unet_factory.jobs import Job, JobState, PolicyReport
+from unet_factory.domain.errors import JobExpired
+from unet_factory.domain.jobs import Job, JobState, PolicyReport
+from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint
-from unet_factory.spacing import OutsidePolicy, SnappedSpacing
+from unet_factory.platform.blob_store import BlobStore
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.segmentation_task import run_job
 

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from unet_factory.errors import NoContrast, SpacingOutOfRange, VolumeTooLarge
-from unet_factory.manifest import Label
+from unet_factory.domain.errors import NoContrast, SpacingOutOfRange, VolumeTooLarge
+from unet_factory.domain.manifest import Label
+from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm
+from unet_factory.domain.working_spacing import plan_spacing
 from unet_factory.model.checkpoint import Checkpoint, load_unet, standalone_bytes
 from unet_factory.model.unet import UNet
-from unet_factory.spacing import OutsidePolicy, SpacingGrid, SpacingMm
 from unet_factory.volume import read_volume, write_labelmap
-from unet_factory.working_spacing import plan_spacing
 from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
 
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)

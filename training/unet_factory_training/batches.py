@@ -9,11 +9,11 @@ from torch import Generator, Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from unet_factory.conditions import SnappedConditions, choose_conditions
-from unet_factory.errors import DatasetInvalid
-from unet_factory.manifest import divisors_of
+from unet_factory.domain.conditions import SnappedConditions, choose_conditions
+from unet_factory.domain.errors import DatasetInvalid
+from unet_factory.domain.manifest import divisors_of
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.resampling import smoothing_matrix
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time

@@ -18,11 +18,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from unet_factory.errors import FactoryError
-from unet_factory.manifest import Manifest, Parametrization
+from unet_factory.domain.errors import FactoryError
+from unet_factory.domain.manifest import Manifest, Parametrization
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.checkpoint import DTYPES, Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork, Weights
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 from unet_factory_training.evaluation import draw_spacings
 from unet_factory_training.logit_change import LogitChange, LogitComparison, Probe
 

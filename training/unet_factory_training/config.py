@@ -7,10 +7,10 @@ from typing import Literal
 import yaml
 from pydantic import Field
 
-from unet_factory.conditions import Condition
-from unet_factory.frozen import Frozen
-from unet_factory.manifest import Architecture, HypernetworkShape, Label, Preprocessing
-from unet_factory.spacing import SpacingGrid, SpacingMm
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Preprocessing
+from unet_factory.domain.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.contrast import InversionRecovery
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden

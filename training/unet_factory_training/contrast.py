@@ -6,7 +6,7 @@ from zlib import crc32
 import torch
 from torch import Generator
 
-from unet_factory.frozen import Frozen
+from unet_factory.domain.frozen import Frozen
 from unet_factory.model.normalisation import zscore
 from unet_factory_training.datasets import Scan
 

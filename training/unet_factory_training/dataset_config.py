@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from unet_factory.frozen import Frozen
+from unet_factory.domain.frozen import Frozen
 
 LayoutName = Literal["splits", "msd", "acdc", "brats", "spider", "mmwhs"]
 

@@ -9,15 +9,15 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.nn import functional
 
-from unet_factory.conditions import choose_conditions
-from unet_factory.manifest import Manifest
+from unet_factory.domain.conditions import choose_conditions
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
+from unet_factory.domain.working_spacing import plan_spacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import logits
 from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.model.unet import empty_unet
-from unet_factory.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
-from unet_factory.working_spacing import plan_spacing
 from unet_factory_training.config import Precision
 from unet_factory_training.contrast import InversionRecovery, with_inversion_time
 from unet_factory_training.datasets import Scan

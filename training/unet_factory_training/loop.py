@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
-from unet_factory.manifest import Manifest
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import save_checkpoint
-from unet_factory.spacing import SnappedSpacing
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Scan, find_subjects, read_scan

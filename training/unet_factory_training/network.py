@@ -4,11 +4,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from unet_factory.conditions import SnappedConditions
-from unet_factory.manifest import Strides
+from unet_factory.domain.conditions import SnappedConditions
+from unet_factory.domain.manifest import Strides
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, empty_unet
-from unet_factory.spacing import SnappedSpacing
 
 
 class SpacingConditionedUNet(nn.Module):

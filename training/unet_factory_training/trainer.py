@@ -14,7 +14,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unet_factory.errors import CheckpointInvalid, StorageFull
+from unet_factory.domain.errors import CheckpointInvalid, StorageFull
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training.batches import Batch

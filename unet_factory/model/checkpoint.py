@@ -11,13 +11,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
-from unet_factory.conditions import SnappedConditions, snap_conditions
-from unet_factory.errors import CheckpointInvalid
-from unet_factory.manifest import Manifest, StandaloneManifest
-from unet_factory.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
+from unet_factory.domain.conditions import SnappedConditions, snap_conditions
+from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.manifest import Manifest, StandaloneManifest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.hypernetwork import Hypernetwork, Weights
 from unet_factory.model.unet import UNet, empty_unet
-from unet_factory.spacing import SnappedSpacing
+from unet_factory.platform.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 

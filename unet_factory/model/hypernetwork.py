@@ -8,10 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from unet_factory.conditions import Condition, SnappedConditions, snap_conditions
-from unet_factory.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.domain.conditions import Condition, SnappedConditions, snap_conditions
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.unet import UNet, weight_shapes
-from unet_factory.spacing import SnappedSpacing, SpacingGrid
 
 Weights = dict[str, Tensor]
 

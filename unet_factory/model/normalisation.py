@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from unet_factory.errors import NoContrast
+from unet_factory.domain.errors import NoContrast
 
 
 def zscore(volume: Tensor) -> Tensor:

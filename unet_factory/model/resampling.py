@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from unet_factory.working_spacing import resampled_shape
+from unet_factory.domain.working_spacing import resampled_shape
 
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from unet_factory.manifest import Architecture, StandaloneManifest, Strides, divisors_of
-from unet_factory.spacing import SnappedSpacing
+from unet_factory.domain.manifest import Architecture, StandaloneManifest, Strides, divisors_of
+from unet_factory.domain.spacing import SnappedSpacing
 
 
 class OneDnnConv3d(nn.Conv3d):

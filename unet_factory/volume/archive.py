@@ -11,7 +11,7 @@ from shutil import copyfileobj
 from tempfile import SpooledTemporaryFile
 from typing import IO, BinaryIO, Self, cast
 
-from unet_factory.errors import NotAVolume, StorageFull
+from unet_factory.domain.errors import NotAVolume, StorageFull
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import GeometryInvalid, SpacingAmbiguous, SpacingInvalid
-from unet_factory.spacing import SpacingMm, validate_spacing
+from unet_factory.domain.errors import GeometryInvalid, SpacingAmbiguous, SpacingInvalid
+from unet_factory.domain.spacing import SpacingMm, validate_spacing
 from unet_factory.volume.stored import StoredVolume, Triple
 
 SPACING_TOLERANCE = 1e-3  # relative; above the rounding of float32 headers and of spacings printed with four digits

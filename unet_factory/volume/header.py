@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.volume.geometry import Grid
 from unet_factory.volume.stored import StoredVolume
 

@@ -12,7 +12,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import GeometryInvalid, MalformedRequest, StorageFull
+from unet_factory.domain.errors import GeometryInvalid, MalformedRequest, StorageFull
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
 from unet_factory.volume.header import VolumeHeader

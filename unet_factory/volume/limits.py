@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from unet_factory.errors import VolumeTooLarge
+from unet_factory.domain.errors import VolumeTooLarge
 from unet_factory.volume.stored import StoredVolume
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from unet_factory.errors import GeometryInvalid, NotAVolume
+from unet_factory.domain.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.geometry import check_affine
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
 from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape

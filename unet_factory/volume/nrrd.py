@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import GeometryInvalid, NotAVolume, SpacingInvalid
+from unet_factory.domain.errors import GeometryInvalid, NotAVolume, SpacingInvalid
 from unet_factory.volume.geometry import column_lengths, usable_spacing
 from unet_factory.volume.payload import COMPRESSION_LEVEL
 from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape

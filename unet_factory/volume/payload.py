@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 from unet_factory.volume.stored import Payload
 
 GZIP_MAGIC = b"\x1f\x8b"

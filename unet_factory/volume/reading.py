@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import trusted_grid
 from unet_factory.volume.header import Volume, VolumeHeader, header_of

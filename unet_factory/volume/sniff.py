@@ -4,7 +4,7 @@ import re
 import struct
 from pathlib import Path
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom, is_dicom
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import GeometryInvalid
+from unet_factory.domain.errors import GeometryInvalid
 
 FileFormat = Literal["nifti", "mha", "nrrd", "dicom"]
 Triple = tuple[float, float, float]

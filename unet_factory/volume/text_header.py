@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 from unet_factory.volume.payload import first_bytes
 
 MAX_HEADER_BYTES = 2**20

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 from unet_factory.volume.geometry import as_stored, in_ras_order
 from unet_factory.volume.payload import payload_pieces
 from unet_factory.volume.stored import StoredVolume

@@ -13,17 +13,17 @@ from redis import Redis
 from redis.exceptions import RedisError
 from torch.func import functional_call
 
-from unet_factory.blob_store import BlobStore
-from unet_factory.errors import UnknownModel
-from unet_factory.job_store import JobStore
-from unet_factory.metrics import forget_dead_processes
+from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.jobs.presence import PRESENCE_TTL_S, WorkerPresence, announce, withdraw
+from unet_factory.jobs.store import JobStore
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
 from unet_factory.model.unet import empty_unet
-from unet_factory.presence import PRESENCE_TTL_S, WorkerPresence, announce, withdraw
-from unet_factory.settings import Settings
-from unet_factory.spacing import SnappedSpacing
-from unet_factory.weight_cache import WeightCache
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.metrics import forget_dead_processes
+from unet_factory.platform.settings import Settings
+from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
 

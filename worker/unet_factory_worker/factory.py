@@ -9,14 +9,14 @@ from typing import NamedTuple
 import torch
 from redis.exceptions import RedisError
 
-from unet_factory import metrics
-from unet_factory.conditions import SnappedConditions
-from unet_factory.errors import UnknownModel
-from unet_factory.jobs import GenerationRequest
+from unet_factory.domain.conditions import SnappedConditions
+from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, parse_standalone, standalone_bytes
 from unet_factory.model.unet import UNet, empty_unet
-from unet_factory.spacing import SnappedSpacing
-from unet_factory.weight_cache import WeightCache, weight_key
+from unet_factory.platform import metrics
+from unet_factory.platform.weight_cache import WeightCache, weight_key
 
 log = logging.getLogger(__name__)
 

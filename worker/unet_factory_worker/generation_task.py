@@ -4,10 +4,10 @@ import logging
 
 from redis.exceptions import RedisError
 
-from unet_factory.errors import FactoryError, OutOfMemory
-from unet_factory.jobs import GenerationRequest, Problem
-from unet_factory.logs import safe_traceback
-from unet_factory.problems import TYPE_PREFIX, problem_of
+from unet_factory.domain.errors import FactoryError, OutOfMemory
+from unet_factory.domain.jobs import GenerationRequest, Problem
+from unet_factory.domain.problems import TYPE_PREFIX, problem_of
+from unet_factory.platform.logs import safe_traceback
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 

@@ -9,10 +9,10 @@ from typing import Self
 
 from redis.exceptions import RedisError
 
-from unet_factory.errors import DeadlineExceeded
-from unet_factory.job_store import JobStore
-from unet_factory.jobs import JobState
-from unet_factory.problems import problem_of
+from unet_factory.domain.errors import DeadlineExceeded
+from unet_factory.domain.jobs import JobState
+from unet_factory.domain.problems import problem_of
+from unet_factory.jobs.store import JobStore
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from unet_factory import metrics
-from unet_factory.process_memory import peak_bytes, reset_peak_bytes
+from unet_factory.platform import metrics
+from unet_factory.platform.process_memory import peak_bytes, reset_peak_bytes
 
 
 class PeakMemory:

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
-from unet_factory import metrics
-from unet_factory.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
-from unet_factory.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
-from unet_factory.logs import safe_traceback
-from unet_factory.manifest import Manifest
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
+from unet_factory.domain.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.problems import TYPE_PREFIX, problem_of
+from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
 from unet_factory.model.unet import UNet
-from unet_factory.problems import TYPE_PREFIX, problem_of
+from unet_factory.platform import metrics
+from unet_factory.platform.logs import safe_traceback
 from unet_factory.volume import Volume, VolumeHeader, read_volume, write_labelmap
 from unet_factory.volume.dicom import read_series
-from unet_factory.working_spacing import SpacingPlan, plan_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unet_factory.manifest import Label
+from unet_factory.domain.manifest import Label
+from unet_factory.domain.working_spacing import SpacingPlan, check_working_size
 from unet_factory.model.inference import Network, OnWindow, logits
 from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample
-from unet_factory.working_spacing import SpacingPlan, check_working_size
 
 MM3_PER_ML = 1000.0
 

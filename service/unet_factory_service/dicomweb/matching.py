@@ -9,7 +9,7 @@ from fastapi import Request
 from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
-from unet_factory.errors import MalformedRequest
+from unet_factory.domain.errors import MalformedRequest
 from unet_factory_service.dicomweb.results import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, STUDY_ATTRIBUTES
 
 MAX_RESULTS = 1000

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from unet_factory.blob_store import BlobStore
-from unet_factory.settings import Settings
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.settings import Settings
 
 ORPHAN_AGE_S = 3600.0
 

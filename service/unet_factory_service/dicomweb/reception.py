@@ -15,21 +15,21 @@ from pathlib import Path
 from pydicom import dcmread
 from redis.exceptions import RedisError
 
-from unet_factory import audit
-from unet_factory.conditions import conditions_text
-from unet_factory.errors import FactoryError, JobExpired, JobUnknown, StorageFull
-from unet_factory.jobs import Job, JobState
-from unet_factory.logs import safe_traceback
-from unet_factory.metrics import JOBS, RECEIVED_SERIES
+from unet_factory.domain.conditions import conditions_text
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull
+from unet_factory.domain.jobs import Job, JobState
+from unet_factory.platform import audit
+from unet_factory.platform.logs import safe_traceback
+from unet_factory.platform.metrics import JOBS, RECEIVED_SERIES
 from unet_factory.volume.dicom import pack_series
-from unet_factory_service.callers import on_behalf_of
+from unet_factory_service.access.callers import on_behalf_of
+from unet_factory_service.dependencies import Services
 from unet_factory_service.dicomweb.received import DueSeries, Submission
 from unet_factory_service.dicomweb.routing import Rule
-from unet_factory_service.idempotency import storage_key
 from unet_factory_service.refusals import NotReady, QueueFull, QuotaExceeded
-from unet_factory_service.services import Services
-from unet_factory_service.submission import submit
-from unet_factory_service.upload import ReceivedForm
+from unet_factory_service.segmentations.idempotency import storage_key
+from unet_factory_service.segmentations.submission import submit
+from unet_factory_service.segmentations.upload import ReceivedForm
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from typing import Any
 from pydicom import Dataset, dcmread
 from redis import Redis
 
-from unet_factory.blob_store import BlobStore
-from unet_factory.errors import JobExpired, JobUnknown
-from unet_factory.job_store import DICOM_RESULTS, JobStore
-from unet_factory.jobs import JobState
-from unet_factory_service.callers import Caller
+from unet_factory.domain.errors import JobExpired, JobUnknown
+from unet_factory.domain.jobs import JobState
+from unet_factory.jobs.store import DICOM_RESULTS, JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory_service.access.callers import Caller
 
 STUDY_ATTRIBUTES = (
     "StudyDate",

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydicom import dcmread
 
-from unet_factory.errors import JobExpired
+from unet_factory.domain.errors import JobExpired
+from unet_factory_service.dependencies import Services, ServicesDependency
 from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, check_accepts
 from unet_factory_service.dicomweb.results import ResultIndex, StoredInstance
 from unet_factory_service.documentation import Responses, file_of, problems
-from unet_factory_service.services import Services, ServicesDependency
 
 router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
 

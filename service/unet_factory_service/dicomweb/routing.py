@@ -20,12 +20,12 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 from pydicom import Dataset
 
-from unet_factory.conditions import snap_conditions
-from unet_factory.destinations import Destinations
-from unet_factory.errors import ConditionInvalid, DestinationUnknown, RoutingInvalid, UnknownModel
-from unet_factory.frozen import Frozen
-from unet_factory.model_registry import ModelRegistry
-from unet_factory.spacing import OutsidePolicy
+from unet_factory.domain.conditions import snap_conditions
+from unet_factory.domain.errors import ConditionInvalid, DestinationUnknown, RoutingInvalid, UnknownModel
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.model_registry import ModelRegistry
 
 
 def _compiles(pattern: str) -> str:

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydicom import Dataset
 
-from unet_factory_service.callers import Caller, CallerDependency
+from unet_factory_service.access.callers import Caller, CallerDependency
+from unet_factory_service.dependencies import Services, ServicesDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.matching import Search, values_of
 from unet_factory_service.dicomweb.results import (
@@ -18,7 +19,6 @@ from unet_factory_service.dicomweb.results import (
     StoredInstance,
 )
 from unet_factory_service.documentation import Responses, problems
-from unet_factory_service.services import Services, ServicesDependency
 
 router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
 

@@ -10,16 +10,16 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 from starlette.concurrency import run_in_threadpool
 
-from unet_factory.errors import StorageFull
-from unet_factory.metrics import RECEIVED_INSTANCES
-from unet_factory_service.callers import Caller, CallerDependency
-from unet_factory_service.dicom_parts import receive_dicom_parts
+from unet_factory.domain.errors import StorageFull
+from unet_factory.platform.metrics import RECEIVED_INSTANCES
+from unet_factory_service.access.callers import Caller, CallerDependency
+from unet_factory_service.dependencies import Services, ServicesDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
 from unet_factory_service.dicomweb.store_answer import Failure, FailureReason, Instance, store_answer
 from unet_factory_service.documentation import Responses, problems
-from unet_factory_service.services import Services, ServicesDependency
-from unet_factory_service.submission import check_capacity
+from unet_factory_service.segmentations.dicom_parts import receive_dicom_parts
+from unet_factory_service.segmentations.submission import check_capacity
 
 log = logging.getLogger(__name__)
 

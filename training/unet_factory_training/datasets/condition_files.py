@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 
 _CONDITIONS = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 

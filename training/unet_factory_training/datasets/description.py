@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.datasets.subject import Split
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.dataset_config import LabelMap
 
 _CLASSES = range(256)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.dataset_config import DatasetConfig, LabelMap, LayoutName
 from unet_factory_training.datasets.acdc import find_acdc
 from unet_factory_training.datasets.brats import TUMOUR_CORE, find_brats

@@ -9,9 +9,9 @@ import nibabel
 import torch
 from torch import Tensor
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
+from unet_factory.domain.spacing import SpacingMm, validate_spacing
 from unet_factory.model.normalisation import zscore
-from unet_factory.spacing import SpacingMm, validate_spacing
 from unet_factory.volume import Volume, read_volume
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets.label_values import classes_of

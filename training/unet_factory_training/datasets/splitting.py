@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_factory.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.datasets.description import names_in_split
 from unet_factory_training.datasets.subject import Split, Subject
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable, Iterable
 from hashlib import sha256
 from typing import TypeVar
 
-from unet_factory.errors import NotAVolume, SeriesMixed, SlicesInconsistent
+from unet_factory.domain.errors import NotAVolume, SeriesMixed, SlicesInconsistent
 from unet_factory.volume.archive import HEAD_BYTES, Archive, is_dicom
 from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
 from unet_factory.volume.limits import VolumeLimits

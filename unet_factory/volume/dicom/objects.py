@@ -19,7 +19,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from unet_factory.errors import NotAVolume, VolumeTooLarge
+from unet_factory.domain.errors import NotAVolume, VolumeTooLarge
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 
-from unet_factory.errors import NotAVolume
+from unet_factory.domain.errors import NotAVolume
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom import jpeg
 from unet_factory.volume.dicom.objects import BROKEN, PIXEL_DATA, DicomObject, inflated, readable, transfer_syntax

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from unet_factory.errors import NotAVolume
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.errors import NotAVolume
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.choice import counted, images_of_series
 from unet_factory.volume.dicom.objects import DicomObject, readable

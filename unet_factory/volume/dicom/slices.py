@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from unet_factory.errors import GeometryInvalid, NotAVolume
+from unet_factory.domain.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.dicom.objects import DicomObject, readable
 
 _MOSAIC = "MOSAIC"

@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.errors import (
+from unet_factory.domain.errors import (
     SlicesAmbiguous,
     SlicesInconsistent,
     SlicesIrregular,

@@ -2,7 +2,7 @@
 
 from pydicom.sr.coding import Code
 
-from unet_factory.manifest import CodeTriple, Label
+from unet_factory.domain.manifest import CodeTriple, Label
 
 _ANATOMICAL = Code("123037004", "SCT", "Anatomical Structure")  # as a category, CID 7150
 _UNSPECIFIED = Code("91723000", "SCT", "Anatomical Structure")  # as a type: what a label without a code surely is

@@ -9,9 +9,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
 from unet_factory import __version__
-from unet_factory.jobs import PolicyReport
-from unet_factory.manifest import Label
-from unet_factory.spacing import SpacingMm
+from unet_factory.domain.jobs import PolicyReport
+from unet_factory.domain.manifest import Label
+from unet_factory.domain.spacing import SpacingMm
 
 MANUFACTURER = "U-Net factory"
 CREATOR = "Factory^U-Net"  # the same as a person's name

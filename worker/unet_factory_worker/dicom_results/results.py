@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.jobs import REPORT_NAME, SEG_NAME, SegmentationType
+from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, SegmentationType
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.geometry import as_stored
 from unet_factory_worker.dicom_results.finishing import save
+from unet_factory_worker.dicom_results.measurement_report import build_report
 from unet_factory_worker.dicom_results.provenance import Provenance
-from unet_factory_worker.dicom_results.report import build_report
 from unet_factory_worker.dicom_results.segmentation import build_segmentation, segment_numbers
 from unet_factory_worker.dicom_results.source import check_complete
 

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MRImageStorage, generate_uid
 
-from unet_factory.errors import DicomIncomplete
+from unet_factory.domain.errors import DicomIncomplete
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.dicom.slices import Slice
 

@@ -1,0 +1,115 @@
+"""The courier's entry. Several may run; what is due is claimed by lease, so none does another's work."""
+
+import logging
+import signal
+import threading
+from contextlib import suppress
+from functools import cached_property
+from types import FrameType
+from typing import Any
+
+from redis import Redis
+
+from unet_factory.domain.jobs import SEGMENT_QUEUE, SEGMENT_TASK
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.audit import open_trail
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.destinations import Destinations, Pacs, SecretReference
+from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.metrics import scrape_registry
+from unet_factory.platform.settings import Settings
+from unet_factory_courier.attempt import Attempts
+from unet_factory_courier.dispatcher import Dispatcher
+from unet_factory_courier.tasks import Errands
+from unet_factory_courier.webhook import secret_bytes
+
+log = logging.getLogger(__name__)
+
+# They log URLs and UIDs, some at INFO, some as errors.
+_TALKATIVE = ("dicomweb_client", "httpcore", "httpx", "pydicom", "pynetdicom", "requests", "urllib3")
+
+
+def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; attempts that run then may end within ``stop_grace_s``.
+
+    Raises:
+        DestinationsInvalid: the file of destinations cannot be used, or a secret that it names is missing.
+        OSError: the audit trail cannot be written.
+    """
+    configure_logging(settings.log_format)
+    open_trail(settings.audit_log)
+    quiet_libraries()
+    destinations = Destinations.load(settings.destinations)
+    check_secrets(destinations)
+    redis = Redis.from_url(settings.redis_url)
+    outbox = Outbox(redis)
+    errands = Errands(settings, destinations, JobStore(redis), BlobStore(settings.blob_url))
+    attempts = Attempts(outbox, errands, Publisher(settings.broker_url).segment)
+    dispatcher = Dispatcher(outbox, attempts.run, settings.lease_s, settings.deliveries_per_destination)
+    stop = _stop_signals()
+    if settings.metrics_port:
+        from prometheus_client import start_http_server
+
+        start_http_server(settings.metrics_port, settings.metrics_host, registry=scrape_registry())
+    log.info("ready; archives: %s", ", ".join(sorted(destinations.pacs)) or "none")
+    dispatcher.run(stop)
+    if not dispatcher.finish(settings.stop_grace_s):
+        log.warning("some attempts did not end in time; their leases hand them on")
+
+
+def quiet_libraries() -> None:
+    """Keep libraries from logging what belongs to patients or receivers."""
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def check_secrets(destinations: Destinations) -> None:
+    """
+    Raises:
+        DestinationsInvalid: one is missing or malformed.
+    """
+    for webhook_secret in destinations.webhooks.secrets:
+        secret_bytes(webhook_secret)
+    for pacs in destinations.pacs.values():
+        for secret in _secrets_of(pacs):
+            secret.read()
+
+
+def _secrets_of(pacs: Pacs) -> list[SecretReference]:
+    auth = pacs.dicomweb.auth if pacs.dicomweb else None
+    if auth is None:
+        return []
+    return [secret for secret in (auth.basic.password if auth.basic else None, auth.bearer) if secret]
+
+
+class Publisher:
+    """Sends fetched jobs to the workers; tasks are known by name only."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._broker_url = broker_url
+        self._lock = threading.Lock()
+
+    def segment(self, job_id: str) -> None:
+        """Raises whatever Celery raises while the queue is away."""
+        with self._lock:
+            app = self._app
+        app.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE, ignore_result=True, retry=False)
+
+    @cached_property
+    def _app(self) -> Any:
+        from celery import Celery  # a second's import, which a courier without archives never needs
+
+        return Celery("unet_factory_courier", broker=self._broker_url, set_as_current=False)
+
+
+def _stop_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(ValueError):  # not in the main thread: whoever runs us there stops us otherwise
+            signal.signal(number, handle)
+    return stop

@@ -1,0 +1,131 @@
+"""What each kind of errand does between a job's record and another system; how it ends is told by exceptions."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from unet_factory.domain.errors import (
+    DestinationsInvalid,
+    DestinationUnknown,
+    FactoryError,
+    FetchFailed,
+    JobExpired,
+    JobUnknown,
+    StorageFull,
+)
+from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, ErrandKind, Job, JobState, SegmentationRequest, Spacings
+from unet_factory.domain.problems import problem_of
+from unet_factory.jobs.deliveries import Claimed
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
+from unet_factory.platform.settings import Settings
+from unet_factory.volume import read_header
+from unet_factory.volume.dicom import pack_series
+from unet_factory_courier import dicomweb, dimse
+from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
+from unet_factory_courier.webhook import WebhookSender
+
+RESULTS = (SEG_NAME, REPORT_NAME)
+
+_Archive = TypeVar("_Archive", DicomWeb, Dimse)
+
+
+@dataclass(frozen=True)
+class Errands:
+    """Safe to share between threads."""
+
+    settings: Settings
+    destinations: Destinations
+    jobs: JobStore
+    blobs: BlobStore
+
+    def run(self, claimed: Claimed) -> None:
+        """
+        Raises:
+            TryAgain: it failed, and may succeed later.
+            GiveUp: it would always fail.
+            NothingToDo: the job ended without what is to be delivered, or before its scan was fetched.
+        """
+        try:
+            job, request = self.jobs.get(claimed.job_id), self.jobs.request(claimed.job_id)
+            self._action(claimed.errand.kind)(claimed, job, request)
+        except (JobUnknown, JobExpired, FileNotFoundError):
+            raise NothingToDo("the job was purged") from None
+        except DestinationUnknown:
+            raise TryAgain("the destination is not configured any more") from None
+        except DestinationsInvalid as error:
+            raise TryAgain(str(error)) from None  # a secret is missing: the operator's to mend
+        except StorageFull as error:
+            raise TryAgain(str(error)) from None
+
+    def _action(self, kind: ErrandKind) -> Callable[[Claimed, Job, SegmentationRequest], None]:
+        return {
+            ErrandKind.FETCH: self._fetch,
+            ErrandKind.WEBHOOK: self._call_back,
+            ErrandKind.DICOMWEB: self._store_by_dicomweb,
+            ErrandKind.DIMSE: self._store_by_dimse,
+        }[kind]
+
+    def _call_back(self, claimed: Claimed, job: Job, request: SegmentationRequest) -> None:
+        assert request.callback_url is not None
+        WebhookSender(self.destinations.webhooks).send(claimed.id, request.callback_url, job)
+
+    def _store_by_dicomweb(self, claimed: Claimed, job: Job, _: SegmentationRequest) -> None:
+        archive = self.destinations.archive(claimed.errand.destination).dicomweb
+        with self._results(job) as files:
+            dicomweb.store(_configured(archive), files)
+
+    def _store_by_dimse(self, claimed: Claimed, job: Job, _: SegmentationRequest) -> None:
+        archive = self.destinations.archive(claimed.errand.destination).dimse
+        with self._results(job) as files:
+            dimse.store(_configured(archive), files)
+
+    @contextmanager
+    def _results(self, job: Job) -> Iterator[list[Path]]:
+        """The DICOM objects that the job made, as local files."""
+        if job.state is not JobState.SUCCEEDED:
+            raise NothingToDo(f"the job {job.state}")
+        names = set(self.blobs.names(job.id))
+        with ExitStack() as stack:
+            files = [stack.enter_context(self.blobs.local(job.id, name)) for name in RESULTS if name in names]
+            if not files:
+                raise NothingToDo("the job has no DICOM result")
+            yield files
+
+    def _fetch(self, claimed: Claimed, job: Job, request: SegmentationRequest) -> None:
+        """From the archive to the job's input, checked as the gateway checks an upload."""
+        if job.state.final:
+            raise NothingToDo(f"the job {job.state}")
+        assert request.series is not None
+        archive = self.destinations.source(claimed.errand.destination)
+        started = time.perf_counter()
+        limits = self.settings.volume_limits
+        with self.blobs.scratch() as folder:
+            packed, instances = folder / request.input_name, folder / "instances"
+            instances.mkdir()
+            pack_series(dicomweb.fetch(archive, request.series, instances, limits.decompressed_bytes), packed)
+            try:
+                header = read_header(packed, limits=limits, spacing_ras_mm=request.spacing_ras_mm)
+            except FactoryError as error:
+                raise GiveUp(f"the series cannot be segmented: {error.slug}", error) from None
+            self.blobs.put(job.id, request.input_name, packed)
+        spacing = Spacings(native=header.spacing_ras_mm, requested=request.working_spacing_mm)
+        timings_s = job.timings_s | {"pull": round(time.perf_counter() - started, 6)}
+        if not self.jobs.describe(job.id, spacing=spacing, timings_s=timings_s):
+            self.blobs.delete(job.id)
+            raise NothingToDo("the job ended while its series was fetched")
+
+    def fail_job(self, claimed: Claimed, reason: str, error: FactoryError | None) -> None:
+        """End a job whose scan cannot be had."""
+        problem = problem_of(error or FetchFailed(f"{reason}, {claimed.errand.attempts} attempts"))
+        self.jobs.end(claimed.job_id, JobState.FAILED, problem)
+
+
+def _configured(archive: _Archive | None) -> _Archive:
+    if archive is None:
+        raise TryAgain("the destination is not configured for this any more")
+    return archive

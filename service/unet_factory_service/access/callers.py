@@ -1,0 +1,60 @@
+"""Who asks: what a route knows of the holder of an API key."""
+
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from fastapi import Depends, Request
+
+from unet_factory.domain.errors import ApiKeyUnknown
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
+from unet_factory.platform.settings import Settings
+
+
+@dataclass(frozen=True)
+class Caller:
+    """``owner`` is whose jobs are theirs (empty: nobody's in particular), ``jobs_in_flight`` how many (0: any)."""
+
+    key_id: str | None = None
+    owner: str = ""
+    sees_all: bool = False
+    jobs_in_flight: int = 0
+
+    @classmethod
+    def holding(cls, key: ApiKey, settings: Settings) -> Self:
+        own = key.jobs_in_flight
+        return cls(
+            key_id=key.id,
+            owner=key.owner,
+            sees_all=key.allows(Scope.ADMIN),
+            jobs_in_flight=settings.key_jobs_in_flight if own is None else own,
+        )
+
+    def sees(self, jobs: JobStore, job_id: str) -> bool:
+        """Whether the job is, or was, theirs to know of.
+
+        Raises:
+            JobUnknown: there never was such a job.
+        """
+        return self.sees_all or jobs.owner(job_id) == self.owner
+
+
+ANYBODY = Caller(sees_all=True)  # where nobody has to say who they are
+
+
+def on_behalf_of(owner: str, keys: KeyStore, settings: Settings) -> Caller:
+    """For work that goes on after the owner's request was answered."""
+    try:
+        return Caller.holding(keys.get(owner), settings) if owner else ANYBODY
+    except ApiKeyUnknown:
+        return Caller(owner=owner, jobs_in_flight=settings.key_jobs_in_flight)
+
+
+def _caller(request: Request) -> Caller:
+    """As the app's guard found them (see ``access``)."""
+    caller = request.state.caller
+    assert isinstance(caller, Caller)
+    return caller
+
+
+CallerDependency = Annotated[Caller, Depends(_caller)]

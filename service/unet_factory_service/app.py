@@ -1,0 +1,132 @@
+"""The gateway: thin routes over the core, without torch."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from fastapi import Depends, FastAPI
+
+import unet_factory
+from unet_factory.platform.audit import open_trail
+from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.settings import Settings, is_loopback
+from unet_factory_service.access.audit_trail import AuditTrail
+from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
+from unet_factory_service.dependencies import Services
+from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
+from unet_factory_service.dicomweb.reception import receiving
+from unet_factory_service.documentation import ProblemDocument
+from unet_factory_service.errors import install_problem_handlers
+from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
+from unet_factory_service.networks import model_routes
+from unet_factory_service.networks import routes as unet_routes
+from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes
+from unet_factory_service.segmentations import dicom_result_routes
+from unet_factory_service.segmentations import routes as segmentation_routes
+
+log = logging.getLogger(__name__)
+
+_STOPS_WITHIN_S = 20
+_ROUTERS = (
+    *(unet_routes.router, segmentation_routes.router, dicom_result_routes.router),
+    *(delivery_routes.router, model_routes.router),
+    *(store_routes.router, search_routes.router, retrieve_routes.router),
+    *(health_routes.router, metrics_routes.router),
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app over the models and stores that ``settings`` name; keys are required unless authentication is "off".
+
+    Raises:
+        CheckpointInvalid: a file in the model folder is no checkpoint.
+        UnknownModel: the default model is not there.
+        DestinationsInvalid: the file of archives and webhooks cannot be used.
+        RoutingInvalid: the rules for received series cannot be used.
+    """
+    services = Services.build(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with services.running(), receiving(services):
+            yield
+
+    app = _Gateway(
+        title="U-Net factory",
+        version=unet_factory.__version__,
+        summary="Segmentation networks made to measure for a scan's voxel spacing",
+        lifespan=lifespan,
+        dependencies=[Depends(authorise)],
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,  # a redirect would name whatever host the asker claims
+    )
+    app.state.services = services
+    for router in _ROUTERS:
+        app.include_router(router)
+    check_plain_routes(app)
+    install_problem_handlers(app)
+    for middleware in (UnexpectedErrors, AuditTrail, RequestDuration, RequestId):  # the last one is the outermost
+        app.add_middleware(middleware)
+    return app
+
+
+def run(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
+    configure_logging(settings.log_format)
+    open_trail(settings.audit_log)
+    GatewayServer(create_app(with_access_decided(settings, host)), host=host, port=port).run()
+
+
+def with_access_decided(settings: Settings, host: str) -> Settings:
+    """The settings with authentication either off or required, as befits where the gateway listens."""
+    required = settings.requires_authentication(host)
+    if not required and not is_loopback(host):
+        log.warning("LISTENING ON %s WITHOUT AUTHENTICATION: whoever reaches it reads and deletes patient data", host)
+    return settings.model_copy(update={"authentication": "required" if required else "off"})
+
+
+class GatewayServer(uvicorn.Server):
+    """Tells the app's waiters that the server stops, before it waits for their answers."""
+
+    def __init__(self, app: FastAPI, **options: Any) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                timeout_graceful_shutdown=_STOPS_WITHIN_S,
+                access_log=False,
+                server_header=False,
+                log_config=None,  # ours is set up already
+                **options,
+            )
+        )
+        self.app = app
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        self.app.state.services.wakeups.close()
+        await super().shutdown(sockets)
+
+
+class _Gateway(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """FastAPI's, plus the schema that all problem answers refer to, less its own 422, which never occurs."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            schemas = document.setdefault("components", {}).setdefault("schemas", {})
+            schemas["ProblemDocument"] = ProblemDocument.model_json_schema()
+            _drop_default_validation_answers(document)
+            document_access(document)
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
+def _drop_default_validation_answers(document: dict[str, Any]) -> None:
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            answer = operation.get("responses", {}).get("422", {})
+            if "application/json" in answer.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)

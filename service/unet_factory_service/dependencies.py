@@ -1,0 +1,116 @@
+"""What the routes work with: one set per app, opened with it and closed with it."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+from redis import Redis
+
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.maintenance import Maintenance, run_maintenance
+from unet_factory.jobs.store import JobStore, events_channel
+from unet_factory.platform.api_keys import KeyStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.destinations import Destinations
+from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.settings import Settings
+from unet_factory.platform.weight_cache import WeightCache
+from unet_factory_service.access.quotas import RequestQuota
+from unet_factory_service.dicomweb.received import ReceivedSeries
+from unet_factory_service.dicomweb.results import ResultIndex
+from unet_factory_service.dicomweb.routing import Routing, read_routing
+from unet_factory_service.publisher import Publisher
+from unet_factory_service.wakeups import Wakeups
+
+_MAINTENANCE_ENDS_WITHIN_S = 10.0
+
+
+@dataclass(frozen=True)
+class Services:
+    settings: Settings
+    registry: ModelRegistry
+    redis: Redis
+    jobs: JobStore
+    cache: WeightCache
+    blobs: BlobStore
+    publisher: Publisher
+    wakeups: Wakeups
+    destinations: Destinations
+    outbox: Outbox
+    received: ReceivedSeries
+    results: ResultIndex
+    routing: Routing | None
+    keys: KeyStore
+    quota: RequestQuota
+
+    @classmethod
+    def build(cls, settings: Settings) -> "Services":
+        """Connects to nothing yet: the gateway starts, and says that it is not ready, while Redis is away.
+
+        Raises:
+            CheckpointInvalid: a file in the model folder is no checkpoint.
+            UnknownModel: the default model is not there.
+            DestinationsInvalid: the file of archives and webhooks cannot be used.
+            RoutingInvalid: the rules for received series cannot be used.
+        """
+        redis = Redis.from_url(settings.redis_url)
+        registry = ModelRegistry.scan(settings.models_dir, settings.default_model)
+        jobs, blobs = JobStore(redis), BlobStore(settings.blob_url)
+        destinations = Destinations.load(settings.destinations)
+        return cls(
+            settings=settings,
+            registry=registry,
+            redis=redis,
+            jobs=jobs,
+            cache=WeightCache(Redis.from_url(settings.weights_url)),
+            blobs=blobs,
+            publisher=Publisher(settings.broker_url),
+            wakeups=Wakeups(),
+            destinations=destinations,
+            outbox=Outbox(redis),
+            received=ReceivedSeries(redis, settings),
+            results=ResultIndex(redis, jobs, blobs),
+            routing=read_routing(settings.routing, registry, destinations),
+            keys=KeyStore(redis),
+            quota=RequestQuota(redis, settings),
+        )
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The subscriptions and the maintenance thread live as long as the block."""
+        listeners = [
+            asyncio.create_task(self.wakeups.listen(self.settings.redis_url, events_channel("*"))),
+            asyncio.create_task(self.wakeups.listen(self.settings.weights_url, "weights:*:ready")),
+        ]
+        stop = threading.Event()
+        maintenance = threading.Thread(target=self._maintain, args=(stop,), name="maintenance", daemon=True)
+        maintenance.start()
+        try:
+            yield
+        finally:
+            self.wakeups.close()
+            stop.set()
+            for listener in listeners:
+                listener.cancel()
+            await asyncio.gather(*listeners, return_exceptions=True)
+            await asyncio.to_thread(maintenance.join, _MAINTENANCE_ENDS_WITHIN_S)
+            self.publisher.close()
+            self.redis.close()
+
+    def _maintain(self, stop: threading.Event) -> None:
+        self.publisher.warm_up()
+        maintenance = Maintenance(self.redis, self.blobs, self.publisher.segment, self.settings)
+        run_maintenance(maintenance, self.settings.maintenance_interval_s, stop)
+
+
+def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+ServicesDependency = Annotated[Services, Depends(_services)]

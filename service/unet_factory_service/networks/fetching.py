@@ -1,0 +1,60 @@
+"""A standalone network from the cache, or made by a worker: however many ask at once, one generation is ordered."""
+
+import time
+
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.domain.jobs import GenerationRequest, Problem
+from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
+from unet_factory.platform.weight_cache import CachedWeights, ready_channel
+from unet_factory_service.dependencies import Services
+from unet_factory_service.errors import StoredProblem
+from unet_factory_service.operations.workers import has_worker_for
+from unet_factory_service.refusals import NotReady
+
+
+async def fetch_network(services: Services, request: GenerationRequest, wait_s: float) -> CachedWeights | None:
+    """The network; None when it is still being made after ``wait_s``, or when the server is stopping.
+
+    Raises:
+        StoredProblem: a worker could not make it.
+        NotReady: it is not in the cache, and no worker is there to make it.
+    """
+    deadline = time.monotonic() + wait_s
+    network = await run_in_threadpool(services.cache.get, request)
+    if network is not None:
+        WEIGHT_CACHE_HITS.inc()
+        return network
+    with services.wakeups.on(ready_channel(request)) as wakeup:
+        while True:
+            network = await run_in_threadpool(_find_or_order, services, request)
+            remaining_s = deadline - time.monotonic()
+            if network is not None or remaining_s <= 0 or services.wakeups.closing:
+                return network
+            await wakeup.wait(remaining_s)
+
+
+def _find_or_order(services: Services, request: GenerationRequest) -> CachedWeights | None:
+    """Order it unless somebody has; again when that claim ended without an answer, as its worker may have died."""
+    network = services.cache.get(request)
+    if network is not None:
+        return network
+    failure = services.cache.failure(request)
+    if failure is not None:
+        raise StoredProblem(Problem.model_validate_json(failure))
+    if not has_worker_for(services, request.checkpoint_digest):
+        raise NotReady("no worker that has this model is up; try again")
+    return _order(services, request) if services.cache.claim_generation(request) else None
+
+
+def _order(services: Services, request: GenerationRequest) -> CachedWeights | None:
+    network = services.cache.get(request)  # it may have been finished between the look and the claim
+    if network is not None:
+        services.cache.abandon_generation(request)
+        return network
+    try:
+        services.publisher.generate(request)
+    except NotReady:
+        services.cache.abandon_generation(request)
+        raise
+    return None

@@ -1,0 +1,71 @@
+"""``GET /models``: what this service can do, from the manifests alone."""
+
+from typing import Any, Self
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
+from unet_factory.platform.model_registry import RegisteredModel
+from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.documentation import problems
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+
+class ModelDescription(BaseModel):
+    """A checkpoint. ``trained_range_mm`` holds (min, max) per axis (R, A, S); ``digest`` is its file's sha256."""
+
+    name: str
+    digest: str
+    default: bool
+    architecture: Architecture
+    hypernetwork: HypernetworkShape
+    labels: tuple[Label, ...]
+    modality: str
+    trained_range_mm: tuple[tuple[float, float], ...]
+    grid_step_mm: float
+    conditions: tuple[Condition, ...]
+    window: tuple[int, int, int]
+    orientation: str
+    normalisation: Normalisation
+    metrics: tuple[dict[str, Any], ...]
+    licence: str
+    citation: str
+    card: str
+
+    @classmethod
+    def of(cls, model: RegisteredModel, *, default: bool) -> Self:
+        manifest = model.manifest
+        return cls(
+            name=manifest.name,
+            digest=model.digest,
+            default=default,
+            architecture=manifest.architecture,
+            hypernetwork=manifest.hypernetwork,
+            labels=manifest.labels,
+            modality=manifest.modality,
+            trained_range_mm=manifest.grid.range_mm,
+            grid_step_mm=manifest.grid.step_mm,
+            conditions=manifest.conditions,
+            window=manifest.window,
+            orientation=manifest.preprocessing.orientation,
+            normalisation=manifest.preprocessing.normalisation,
+            metrics=manifest.metrics,
+            licence=manifest.licence,
+            citation=manifest.citation,
+            card=manifest.card,
+        )
+
+
+@router.get("", operation_id="list_models", summary="All models")
+def list_models(services: ServicesDependency) -> list[ModelDescription]:
+    registry = services.registry
+    return [ModelDescription.of(model, default=model is registry.get()) for model in registry.all()]
+
+
+@router.get("/{name}", operation_id="get_model", summary="One model", responses=problems(404))
+def get_model(name: str, services: ServicesDependency) -> ModelDescription:
+    model = services.registry.get(name)
+    return ModelDescription.of(model, default=model is services.registry.get())

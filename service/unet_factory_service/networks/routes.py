@@ -1,0 +1,181 @@
+"""``GET /unet``: the standalone network for a spacing."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from unet_factory.domain.conditions import (
+    SnappedConditions,
+    conditions_text,
+    named_conditions,
+    parse_conditions,
+    snap_conditions,
+)
+from unet_factory.domain.errors import MalformedRequest, SpacingOutOfRange
+from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingMm, parse_spacing
+from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
+from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
+from unet_factory_service.conditional import conditional_response
+from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.documentation import UNET_RESPONSES, problems
+from unet_factory_service.networks.fetching import fetch_network
+from unet_factory_service.preferences import parse_prefer
+from unet_factory_service.refusals import NotSupported
+
+DEFAULT_WAIT_S = 30.0
+
+router = APIRouter(tags=["networks"])
+
+
+class UnetQuery(BaseModel):
+    """Which network; a parameter that is not listed here is an error, not ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spacing: str = Field(
+        description="voxel spacing in mm, three numbers in the order R,A,S", examples=["1,0.5,0.5"], max_length=200
+    )
+    model: str | None = Field(default=None, description="the configured default model when absent", max_length=100)
+    format: Literal["safetensors", "onnx", "pt2"] = Field(
+        default="safetensors", description="only safetensors for now; the others answer 422"
+    )
+    dtype: Literal["float32", "float16"] = "float32"
+    outside: OutsidePolicy = Field(
+        default=OutsidePolicy.REJECT, description="what to do with a spacing outside the trained range"
+    )
+    conditions: str | None = Field(
+        default=None,
+        description="NAME=NUMBER with commas between, for a model that has conditions; their defaults when absent",
+        examples=["inversion_time_ms=900"],
+        max_length=1000,
+    )
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """The query in the model's own terms."""
+
+    model: RegisteredModel
+    requested_mm: SpacingMm
+    resolved: ResolvedSpacing
+    conditions: SnappedConditions
+    query: UnetQuery
+
+    @classmethod
+    def of(cls, query: UnetQuery, registry: ModelRegistry) -> Self:
+        """
+        Raises:
+            NotSupported: a format that cannot be made.
+            UnknownModel: there is no such model.
+            SpacingInvalid: the spacing is none.
+            SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
+            ConditionInvalid: a condition that the model does not have, or outside its range.
+        """
+        if query.format != "safetensors":
+            raise NotSupported(
+                f"format {query.format} is not supported, use safetensors",
+                requested=query.format,
+                supported=["safetensors"],
+            )
+        model, requested_mm = registry.get(query.model), parse_spacing(query.spacing)
+        given = {} if query.conditions is None else parse_conditions(query.conditions)
+        conditions = snap_conditions(model.manifest.conditions, given)
+        try:
+            resolved = model.manifest.grid.resolve(requested_mm, query.outside)
+        except SpacingOutOfRange:
+            SPACING_OUT_OF_RANGE.inc()
+            raise
+        if resolved.out_of_range:
+            SPACING_OUT_OF_RANGE.inc()
+        return cls(model, requested_mm, resolved, conditions, query)
+
+    @property
+    def generation(self) -> GenerationRequest:
+        return GenerationRequest(
+            model=self.model.manifest.name,
+            checkpoint_digest=self.model.digest,
+            snapped_um=tuple(self.resolved.snapped),
+            conditions=self.conditions,
+            dtype=self.query.dtype,
+        )
+
+    @property
+    def named_conditions(self) -> dict[str, float]:
+        return named_conditions(self.model.manifest.conditions, self.conditions)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the asker got instead of what was asked: nothing is adjusted silently."""
+        return {
+            "X-Requested-Spacing": ",".join(f"{mm:g}" for mm in self.requested_mm),
+            "X-Snapped-Spacing": str(self.resolved.snapped),
+            **({"X-Conditions": conditions_text(self.named_conditions)} if self.conditions else {}),
+            "X-Out-Of-Range": str(self.resolved.out_of_range).lower(),
+            "X-Outside-Policy": self.query.outside.value,
+            "X-Model": self.model.manifest.name,
+            "X-Checkpoint-Digest": f"sha256:{self.model.digest}",
+        }
+
+    @property
+    def file_name(self) -> str:
+        spacing = "x".join(f"{mm:g}" for mm in self.resolved.snapped.mm)
+        conditions = "".join(f"-{name}-{value:g}" for name, value in self.named_conditions.items())
+        return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.safetensors"
+
+
+@router.head("/unet", include_in_schema=False)
+@router.get(
+    "/unet",
+    operation_id="get_unet",
+    summary="Fetch the standalone network for a voxel spacing",
+    response_class=Response,
+    responses=UNET_RESPONSES | problems(400, 404, 416, 422, 500, 503),
+)
+async def get_unet(
+    request: Request,
+    query: Annotated[UnetQuery, Query()],
+    services: ServicesDependency,
+    prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds, or `respond-async`")] = None,
+) -> Response:
+    """Answers from the cache, else has a worker make the network and waits for it (30 s unless preferred otherwise).
+
+    What the URL stands for changes when an operator replaces the model: caches must revalidate it, by its ETag.
+    """
+    _refuse_repeated_parameters(request)
+    choice = NetworkChoice.of(query, services.registry)
+    preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=services.settings.max_wait_s)
+    network = await fetch_network(services, choice.generation, preference.wait_s)
+    headers = choice.headers | preference.headers
+    if network is None:
+        return _come_back(request, headers)
+    return conditional_response(
+        request,
+        network.blob,
+        sha256=network.sha256,
+        media_type="application/octet-stream",
+        headers=headers
+        | {
+            "Cache-Control": "no-cache",
+            "Content-Disposition": f'attachment; filename="{choice.file_name}"',
+        },
+    )
+
+
+def _refuse_repeated_parameters(request: Request) -> None:
+    names = [name for name, _ in request.query_params.multi_items()]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise MalformedRequest(f"given more than once: {', '.join(repeated)}", repeated=repeated)
+
+
+def _come_back(request: Request, headers: dict[str, str]) -> Response:
+    location = f"{request.url.path}?{request.url.query}"
+    return JSONResponse(
+        {"state": "running", "location": location},
+        202,
+        headers=headers | {"Location": location, "Retry-After": "1", "Cache-Control": "no-store"},
+    )

@@ -1,0 +1,1 @@
+"""For operators and their probes: health, metrics, deliveries."""

@@ -1,0 +1,62 @@
+"""Deliveries as an operator sees them: which are dead or wait, and sending them again."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.jobs import Errand, ErrandState
+from unet_factory.jobs.deliveries import job_of
+from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.documentation import problems
+
+router = APIRouter(prefix="/deliveries", tags=["deliveries"])
+
+
+class ListedState(StrEnum):
+    DEAD = "dead"
+    PENDING = "pending"
+
+
+class Delivery(Errand):
+    """One delivery, by an id that stays the same over all attempts."""
+
+    id: str = Field(examples=["3f0c2b7a9d5e4c1f8a6b0d2e4f6a8c0e-0"])
+    job_id: str
+
+
+class Deliveries(Frozen):
+    state: ErrandState
+    deliveries: list[Delivery]
+
+
+@router.get(
+    "", operation_id="list_deliveries", summary="Deliveries that are dead, or wait", responses=problems(400, 503)
+)
+def list_deliveries(
+    services: ServicesDependency,
+    state: ListedState = ListedState.DEAD,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Deliveries:
+    """The oldest first."""
+    wanted = ErrandState(state.value)
+    found = [_delivery(errand_id, errand) for errand_id, errand in services.outbox.listed(wanted, limit)]
+    return Deliveries(state=wanted, deliveries=found)
+
+
+@router.post(
+    "/{delivery_id}/replay",
+    status_code=202,
+    operation_id="replay_delivery",
+    summary="Make a delivery due now",
+    responses=problems(404, 503),
+)
+def replay_delivery(delivery_id: str, services: ServicesDependency) -> Delivery:
+    """A dead one, one that waits for its next attempt, or one that was made already; its attempts count anew."""
+    return _delivery(delivery_id, services.outbox.replay(delivery_id))
+
+
+def _delivery(errand_id: str, errand: Errand) -> Delivery:
+    return Delivery(id=errand_id, job_id=job_of(errand_id), **errand.model_dump())

@@ -1,0 +1,71 @@
+"""``GET /metrics`` for Prometheus: this process, those that share its metrics folder, and the queues as they are."""
+
+import logging
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from redis import Redis
+from redis.exceptions import RedisError
+
+from unet_factory.domain.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
+from unet_factory.jobs.deliveries import Outbox
+from unet_factory.platform.metrics import scrape_registry
+from unet_factory_service.dependencies import ServicesDependency
+
+log = logging.getLogger(__name__)
+
+router = APIRouter(tags=["health"])
+
+
+class QueueDepth(Collector):
+    """Messages that no worker has taken yet, read from Redis at each scrape; absent while Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        depth = GaugeMetricFamily("unet_factory_queue_depth", "Messages that wait for a worker", labels=["queue"])
+        try:
+            for queue in (SEGMENT_QUEUE, WEIGHTS_QUEUE):
+                depth.add_metric([queue], self._redis.llen(queue))
+        except RedisError as error:
+            log.warning("the queue depth is unknown: %s", type(error).__name__)
+            return
+        yield depth
+
+
+class PendingDeliveries(Collector):
+    """Errands of couriers that are due or wait for another attempt; absent while Redis is away."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._outbox = Outbox(redis)
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        name, text = "unet_factory_deliveries_pending", "Webhooks, pushes and fetches that are not done yet"
+        pending = GaugeMetricFamily(name, text, labels=["kind"])
+        try:
+            for kind, count in self._outbox.pending().items():
+                pending.add_metric([kind.value], count)
+        except RedisError as error:
+            log.warning("the pending deliveries are unknown: %s", type(error).__name__)
+            return
+        yield pending
+
+
+@router.get(
+    "/metrics",
+    operation_id="metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
+def metrics(services: ServicesDependency) -> Response:
+    queues = CollectorRegistry()
+    queues.register(QueueDepth(services.redis))
+    queues.register(PendingDeliveries(services.redis))
+    return Response(
+        generate_latest(scrape_registry()) + generate_latest(queues), headers={"Content-Type": CONTENT_TYPE_LATEST}
+    )

@@ -1,0 +1,1 @@
+"""Segmentations: from an upload to a job and its results."""

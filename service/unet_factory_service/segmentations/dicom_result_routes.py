@@ -1,0 +1,62 @@
+"""What a job made of a DICOM scan besides the label map: a segmentation object and a measurement report."""
+
+from fastapi import APIRouter, Request, Response
+
+from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, Job
+from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.documentation import Responses, file_of, problems
+from unet_factory_service.refusals import NoDicomResults, NothingSegmented
+from unet_factory_service.segmentations.job_results import JobId, check_has_result, result_response
+
+router = APIRouter(prefix="/segmentations", tags=["segmentations"])
+
+_DICOM = "application/dicom"
+_RESPONSES: Responses = {
+    200: file_of(_DICOM, "The object, for the scan's own study"),
+    206: file_of(_DICOM, "The bytes of the `Range`"),
+    304: {"description": "The caller has these bytes already (`If-None-Match`)"},
+    **problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
+}
+
+
+@router.get(
+    "/{job_id}/seg",
+    operation_id="get_segmentation_object",
+    summary="The DICOM segmentation of a DICOM scan, on the scan's own frames",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+def get_segmentation_object(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+    """409 while the job is not final, and always for a scan that was no DICOM; 404 where no label was found in it."""
+    job = _finished_dicom_job(services, job_id)
+    if job.volumes_ml and not any(job.volumes_ml.values()):
+        raise NothingSegmented(
+            f"none of {', '.join(job.volumes_ml)} was found in the scan, and a segmentation without segments is none;"
+            " the report says so",
+            id=job_id,
+        )
+    return result_response(request, services, job_id, SEG_NAME, _DICOM)
+
+
+@router.get(
+    "/{job_id}/report",
+    operation_id="get_report",
+    summary="The measurement report of a DICOM scan: volume per label",
+    response_class=Response,
+    responses=_RESPONSES,
+)
+def get_report(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+    """A structured report after TID 1500. 409 while the job is not final, and always for a scan that was no DICOM."""
+    _finished_dicom_job(services, job_id)
+    return result_response(request, services, job_id, REPORT_NAME, _DICOM)
+
+
+def _finished_dicom_job(services: Services, job_id: str) -> Job:
+    job, asked = services.jobs.get(job_id), services.jobs.request(job_id)
+    if not asked.is_dicom:
+        raise NoDicomResults(
+            f"the scan of job {job_id} was no DICOM series, and only those have DICOM results; it has a labelmap",
+            id=job_id,
+        )
+    check_has_result(job)
+    return job

@@ -1,0 +1,48 @@
+"""Following a job: its record now and whenever it changes."""
+
+import math
+import time
+from collections.abc import AsyncIterator
+
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.domain.jobs import Job
+from unet_factory.jobs.store import events_channel
+from unet_factory_service.dependencies import Services
+
+
+async def job_changes(services: Services, job_id: str, within_s: float = math.inf) -> AsyncIterator[Job]:
+    """The job at once and after every change, until it is final, ``within_s`` is over or the server stops.
+
+    Changes that come faster than they are read are merged. A Redis that is away for a moment is waited for.
+
+    Raises:
+        JobExpired: it was purged meanwhile.
+        JobUnknown: there is none.
+    """
+    deadline = time.monotonic() + within_s
+    job: Job | None = None
+    last: Job | None = None
+    with services.wakeups.on(events_channel(job_id)) as wakeup:
+        while True:
+            try:
+                job = await run_in_threadpool(services.jobs.get, job_id)
+            except (RedisConnectionError, RedisTimeoutError):
+                job = last
+            if job is not None and job != last:
+                last = job
+                yield job
+            remaining_s = deadline - time.monotonic()
+            if (job is not None and job.state.final) or remaining_s <= 0 or services.wakeups.closing:
+                return
+            await wakeup.wait(remaining_s)
+
+
+async def job_after(services: Services, job: Job, wait_s: float) -> Job:
+    """The job as soon as it is final, or as it is after ``wait_s``."""
+    if wait_s > 0:
+        async for changed in job_changes(services, job.id, wait_s):
+            job = changed
+    return job

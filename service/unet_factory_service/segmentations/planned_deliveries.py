@@ -1,0 +1,54 @@
+"""What couriers are to do for a job, planned when it is submitted: all that can be refused is refused then."""
+
+from unet_factory.domain.jobs import Errand, ErrandKind, PacsSeries
+from unet_factory.platform.destinations import Destinations
+from unet_factory_service.refusals import NotSupported
+from unet_factory_service.segmentations.form import SegmentationForm
+
+
+def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Errand | None:
+    """
+    Raises:
+        DestinationUnknown: no such archive, or none to fetch from.
+    """
+    if series is None:
+        return None
+    destinations.source(series.pacs)
+    return Errand(kind=ErrandKind.FETCH, destination=series.pacs)
+
+
+def receivers(destinations: Destinations, form: SegmentationForm, *, dicom: bool) -> tuple[str, ...]:
+    """Names of the archives that get the DICOM results: those the caller names, else those of the series' archive.
+
+    Raises:
+        DestinationUnknown: one of them is not configured.
+        NotSupported: the scan is no DICOM series, so there are no such results.
+    """
+    if form.send_to is None:
+        return destinations.results_of(form.series.pacs) if form.series else ()
+    for name in form.send_to:
+        destinations.archive(name)
+    if form.send_to and not dicom:
+        raise NotSupported(
+            "send_to needs a DICOM series: only of one there are DICOM results", supported=["callback_url"]
+        )
+    return form.send_to
+
+
+def planned_deliveries(
+    destinations: Destinations, send_to: tuple[str, ...], callback_url: str | None
+) -> tuple[Errand, ...]:
+    """
+    Raises:
+        CallbackRefused: nothing may be sent to the URL.
+        DestinationUnknown: an archive is not configured.
+    """
+    webhooks = []
+    if callback_url is not None:
+        parts = destinations.webhooks.rules.check_url(callback_url)
+        webhooks.append(Errand(kind=ErrandKind.WEBHOOK, destination=str(parts.hostname)))
+    return (*webhooks, *(_push(destinations, name) for name in send_to))
+
+
+def _push(destinations: Destinations, name: str) -> Errand:
+    return Errand(kind=destinations.archive(name).push_kind, destination=name)

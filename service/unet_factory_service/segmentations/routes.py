@@ -1,0 +1,154 @@
+"""Segmentations: upload a scan, follow its job, fetch the label map, purge."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.responses import JSONResponse
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.domain.errors import JobExpired, MalformedRequest
+from unet_factory.domain.jobs import Job, JobState
+from unet_factory.platform.metrics import JOBS
+from unet_factory_service.access.callers import CallerDependency
+from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.documentation import (
+    EVENTS_RESPONSES,
+    FINISHED_JOB_EXAMPLE,
+    JOB_EXAMPLE,
+    LABELMAP_RESPONSES,
+    SEGMENTATION_BODY,
+    Responses,
+    problems,
+)
+from unet_factory_service.preferences import parse_prefer
+from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
+from unet_factory_service.segmentations.idempotency import storage_key
+from unet_factory_service.segmentations.job_changes import job_after, job_changes
+from unet_factory_service.segmentations.job_results import PRIVATE, JobId, check_has_result, result_response
+from unet_factory_service.segmentations.submission import check_capacity, submit
+from unet_factory_service.segmentations.upload import receive_form
+
+HEARTBEAT_S = 15
+
+router = APIRouter(prefix="/segmentations", tags=["segmentations"])
+
+_MEDIA_TYPES = {"nii.gz": "application/gzip", "nrrd": "application/octet-stream"}
+_JOB: dict[str, Any] = {"content": {"application/json": {"example": JOB_EXAMPLE}}, "model": Job}
+_JOB_RESPONSES: Responses = {200: _JOB | {"description": "The job as it is now"}}
+_CREATE_RESPONSES: Responses = {
+    200: {
+        "content": {"application/json": {"example": FINISHED_JOB_EXAMPLE}},
+        "model": Job,
+        "description": "Final already; only with `Prefer: wait=N`",
+    },
+    202: _JOB | {"description": "Accepted; follow `Location`"},
+}
+
+
+@router.post(
+    "",
+    status_code=202,
+    operation_id="create_segmentation",
+    summary="Upload a scan to be segmented",
+    response_model=Job,
+    openapi_extra=SEGMENTATION_BODY,
+    responses=_CREATE_RESPONSES | problems(400, 404, 409, 410, 413, 415, 422, 429, 503, 507),
+)
+async def create_segmentation(
+    request: Request,
+    services: ServicesDependency,
+    caller: CallerDependency,
+    prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds for the job to end")] = None,
+    idempotency_key: Annotated[
+        str | None, Header(description="the same key and content make one job, however often they are sent")
+    ] = None,
+) -> Response:
+    """The volume is checked before it is queued; what is refused leaves nothing behind."""
+    is_dicom = is_dicom_body(request)
+    if request.query_params and not is_dicom:
+        raise MalformedRequest("parameters belong into the form, not into the URL")
+    preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
+    key = None if idempotency_key is None else storage_key(idempotency_key, caller.key_id)
+    if key is None:
+        await run_in_threadpool(
+            check_capacity, services, caller
+        )  # before the upload: a full queue should cost nobody one
+    with services.blobs.scratch() as folder:
+        receive = receive_dicom_body if is_dicom else receive_form
+        received = await receive(request, folder, services.settings.max_upload_bytes)
+        job = await run_in_threadpool(submit, services, received, key, caller)
+    request.state.job_ids = [job.id]
+    job = await job_after(services, job, preference.wait_s)
+    headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}
+    if job.state.final and preference.wait_s > 0:
+        return _job_response(job, 200, headers)
+    return _job_response(job, 202, headers | {"Retry-After": "1"})
+
+
+@router.get(
+    "/{job_id}",
+    operation_id="get_segmentation",
+    summary="A job: state, progress, timings, result in numbers",
+    responses=_JOB_RESPONSES | problems(404, 410, 503),
+)
+def get_segmentation(job_id: JobId, response: Response, services: ServicesDependency) -> Job:
+    response.headers.update(PRIVATE)
+    return services.jobs.get(job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    operation_id="follow_segmentation",
+    summary="The job now and at each change, as server-sent events",
+    response_class=EventSourceResponse,
+    responses=EVENTS_RESPONSES | problems(404, 410, 503),
+)
+async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> EventSourceResponse:
+    await run_in_threadpool(services.jobs.get, job_id)  # an unknown job is a problem, not a stream
+    return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=PRIVATE)
+
+
+@router.get(
+    "/{job_id}/labelmap",
+    operation_id="get_labelmap",
+    summary="The label map on the scan's own grid",
+    response_class=Response,
+    responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
+)
+def get_labelmap(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+    """409 while the job is not final; a failed job answers what it failed of."""
+    check_has_result(services.jobs.get(job_id))
+    output = services.jobs.request(job_id)
+    return result_response(request, services, job_id, output.output_name, _MEDIA_TYPES[output.output])
+
+
+@router.delete(
+    "/{job_id}",
+    status_code=204,
+    operation_id="delete_segmentation",
+    summary="Cancel the job where it still runs, and delete everything of it now",
+    responses=problems(404, 410, 503),
+)
+def delete_segmentation(job_id: JobId, services: ServicesDependency) -> None:
+    job = services.jobs.get(job_id)
+    if services.jobs.end(job_id, JobState.CANCELLED):
+        JOBS.labels(job.model, JobState.CANCELLED.value).inc()
+    services.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
+    services.blobs.delete(job_id)
+    if series_id := services.received.series_of(job_id):
+        services.received.purge(series_id)
+
+
+async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEvent]:
+    """A job that is purged while it is followed simply ends the stream: asking for it says the rest."""
+    try:
+        async for job in job_changes(services, job_id):
+            yield ServerSentEvent(job.model_dump_json(), event="job")
+    except JobExpired:
+        return
+
+
+def _job_response(job: Job, status: int, headers: dict[str, str]) -> Response:
+    return JSONResponse(job.model_dump(mode="json"), status, headers=headers)

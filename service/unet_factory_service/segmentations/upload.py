@@ -1,0 +1,184 @@
+"""Receiving a multipart form as it comes: the file straight onto the store's disk, never beyond its limit.
+
+Starlette's own form parser spools files to the system's temporary folder (often memory, and another disk than the
+store's) and knows no size limit for them. This one writes and hashes each chunk where the file is to stay, in a thread,
+and stops reading at the first byte too many.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Request
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+
+from unet_factory.domain.errors import MalformedRequest, VolumeTooLarge
+
+FILE_FIELD = "file"
+ARCHIVE_FIELD = "pacs"
+MAX_FIELDS = 32
+MAX_FIELD_BYTES = 4096
+
+_WRITE_BYTES = 2**20
+_OVERHEAD_BYTES = 2**18  # all that is not the file: boundaries, part headers, the other fields
+
+
+@dataclass
+class ReceivedForm:
+    """``fields`` are the texts; ``file`` lies in the folder given to :func:`receive_form` and is the caller's.
+
+    Where the form names a series in an archive in place of a file, ``has_file`` is False and ``file`` empty.
+    """
+
+    file: Path
+    sha256: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    has_file: bool = True
+
+
+async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> ReceivedForm:
+    """Read the request's body; raises as soon as it cannot become a good one.
+
+    Raises:
+        MalformedRequest: no multipart form, a damaged one, or not one with either a file or an archive.
+        VolumeTooLarge: the file has, or the request announces, more than ``max_file_bytes``.
+    """
+    boundary = _boundary(request)
+    check_announced_size(request, max_file_bytes, _OVERHEAD_BYTES)
+    with (folder / "upload").open("wb") as file:
+        receiver = _Receiver(file, boundary, max_file_bytes)
+        await stream_into(request, receiver.write)
+        fields, sha256 = receiver.finish()
+    return ReceivedForm(folder / "upload", sha256, fields, has_file=ARCHIVE_FIELD not in fields)
+
+
+async def stream_into(request: Request, write: Callable[[bytes], None]) -> None:
+    """Give the body to ``write`` in larger pieces, in a thread."""
+    buffered = bytearray()
+    async for chunk in request.stream():
+        buffered += chunk
+        if len(buffered) >= _WRITE_BYTES:
+            await run_in_threadpool(write, bytes(buffered))
+            buffered.clear()
+    await run_in_threadpool(write, bytes(buffered))
+
+
+def check_announced_size(request: Request, max_file_bytes: int, overhead_bytes: int) -> None:
+    """Raise VolumeTooLarge, before anything is read, where the request announces more."""
+    announced = request.headers.get("Content-Length", "")
+    if announced.isdecimal() and int(announced[:19]) > max_file_bytes + overhead_bytes:
+        raise too_large(int(announced[:19]), max_file_bytes)
+
+
+def too_large(found: int, allowed: int) -> VolumeTooLarge:
+    """The error for ``found`` bytes, perhaps not even all of them."""
+    return VolumeTooLarge(
+        f"upload of {found} bytes or more; at most {allowed} are allowed", found=found, allowed=allowed
+    )
+
+
+class _Receiver:
+    """The parser's callbacks: which part is being read, and where its bytes go."""
+
+    def __init__(self, file: BinaryIO, boundary: bytes, max_file_bytes: int) -> None:
+        self._file, self._max_file_bytes = file, max_file_bytes
+        self._texts: dict[str, bytearray] = {}
+        self._names: set[str] = set()
+        self._hash = hashlib.sha256()
+        self._total_bytes = self._file_bytes = 0
+        self._header_name, self._header_value, self._disposition = bytearray(), bytearray(), b""
+        self._part = ""
+        self._complete = False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._begin_part,
+                "on_header_field": lambda data, start, end: self._header_name.extend(data[start:end]),
+                "on_header_value": lambda data, start, end: self._header_value.extend(data[start:end]),
+                "on_header_end": self._end_header,
+                "on_headers_finished": self._open_part,
+                "on_part_data": self._take,
+                "on_end": self._end,
+            },
+        )
+
+    def write(self, data: bytes) -> None:
+        self._total_bytes += len(data)
+        if self._total_bytes > self._max_file_bytes + _OVERHEAD_BYTES:
+            raise too_large(self._total_bytes, self._max_file_bytes)
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise MalformedRequest(f"the multipart form is damaged: {error}") from error
+
+    def finish(self) -> tuple[dict[str, str], str]:
+        """(texts by field, sha256 of the file)."""
+        if not self._complete:
+            raise MalformedRequest("the multipart form ends before its last boundary")
+        if (FILE_FIELD in self._names) == (ARCHIVE_FIELD in self._names):
+            raise MalformedRequest(
+                f"the form must have either a field {FILE_FIELD!r} with the volume or {ARCHIVE_FIELD!r}",
+                fields=sorted(self._names),
+            )
+        try:
+            texts = {name: bytes(text).decode() for name, text in self._texts.items()}
+        except UnicodeDecodeError as error:
+            raise MalformedRequest("a field of the form is not UTF-8 text") from error
+        return texts, self._hash.hexdigest()
+
+    def _begin_part(self) -> None:
+        self._disposition = b""
+
+    def _end_header(self) -> None:
+        if self._header_name.lower() == b"content-disposition":
+            self._disposition = bytes(self._header_value)
+        self._header_name.clear()
+        self._header_value.clear()
+
+    def _open_part(self) -> None:
+        """The part's name decides where it goes; a file name in its header is not even looked at."""
+        _, options = parse_options_header(self._disposition)
+        self._part = options.get(b"name", b"").decode("utf-8", "replace")
+        if not self._part:
+            raise MalformedRequest("a part of the form has no name")
+        if self._part in self._names:
+            raise MalformedRequest(f"the form has the field {self._part[:100]!r} twice")
+        if len(self._names) == MAX_FIELDS:
+            raise MalformedRequest(f"the form has more than {MAX_FIELDS} fields")
+        self._names.add(self._part)
+        if self._part != FILE_FIELD:
+            self._texts[self._part] = bytearray()
+
+    def _take(self, data: bytes, start: int, end: int) -> None:
+        if self._part == FILE_FIELD:
+            self._take_file(memoryview(data)[start:end])
+            return
+        text = self._texts[self._part]
+        text += data[start:end]
+        if len(text) > MAX_FIELD_BYTES:
+            raise MalformedRequest(f"the field {self._part[:100]!r} has more than {MAX_FIELD_BYTES} bytes")
+
+    def _take_file(self, data: memoryview) -> None:
+        self._file_bytes += len(data)
+        if self._file_bytes > self._max_file_bytes:
+            raise too_large(self._file_bytes, self._max_file_bytes)
+        self._hash.update(data)
+        self._file.write(data)
+
+    def _end(self) -> None:
+        self._complete = True
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("Content-Type", ""))
+    if kind != b"multipart/form-data" or not 0 < len(options.get(b"boundary", b"")) <= MAX_BOUNDARY_LENGTH:
+        raise MalformedRequest(
+            f"send the volume as multipart/form-data, in the field {FILE_FIELD!r}, with a boundary of 1 to"
+            f" {MAX_BOUNDARY_LENGTH} bytes",
+            content_type=request.headers.get("Content-Type", "")[:200],
+        )
+    return options[b"boundary"]

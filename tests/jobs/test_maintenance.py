@@ -1,0 +1,150 @@
+"""What maintenance removes when nobody asks: what has expired, and what killed processes left behind."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from unet_factory.domain.errors import JobExpired
+from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.maintenance import ORPHAN_AGE_S, Maintenance
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.settings import Settings
+from unet_factory_cli.embedded import EmbeddedServer
+
+OLD_S = ORPHAN_AGE_S + 60
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> BlobStore:
+    return BlobStore(settings.blob_url)
+
+
+@pytest.fixture
+def sent() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def maintenance(redis: Redis, blobs: BlobStore, sent: list[str], settings: Settings) -> Maintenance:
+    return Maintenance(redis, blobs, sent.append, settings)
+
+
+def test_what_has_expired_goes_with_its_files_in_whatever_state_it_is(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, tmp_path: Path
+) -> None:
+    jobs = JobStore(redis)
+    running, lasting = record(jobs, blobs, tmp_path, lasts_s=-1), record(jobs, blobs, tmp_path, lasts_s=600)
+    assert jobs.claim(running, "owner", 60)
+    maintenance.purge_expired()
+    with pytest.raises(JobExpired):
+        jobs.get(running)
+    assert not jobs.update(running, "owner", progress=0.5)
+    assert jobs.get(lasting).state is JobState.QUEUED
+    assert [job_id for job_id, _ in blobs.job_ids()] == [lasting]
+    assert jobs.count_active() == 1
+
+
+def test_files_without_a_record_go_once_they_are_old(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, tmp_path: Path
+) -> None:
+    """An upload breaks off with its gateway; a result is put down after its job was purged."""
+    known = record(JobStore(redis), blobs, tmp_path, lasts_s=600)
+    old, fresh = new_job_id(), new_job_id()
+    for job_id in (old, fresh):
+        blobs.put(job_id, "input.nii", written(tmp_path / "scan"))
+    scratch = tmp_path / "blobs" / "scratch"
+    for name in ("broken-off", "still-written"):
+        written(scratch / name / "upload")
+    for path in (*(tmp_path / "blobs" / "jobs" / job_id for job_id in (known, old)), *scratch.glob("*")):
+        age(path)
+    age(scratch / "broken-off" / "upload")
+    maintenance.purge_orphans()
+    maintenance.purge_scratch()
+    assert {job_id for job_id, _ in blobs.job_ids()} == {known, fresh}
+    assert [path.name for path in scratch.iterdir()] == ["still-written"]
+
+
+def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, sent: list[str], settings: Settings, tmp_path: Path
+) -> None:
+    jobs = JobStore(redis)
+    job_id = record(jobs, blobs, tmp_path, lasts_s=600)
+    for attempt in range(1, settings.job_attempts + 1):
+        assert jobs.claim(job_id, f"owner {attempt}", 60)
+        redis.zadd("jobs:active", {job_id: time.time() - 2 * settings.lease_s})
+        maintenance.reap()
+        assert jobs.get(job_id).state is JobState.RUNNING, "its lease still holds"
+        redis.delete(f"job:{job_id}:lease")  # as its time to live does
+        maintenance.reap()
+    job = jobs.get(job_id)
+    assert (job.state, job.attempts) == (JobState.FAILED, settings.job_attempts)
+    assert job.error is not None
+    assert job.error.type.endswith(":worker-lost")
+    assert sent == [job_id] * (settings.job_attempts - 1)
+
+
+@pytest.mark.parametrize(("keeps_s", "goes"), [(0.0, True), (600.0, False), (None, False)])
+def test_an_upload_goes_so_long_after_its_jobs_end_and_the_result_stays(
+    redis: Redis, blobs: BlobStore, settings: Settings, tmp_path: Path, keeps_s: float | None, goes: bool
+) -> None:
+    jobs = JobStore(redis)
+    maintenance = Maintenance(redis, blobs, print, settings.model_copy(update={"upload_retention_s": keeps_s}))
+    ended, running = record(jobs, blobs, tmp_path, lasts_s=600), record(jobs, blobs, tmp_path, lasts_s=600)
+    for job_id in (ended, running):
+        assert jobs.claim(job_id, "worker", 60)
+    blobs.put(ended, "labelmap.nii.gz", written(tmp_path / "result"))
+    redis.hset(f"job:{ended}", "state", '"succeeded"')  # its worker was killed before it could say so anywhere else
+    list(jobs.active())
+    maintenance.purge_uploads()
+    assert blobs.names(ended) == (["labelmap.nii.gz"] if goes else ["input.nii", "labelmap.nii.gz"])
+    assert blobs.names(running) == ["input.nii"]
+    assert jobs.get(ended).state is JobState.SUCCEEDED
+
+
+def test_the_server_drops_the_past_after_a_purge_and_not_before(
+    maintenance: Maintenance, redis: Redis, redis_server: EmbeddedServer, blobs: BlobStore, tmp_path: Path
+) -> None:
+    jobs, history = JobStore(redis), redis_server.folder / "appendonlydir"
+
+    def on_disk(job_id: str) -> bool:
+        found = []
+        for file in history.iterdir():
+            with suppress(FileNotFoundError):  # replaced in this moment
+                found.append(f"job:{job_id}\r\n".encode() in file.read_bytes())
+        return any(found)
+
+    job_id = record(jobs, blobs, tmp_path, lasts_s=600)
+    maintenance.forget_the_past()
+    assert on_disk(job_id)
+    jobs.purge(job_id)
+    maintenance.forget_the_past()
+    deadline = time.monotonic() + 10
+    while on_disk(job_id):
+        assert time.monotonic() < deadline, "the record still stands in the server's files"
+        time.sleep(0.05)
+
+
+def record(jobs: JobStore, blobs: BlobStore, folder: Path, lasts_s: float) -> str:
+    """A queued job with its upload."""
+    job_id, now = new_job_id(), time.time()
+    blobs.put(job_id, "input.nii", written(folder / "scan"))
+    request = SegmentationRequest(model="tiny", checkpoint_digest="0" * 64, input_name="input.nii")
+    policy = PolicyReport(outside=OutsidePolicy.CLAMP)
+    jobs.create(Job(id=job_id, model="tiny", policy=policy, created=now, expires=now + lasts_s), request)
+    return job_id
+
+
+def written(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"voxels")
+    return path
+
+
+def age(path: Path) -> None:
+    os.utime(path, (time.time() - OLD_S,) * 2)

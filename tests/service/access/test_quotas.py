@@ -1,0 +1,70 @@
+"""How much one key may ask for: the refusal names the limit and when to come back, and no race gets past it."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from redis import Redis
+
+from tests.service.keyed import keyed_gateway, small_scan
+from tests.service.test_gateway_problems import assert_problem
+from unet_factory.domain.jobs import JobState
+from unet_factory.jobs.store import JobStore
+from unet_factory.platform.api_keys import Scope
+from unet_factory.platform.settings import Settings
+
+PER_MINUTE, JOBS = 5, 3
+
+
+def test_more_requests_than_allowed_are_refused_for_this_key_alone(settings: Settings, redis: Redis) -> None:
+    with keyed_gateway(settings, redis, key_requests_per_minute=PER_MINUTE) as keyed:
+        busy, other, unlimited = (keyed.asker(Scope.READ, requests_per_minute=limit) for limit in (None, None, 0))
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(busy.get, ["/models"] * (2 * PER_MINUTE)))
+        assert sorted(answer.status_code for answer in answers) == [200] * PER_MINUTE + [429] * PER_MINUTE
+        refused = next(answer for answer in answers if answer.status_code == 429)
+        document = assert_problem(refused, 429)
+        assert (document["quota"], document["limit"]) == ("requests-per-minute", PER_MINUTE)
+        assert 1 <= int(refused.headers["Retry-After"]) == document["retry_after_s"] <= 60
+        assert other.get("/models").status_code == 200
+        assert {unlimited.get("/models").status_code for _ in range(2 * PER_MINUTE)} == {200}
+        keys = list(redis.keys("quota*"))
+        assert keys
+        assert all(0 < redis.pttl(key) <= 61_000 for key in keys), "counts go by themselves"
+
+
+def test_jobs_in_flight_never_exceed_the_quota_and_ended_ones_make_room(
+    settings: Settings, redis: Redis, tmp_path: Path
+) -> None:
+    scan, jobs = small_scan(tmp_path), JobStore(redis)
+    with keyed_gateway(settings, redis, key_jobs_in_flight=JOBS) as keyed:
+        busy, other = keyed.asker(Scope.SEGMENT), keyed.asker(Scope.SEGMENT)
+        sharing = keyed.asker(Scope.SEGMENT, shares_jobs_of=busy.id)
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(busy.submit, [scan] * (2 * JOBS)))
+        assert sorted(answer.status_code for answer in answers) == [202] * JOBS + [429] * JOBS
+        document = assert_problem(next(answer for answer in answers if answer.status_code == 429), 429)
+        assert (document["quota"], document["limit"]) == ("jobs-in-flight", JOBS)
+        assert sharing.submit(scan).status_code == 429, "they are the same jobs"
+        assert other.submit(scan).status_code == 202
+        ids = [answer.json()["id"] for answer in answers if answer.status_code == 202]
+        assert jobs.end(ids[0], JobState.CANCELLED)
+        assert busy.submit(scan).status_code == 202
+        assert busy.ask("DELETE", f"/segmentations/{ids[1]}").status_code == 204
+        assert [busy.submit(scan).status_code for _ in range(2)] == [202, 429]
+
+
+def test_what_is_refused_takes_no_place(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+    with keyed_gateway(settings, redis, key_jobs_in_flight=1) as keyed:
+        asker = keyed.asker(Scope.SEGMENT)
+        (tmp_path / "bad.nii").write_bytes(b"no volume")
+        for _ in range(3):
+            assert asker.submit(tmp_path / "bad.nii").status_code == 415
+        assert asker.submit(small_scan(tmp_path)).status_code == 202
+
+
+def test_a_place_taken_by_a_gateway_that_died_becomes_free(redis: Redis) -> None:
+    jobs = JobStore(redis)
+    assert jobs.reserve("owner", "1" * 32, 1)
+    assert not jobs.reserve("owner", "2" * 32, 1)
+    redis.zadd("jobs:of:owner", {"1" * 32: 0})
+    assert jobs.reserve("owner", "2" * 32, 1)

@@ -1,0 +1,130 @@
+"""What a checkpoint is worth: Dice per spacing on a split, as a table, JSON lines, and in the checkpoint's manifest."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_factory_training.config import TrainingConfig
+from unet_factory_training.datasets import Split, find_subjects, read_scan
+from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.loop import manifest_of
+
+log = logging.getLogger(__name__)
+
+DRAW_SEED = 20240
+CARD_START, CARD_END = "<!-- figures -->", "<!-- /figures -->"
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named set of spacings that one figure is about; ``None`` in it stands for each scan's own."""
+
+    name: str
+    spacings: tuple[SnappedSpacing | None, ...]
+
+
+def evaluate(
+    checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path
+) -> list[dict[str, Any]]:
+    """Score a checkpoint on a split, used as configured and in the precision it was trained in.
+
+    One JSON line per scan and spacing goes to ``out``. Returns the figures.
+    """
+    checkpoint = replace(load_checkpoint(checkpoint_path), manifest=manifest_of(config))
+    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
+    figures = []
+    with out.open("w") as lines:
+        for region in regions(config, draws):
+            scores = score_scans(
+                checkpoint.hypernetwork,
+                checkpoint.manifest,
+                scans,
+                region.spacings,
+                config.optimisation.precision,
+                config.contrast,
+            )
+            lines.writelines(_json_line(region, score) for score in scores)
+            figures.append(_figure(region, scores, checkpoint, split))
+            log.info("%s: Dice %.4f", region.name, figures[-1]["dice_mean"])
+    return figures
+
+
+def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
+    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    made_by = {"hypernetwork": checkpoint.manifest.hypernetwork, "metrics": tuple(figures)}
+    manifest = manifest_of(config).model_copy(update=made_by)
+    return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
+
+
+def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:
+    """Replace what stands between the two marks of a model card by a table of the figures.
+
+    Raises:
+        ValueError: the card lacks the marks.
+    """
+    text = card.read_text()
+    before, start, rest = text.partition(CARD_START)
+    _, end, after = rest.partition(CARD_END)
+    if not (start and end):
+        raise ValueError(f"{card} has no lines {CARD_START} and {CARD_END}")
+    labels = list(figures[0]["dice"])
+    rows = [["spacing (R,A,S)", *labels, "mean", "std"], ["---"] * (len(labels) + 3)]
+    rows += [[figure["region"], *_rounded(figure)] for figure in figures]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    card.write_text(f"{before}{start}\n{table}\n{end}{after}")
+
+
+def regions(config: TrainingConfig, draws: int) -> list[Region]:
+    """Native, the configured spacings, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
+    reported = [config.grid.snap(mm) for mm in config.report_at_mm]
+    return [
+        Region("native", (None,)),
+        *(Region(f"{spacing} mm", (spacing,)) for spacing in reported),
+        Region(f"trained range, {draws} drawn spacings", tuple(draw_spacings(config.grid, draws, DRAW_SEED))),
+    ]
+
+
+def table_of(figures: Sequence[dict[str, Any]]) -> Table:
+    """Rows of region, Dice per label, mean over labels and its standard deviation over scans and spacings."""
+    table = Table("spacing (R,A,S)", *figures[0]["dice"], "mean", "std")
+    for figure in figures:
+        table.add_row(figure["region"], *_rounded(figure))
+    return table
+
+
+def _rounded(figure: dict[str, Any]) -> list[str]:
+    return [f"{value:.3f}" for value in (*figure["dice"].values(), figure["dice_mean"], figure["dice_std"])]
+
+
+def _figure(region: Region, scores: Sequence[Score], checkpoint: Checkpoint, split: Split) -> dict[str, Any]:
+    values = torch.tensor([score.dice for score in scores])
+    names = [label.name for label in checkpoint.manifest.labels[1:]]
+    per_scan = values.nanmean(dim=1)
+    return {
+        "region": region.name,
+        "split": split,
+        "spacings_mm": [spacing.mm for spacing in region.spacings if spacing] if len(region.spacings) == 1 else None,
+        "scores": len(scores),
+        "dice": dict(zip(names, [round(value, 4) for value in values.nanmean(dim=0).tolist()], strict=True)),
+        "dice_mean": round(mean_dice(scores), 4),
+        "dice_std": round(float(per_scan[~per_scan.isnan()].std()), 4),
+    }
+
+
+def _json_line(region: Region, score: Score) -> str:
+    record = {
+        "region": region.name,
+        "scan": score.scan,
+        "spacing_mm": list(score.spacing_mm),
+        "dice": [None if value != value else round(value, 4) for value in score.dice],
+    }
+    return json.dumps(record) + "\n"

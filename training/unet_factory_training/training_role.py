@@ -1,0 +1,68 @@
+"""Entry points of the training role: read a configuration, then train or evaluate."""
+
+import logging
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from unet_factory_training.config import read_config
+from unet_factory_training.datasets import Split
+from unet_factory_training.engine import start_engine
+from unet_factory_training.evaluation_report import evaluate, fill_card, publish
+from unet_factory_training.loop import train
+from unet_factory_training.overrides import Overrides
+
+
+def run(
+    config_path: Path,
+    run_dir: Path | None = None,
+    device: str | None = None,
+    overrides: Overrides = MappingProxyType({}),
+) -> Path:
+    """Train as configured, but for ``overrides``; logs and state go to ``run_dir`` (default ``runs/NAME``).
+
+    ``torchrun --nproc-per-node N -m unet_factory_cli train CONFIG`` trains on N devices. Returns the checkpoint's path.
+    """
+    config = read_config(config_path, overrides)
+    run_dir = run_dir or Path("runs") / config.name
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    fabric = start_engine(config, device)
+    _log_to(run_dir / "train.log", leads=fabric.is_global_zero)
+    return train(config, run_dir, fabric)
+
+
+def _log_to(path: Path, *, leads: bool) -> None:
+    """The first process tells what happens, the others only what goes wrong."""
+    handlers: list[logging.Handler] = [logging.FileHandler(path), logging.StreamHandler()]
+    level = logging.INFO if leads else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(message)s", handlers=handlers, force=True)
+
+
+def run_evaluation(
+    config_path: Path,
+    checkpoint: Path,
+    split: Split = "test",
+    draws: int = 100,
+    publish_to: Path | None = None,
+    card: Path | None = None,
+    overrides: Overrides = MappingProxyType({}),
+) -> list[dict[str, Any]]:
+    """Score ``checkpoint`` on a split, as configured but for ``overrides``; scores go to ``CHECKPOINT.SPLIT.jsonl``.
+
+    With ``publish_to`` a copy of the checkpoint with the figures in its manifest is written there, with ``card`` they
+    are put into a model card. Returns the figures.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = read_config(config_path, overrides)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
+    if publish_to is not None:
+        publish(checkpoint, figures, config, publish_to)
+    if card is not None:
+        fill_card(card, figures)
+    return figures

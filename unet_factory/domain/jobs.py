@@ -1,0 +1,170 @@
+"""The contract that gateway, worker and client share: what a job is asked to do, and what is known of it."""
+
+import secrets
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from unet_factory.domain.conditions import SnappedConditions
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
+
+SEGMENT_TASK = "unet_factory.segment"
+GENERATE_TASK = "unet_factory.generate"
+SEGMENT_QUEUE = "segmentations"
+WEIGHTS_QUEUE = "weights"
+
+LabelMapFormat = Literal["nii.gz", "nrrd"]
+SEG_NAME = "seg.dcm"
+REPORT_NAME = "report.dcm"
+SegmentationType = Literal["binary", "labelmap"]
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class PacsSeries(Frozen):
+    """A series in a configured archive. Its UIDs stay in the request's record: out of logs, URLs and messages."""
+
+    pacs: str
+    study_uid: str
+    series_uid: str
+
+
+class ErrandKind(StrEnum):
+    FETCH = "fetch"
+    WEBHOOK = "webhook"
+    DICOMWEB = "dicomweb"
+    DIMSE = "dimse"
+
+
+class ErrandState(StrEnum):
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+    SKIPPED = "skipped"
+
+
+class Errand(Frozen):
+    """What a courier does for a job at one destination: fetch its series before, deliver its result after.
+
+    ``destination`` is an archive's configured name or a webhook's host; ``last_error`` names no patient.
+    """
+
+    kind: ErrandKind
+    destination: str
+    state: ErrandState = ErrandState.PENDING
+    attempts: int = 0
+    lost: int = Field(default=0, description="attempts in a row that ended with their courier")
+    since: float | None = Field(default=None, description="when it was first tried; seconds since the epoch")
+    next_attempt: float | None = Field(default=None, description="while it is pending; seconds since the epoch")
+    last_error: str | None = None
+
+
+class SegmentationRequest(Frozen):
+    """What the worker needs to know; the scan itself lies in the blob store under the job's id."""
+
+    model: str
+    checkpoint_digest: str
+    input_name: str = Field(description="blob name of the upload, for example input.nii.gz; never the user's file name")
+    spacing_ras_mm: SpacingMm | None = Field(default=None, description="given by the caller, overrides the header")
+    working_spacing_mm: SpacingMm | None = Field(default=None, description="requested; native when absent")
+    conditions: SnappedConditions = Field(default=(), description="for each of the model's conditions, in its order")
+    outside: OutsidePolicy = OutsidePolicy.CLAMP
+    output: LabelMapFormat = "nii.gz"
+    seg_type: SegmentationType = Field(default="binary", description="of the DICOM segmentation, for a DICOM scan")
+    deadline_s: float = 3600.0
+    series: PacsSeries | None = Field(default=None, description="where the scan is fetched from; absent for an upload")
+    send_to: tuple[str, ...] = Field(default=(), description="archives, by their configured names")
+    callback_url: str | None = Field(default=None, description="may hold a token of the receiver's: never shown")
+
+    @property
+    def output_name(self) -> str:
+        return f"labelmap.{self.output}"
+
+    @property
+    def is_dicom(self) -> bool:
+        """Whether the scan is a DICOM series: those are stored as one zip archive, however they came."""
+        return self.input_name.endswith(".zip")
+
+
+class Spacings(Frozen):
+    """All in mm, order (R, A, S)."""
+
+    native: SpacingMm | None = None
+    requested: SpacingMm | None = None
+    working: SpacingMm | None = None
+
+
+class Problem(Frozen):
+    """RFC 9457 problem details, as stored with a failed job (its optional ``status`` belongs to HTTP)."""
+
+    type: str
+    title: str
+    detail: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class PolicyReport(Frozen):
+    """The policy asked for, and what it did: nothing is adjusted silently."""
+
+    outside: OutsidePolicy
+    out_of_range: bool = False
+    resampled: bool = False
+    reduced_memory: bool = Field(default=False, description="memory ran out; done again in smaller windows")
+
+
+class Job(Frozen):
+    """All that is known of a segmentation. Times are seconds since the epoch, ``timings_s`` seconds per stage."""
+
+    id: str
+    state: JobState = JobState.QUEUED
+    progress: float = 0.0
+    model: str
+    policy: PolicyReport
+    spacing: Spacings = Spacings()
+    conditions: dict[str, float] = Field(default_factory=dict, description="that the network was made for, by name")
+    device: str | None = None
+    timings_s: dict[str, float] = Field(default_factory=dict)
+    peak_bytes: int | None = None
+    weights_cached: bool | None = None
+    volumes_ml: dict[str, float] | None = None
+    notes: tuple[str, ...] = Field(default=(), description="what was chosen or tolerated while reading the scan")
+    error: Problem | None = None
+    attempts: int = 0
+    created: float
+    finished: float | None = None
+    expires: float
+    fetch: Errand | None = Field(default=None, description="of a series that comes from an archive")
+    deliveries: tuple[Errand, ...] = ()
+
+    @property
+    def ready_to_run(self) -> bool:
+        """Whether a worker could start it: nobody has, and its scan is here."""
+        return self.state is JobState.QUEUED and (self.fetch is None or self.fetch.state is ErrandState.DELIVERED)
+
+
+class GenerationRequest(Frozen):
+    """A standalone network that someone waits for."""
+
+    model: str
+    checkpoint_digest: str
+    snapped_um: tuple[int, int, int]
+    conditions: SnappedConditions = ()
+    format: Literal["safetensors"] = "safetensors"
+    dtype: Literal["float32", "float16"] = "float32"
+
+
+def new_job_id() -> str:
+    """128 random bits: an id cannot be guessed, and says nothing of its patient."""
+    return secrets.token_hex(16)

@@ -1,0 +1,225 @@
+"""The manifest: what a checkpoint or a standalone network is, so that its file alone is enough to use it.
+
+Travels as JSON in the metadata of a safetensors file; ``GET /models`` answers from it. Nothing here needs torch.
+"""
+
+import math
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
+
+CodeTriple = tuple[str, str, str]
+"""Coding scheme, code value and meaning, as in DICOM."""
+
+Strides = tuple[tuple[int, ...], ...]
+"""Per change of level, finest first, the stride (1 or 2) along each axis."""
+
+
+def divisors_of(strides: Strides) -> tuple[int, ...]:
+    """Per axis: every extent of the input must be a multiple of this."""
+    return tuple(math.prod(along_axis) for along_axis in zip(*strides, strict=True))
+
+
+class Pooling(Frozen):
+    """Which axes are halved where the level changes. The shapes of weights do not depend on it, so it may follow the
+    spacing; it depends on nothing else. The default halves every axis every time, as the paper does.
+
+    ``anisotropy``: an axis is halved only while its voxels are shorter than this many times the shortest axis's.
+    ``coarsest_mm``: and only while they do not become longer than this.
+    ``planned_at_mm``: decide for this spacing whatever the scan's, as a network of one fixed topology does.
+    """
+
+    anisotropy: float | None = Field(default=None, gt=1)
+    coarsest_mm: float | None = Field(default=None, gt=0)
+    planned_at_mm: SpacingMm | None = None
+
+    @property
+    def follows_spacing(self) -> bool:
+        return (self.anisotropy, self.coarsest_mm) != (None, None) and self.planned_at_mm is None
+
+    def strides(self, spacing_mm: Sequence[float], changes: int) -> Strides:
+        """The strides at each of ``changes`` changes of level for a scan of ``spacing_mm``."""
+        current = list(self.planned_at_mm or spacing_mm)
+        strides = []
+        for _ in range(changes):
+            longest = math.inf if self.anisotropy is None else self.anisotropy * min(current)
+            halved = [mm < longest and 2 * mm <= (self.coarsest_mm or math.inf) for mm in current]
+            strides.append(tuple(2 if half else 1 for half in halved))
+            current = [2 * mm if half else mm for mm, half in zip(current, halved, strict=True)]
+        return tuple(strides)
+
+
+class Architecture(Frozen):
+    """The topology of the U-Net (paper section 4.1); everything that decides the shapes of its weights.
+
+    ``channels`` holds one width per level, finest first; ``blocks`` convolution blocks stand on each level besides
+    those that change level.
+    """
+
+    dimensions: Literal[2, 3] = 3
+    in_channels: int = Field(default=1, ge=1)
+    classes: int = Field(ge=2)
+    channels: tuple[int, ...] = (16, 32, 64, 128)
+    blocks: int = Field(default=3, ge=1)
+    pooling: Pooling = Pooling()
+
+    @property
+    def downs(self) -> int:
+        return len(self.channels) - 1
+
+    def strides(self, spacing: SnappedSpacing) -> Strides:
+        """How the network for ``spacing`` changes levels."""
+        return self.pooling.strides(spacing.mm[: self.dimensions], self.downs)
+
+
+class Parametrization(StrEnum):
+    """How the hypernetwork's output becomes weights.
+
+    ``PAPER``: MLP on the spacing in mm, weights = 5*tanh(heads) (paper section 4.1).
+    ``MIP``: magnitude-invariant: spacing encoded as cos/sin, weights = learned base + heads (Ortiz et al., ICLR 2024).
+    ``CONSTANT``: the same learned weights for every spacing: the baselines of the paper (section 4.1) in this form.
+    """
+
+    PAPER = "paper"
+    MIP = "mip"
+    CONSTANT = "constant"
+
+
+class HypernetworkShape(Frozen):
+    """``hidden``: widths of the MLP on the spacing. ``basis``: so many numbers, linear in the last hidden features, are
+    given to the heads in their stead, as in compressed checkpoints.
+    """
+
+    parametrization: Parametrization = Parametrization.MIP
+    hidden: tuple[int, ...] = (10, 10, 50)
+    basis: int | None = Field(default=None, ge=1)
+
+
+class Label(Frozen):
+    """One value of the label map, and what DICOM results say of it: ``code`` is the type of what is segmented.
+
+    Without a ``category`` (DICOM PS3.16 CID 7150) it counts as an anatomical structure. ``region`` is where it lies,
+    for what is no anatomy itself, such as a tumour.
+    """
+
+    value: int = Field(ge=0)
+    name: str
+    code: CodeTriple | None = None
+    modifier: CodeTriple | None = None
+    category: CodeTriple | None = None
+    region: CodeTriple | None = None
+
+
+class Normalisation(Frozen):
+    """How intensities are prepared: z-score over all voxels of the volume."""
+
+    method: Literal["zscore"] = "zscore"
+
+
+class Preprocessing(Frozen):
+    """How a volume becomes the network's input, the same for every spacing."""
+
+    orientation: Literal["RAS"] = "RAS"
+    normalisation: Normalisation = Normalisation()
+
+
+class Manifest(Frozen):
+    """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it.
+
+    A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
+    wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
+    """
+
+    format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    architecture: Architecture
+    hypernetwork: HypernetworkShape = HypernetworkShape()
+    grid: SpacingGrid
+    conditions: tuple[Condition, ...] = ()
+    labels: tuple[Label, ...]
+    preprocessing: Preprocessing = Preprocessing()
+    window: tuple[int, int, int] = (96, 96, 96)
+    window_mm: SpacingMm | None = None
+    modality: str = "MR"
+    licence: str
+    citation: str = ""
+    card: str = ""
+    metrics: tuple[dict[str, Any], ...] = ()
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _labels_match_classes(self) -> Self:
+        values = [label.value for label in self.labels]
+        if values != list(range(self.architecture.classes)):
+            raise ValueError(
+                f"labels have the values {values}, the architecture has {self.architecture.classes} classes: "
+                f"one label for each of 0..{self.architecture.classes - 1}, background first"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _conditions_have_names_of_their_own(self) -> Self:
+        names = [condition.name for condition in self.conditions]
+        if len(set(names)) < len(names):
+            raise ValueError(f"conditions have the names {', '.join(names)}; each must have one of its own")
+        return self
+
+    def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:
+        """The largest window, in voxels, for a scan of ``spacing``."""
+        if self.window_mm is None:
+            return self.window
+        r, a, s = (
+            min(voxels, math.ceil(extent_mm / mm))
+            for voxels, extent_mm, mm in zip(self.window, self.window_mm, spacing.mm, strict=True)
+        )
+        return r, a, s
+
+
+class StandaloneManifest(Frozen):
+    """A standalone U-Net for one spacing: everything that its user needs besides the tensors.
+
+    ``strides`` are those that the architecture's pooling gives for ``snapped_um``, for readers without this package.
+    ``conditions``: the values that it was made for, by name.
+    """
+
+    format: Literal["unet-factory-unet/1"] = "unet-factory-unet/1"
+    model: str
+    checkpoint_digest: str
+    architecture: Architecture
+    snapped_um: tuple[int, int, int]
+    strides: Strides | None = None
+    dtype: Literal["float32", "float16"] = "float32"
+    out_of_range: bool = False
+    conditions: dict[str, float] = Field(default_factory=dict)
+    labels: tuple[Label, ...]
+    preprocessing: Preprocessing
+    window: tuple[int, int, int]
+    licence: str
+    citation: str = ""
+
+    @property
+    def spacing(self) -> SnappedSpacing:
+        return SnappedSpacing(*self.snapped_um)
+
+    @classmethod
+    def of(cls, manifest: Manifest, digest: str, snapped: SnappedSpacing, conditions: SnappedConditions) -> Self:
+        return cls(
+            model=manifest.name,
+            checkpoint_digest=digest,
+            architecture=manifest.architecture,
+            snapped_um=tuple(snapped),
+            strides=manifest.architecture.strides(snapped),
+            out_of_range=not manifest.grid.contains(snapped),
+            conditions=named_conditions(manifest.conditions, conditions),
+            labels=manifest.labels,
+            preprocessing=manifest.preprocessing,
+            window=manifest.window_at(snapped),
+            licence=manifest.licence,
+            citation=manifest.citation,
+        )

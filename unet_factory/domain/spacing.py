@@ -1,0 +1,165 @@
+"""Voxel spacings, the grid they are snapped to, and what happens outside the trained range.
+
+Order is always (R, A, S): the axes of an array after reorienting to RAS+. Snapped spacings are integer micrometres,
+so equal spacings are equal cache keys.
+"""
+
+import math
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from unet_factory.domain.errors import SpacingInvalid, SpacingOutOfRange
+
+UM_PER_MM = 1000
+MAX_SPACING_MM = 1000.0
+
+SpacingMm = tuple[float, float, float]
+
+
+class OutsidePolicy(StrEnum):
+    """What to do with a spacing outside the trained range (paper, section 4.2 and dotted lines of Fig. 2)."""
+
+    REJECT = "reject"
+    CLAMP = "clamp"
+    EXTRAPOLATE = "extrapolate"
+
+
+class SnappedSpacing(NamedTuple):
+    """A spacing on a model's grid, in integer micrometres (R, A, S)."""
+
+    r_um: int
+    a_um: int
+    s_um: int
+
+    @property
+    def mm(self) -> SpacingMm:
+        return (self.r_um / UM_PER_MM, self.a_um / UM_PER_MM, self.s_um / UM_PER_MM)
+
+    def __str__(self) -> str:
+        return ",".join(f"{mm:g}" for mm in self.mm)
+
+
+class ResolvedSpacing(NamedTuple):
+    """The spacing that the weights are generated for, and whether a policy had to step in."""
+
+    snapped: SnappedSpacing
+    out_of_range: bool
+
+
+def validate_spacing(values: Iterable[float]) -> SpacingMm:
+    """Return ``values`` as a spacing in mm (R, A, S).
+
+    Raises:
+        SpacingInvalid: not three finite numbers in (0, 1000].
+    """
+    spacing = tuple(float(value) for value in values)
+    if len(spacing) != 3:
+        raise SpacingInvalid(
+            f"a spacing is three numbers in mm (R,A,S), got {len(spacing)}: {list(spacing)}",
+            requested_mm=[str(value) for value in spacing],
+        )
+    if not all(math.isfinite(value) and 0 < value <= MAX_SPACING_MM for value in spacing):
+        raise SpacingInvalid(
+            f"spacing {spacing} mm: every axis must be finite, above 0 and at most {MAX_SPACING_MM:g} mm",
+            requested_mm=[str(value) for value in spacing],
+        )
+    return (spacing[0], spacing[1], spacing[2])
+
+
+def parse_spacing(text: str) -> SpacingMm:
+    """Read ``"1,0.5,0.5"`` as a spacing in mm (R, A, S).
+
+    Raises:
+        SpacingInvalid: not three comma-separated positive finite numbers.
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SpacingInvalid(
+            f"spacing {text!r}: expected three comma-separated numbers in mm (R,A,S), such as 1,0.5,0.5",
+            requested=text,
+        ) from None
+    return validate_spacing(values)
+
+
+class SpacingGrid(BaseModel):
+    """The spacings a checkpoint knows: a step and a trained range per axis, all integer micrometres (R, A, S)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_um: int
+    min_um: tuple[int, int, int]
+    max_um: tuple[int, int, int]
+
+    @model_validator(mode="after")
+    def _range_lies_on_grid(self) -> Self:
+        if self.step_um <= 0:
+            raise ValueError(f"step_um is {self.step_um}, must be positive")
+        for low, high in zip(self.min_um, self.max_um, strict=True):
+            if not 0 < low <= high:
+                raise ValueError(f"trained range [{low}, {high}] um must be positive and ordered")
+            if low % self.step_um or high % self.step_um:
+                raise ValueError(f"trained range [{low}, {high}] um must be multiples of the step {self.step_um} um")
+        return self
+
+    @classmethod
+    def from_mm(cls, step_mm: float, range_mm: Iterable[Iterable[float]]) -> Self:
+        """Build from a step and three (min, max) pairs in mm."""
+        lows, highs = zip(*range_mm, strict=True)
+        return cls(
+            step_um=_um(step_mm),
+            min_um=(_um(lows[0]), _um(lows[1]), _um(lows[2])),
+            max_um=(_um(highs[0]), _um(highs[1]), _um(highs[2])),
+        )
+
+    @property
+    def step_mm(self) -> float:
+        return self.step_um / UM_PER_MM
+
+    @property
+    def range_mm(self) -> tuple[tuple[float, float], ...]:
+        """Three (min, max) pairs in mm, axes (R, A, S)."""
+        return tuple((low / UM_PER_MM, high / UM_PER_MM) for low, high in zip(self.min_um, self.max_um, strict=True))
+
+    def snap(self, spacing_ras_mm: Iterable[float]) -> SnappedSpacing:
+        """The nearest grid spacing (ties to the coarser one), at least one step per axis. Idempotent."""
+        r_um, a_um, s_um = (
+            max(1, math.floor(value * UM_PER_MM / self.step_um + 0.5)) * self.step_um
+            for value in validate_spacing(spacing_ras_mm)
+        )
+        return SnappedSpacing(r_um, a_um, s_um)
+
+    def contains(self, snapped: SnappedSpacing) -> bool:
+        return all(low <= um <= high for um, low, high in zip(snapped, self.min_um, self.max_um, strict=True))
+
+    def clamp(self, snapped: SnappedSpacing) -> SnappedSpacing:
+        """The closest trained spacing."""
+        r_um, a_um, s_um = (
+            min(max(um, low), high) for um, low, high in zip(snapped, self.min_um, self.max_um, strict=True)
+        )
+        return SnappedSpacing(r_um, a_um, s_um)
+
+    def resolve(self, spacing_ras_mm: Iterable[float], policy: OutsidePolicy) -> ResolvedSpacing:
+        """Snap, then apply ``policy`` where the snapped spacing lies outside the trained range.
+
+        Raises:
+            SpacingInvalid: not a spacing.
+            SpacingOutOfRange: outside the trained range under ``reject``.
+        """
+        requested_mm = validate_spacing(spacing_ras_mm)
+        snapped = self.snap(requested_mm)
+        if self.contains(snapped):
+            return ResolvedSpacing(snapped, out_of_range=False)
+        if policy is OutsidePolicy.REJECT:
+            raise SpacingOutOfRange(requested_mm, self.range_mm)
+        return ResolvedSpacing(
+            self.clamp(snapped) if policy is OutsidePolicy.CLAMP else snapped,
+            out_of_range=True,
+        )
+
+
+def _um(mm: float) -> int:
+    return round(mm * UM_PER_MM)

@@ -1,0 +1,152 @@
+"""Uploads and results by URL: a local folder by default, any fsspec file system (S3) for several machines.
+
+Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never come from the user. What is not a job's
+(yet) lies beside the jobs, in a folder of its own.
+"""
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from unet_factory.domain.errors import StorageFull
+
+_JOBS = "jobs"
+_SCRATCH = "scratch"
+_PARTIAL = ".partial"
+
+
+class BlobStore:
+    """Files of jobs. Local results are written beside their place and renamed, so half a file is never seen."""
+
+    def __init__(self, url: str, collection: str = _JOBS) -> None:
+        self._fs, self._root = fsspec.core.url_to_fs(url)
+        self._collection = collection
+        if self._is_local:
+            Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)  # scans are for nobody else's eyes
+        self._fs.makedirs(f"{self._root}/{collection}", exist_ok=True)
+
+    def put(self, job_id: str, name: str, source: Path) -> None:
+        """Move a local file into the store.
+
+        Raises:
+            StorageFull: there is no room for it; nothing stays behind.
+        """
+        target = self._path(job_id, name)
+        with storage_errors():
+            self._fs.makedirs(self._folder(job_id), exist_ok=True)
+            if self._is_local:
+                partial = Path(f"{target}.{secrets.token_hex(4)}{_PARTIAL}")  # two may bring the same at a time
+                try:
+                    shutil.move(source, partial)
+                    partial.replace(target)
+                finally:
+                    partial.unlink(missing_ok=True)
+            else:
+                self._fs.put_file(str(source), target)
+                source.unlink(missing_ok=True)
+
+    def remove(self, job_id: str, name: str) -> None:
+        """One file of a job; no error when it is not there."""
+        with suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(job_id, name))
+
+    @contextmanager
+    def local(self, job_id: str, name: str) -> Iterator[Path]:
+        """The blob as a local file for the duration of the block (a temporary copy unless the store is local).
+
+        Raises:
+            FileNotFoundError: there is no such blob.
+        """
+        if self._is_local:
+            path = Path(self._path(job_id, name))
+            if not path.is_file():
+                raise FileNotFoundError(f"{self._collection}/{job_id}/{name}")
+            yield path
+            return
+        with self.scratch() as folder:
+            copy = folder / name
+            self._fs.get_file(self._path(job_id, name), str(copy))
+            yield copy
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A temporary folder, on the store's own disk where that is local, gone after the block.
+
+        One that a killed process leaves behind goes with :meth:`purge_scratch`.
+        """
+        with storage_errors():
+            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
+                raise RuntimeError(f"{self._scratch} belongs to somebody else; scans would be put into it")
+            with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
+                yield Path(folder)
+
+    def purge_scratch(self, untouched_s: float) -> None:
+        """Remove temporary folders that a killed process left behind: nobody has written to them for that long."""
+        for folder in self._scratch.glob("*"):
+            with suppress(FileNotFoundError):  # its owner has just removed it
+                touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+                if time.time() - touched > untouched_s:
+                    shutil.rmtree(folder)
+
+    def delete(self, job_id: str) -> None:
+        """Everything of a job; no error when there is nothing."""
+        folder = self._folder(job_id)
+        if self._fs.exists(folder):
+            self._fs.rm(folder, recursive=True)
+
+    def job_ids(self) -> Iterator[tuple[str, float]]:
+        """(job id, modification time in seconds since the epoch) of every job that has files here."""
+        for entry in self._fs.ls(f"{self._root}/{self._collection}", detail=True, refresh=True):
+            yield Path(str(entry["name"])).name, _modified(entry)
+
+    def names(self, job_id: str) -> list[str]:
+        """What a job has here, whole files only, in alphabetical order."""
+        try:
+            listed = self._fs.ls(self._folder(job_id), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        return sorted(name for path in listed if not (name := Path(str(path)).name).endswith(_PARTIAL))
+
+    @property
+    def _is_local(self) -> bool:
+        return isinstance(self._fs, LocalFileSystem)
+
+    @property
+    def _scratch(self) -> Path:
+        """For a store elsewhere, a folder of this user's on this machine: to be swept by its own processes."""
+        if self._is_local:
+            return Path(self._root, _SCRATCH)
+        return Path(tempfile.gettempdir(), f"unet-factory-scratch-{os.getuid()}")
+
+    def _path(self, job_id: str, name: str) -> str:
+        return f"{self._folder(job_id)}/{name}"
+
+    def _folder(self, job_id: str) -> str:
+        return f"{self._root}/{self._collection}/{job_id}"
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn a full disk into :class:`StorageFull`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("there is no room left for uploads and results; try again later") from error
+        raise
+
+
+def _modified(entry: dict[str, Any]) -> float:
+    modified = entry.get("mtime") or entry.get("LastModified") or 0.0
+    return modified.timestamp() if hasattr(modified, "timestamp") else float(modified)

@@ -1,0 +1,54 @@
+"""Reading the manifest of a safetensors file without torch: the gateway answers from it, the worker loads by it."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.manifest import Manifest, StandaloneManifest
+
+MANIFEST_KEY = "unet_factory_manifest"
+_MAX_HEADER_BYTES = 100 * 2**20  # the format's own limit
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint file.
+
+    Raises:
+        CheckpointInvalid: no safetensors file, or no valid checkpoint manifest in it.
+    """
+    try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            if not 0 < size <= _MAX_HEADER_BYTES:
+                raise CheckpointInvalid(f"{path.name}: not a safetensors file (header of {size} bytes)")
+            return Manifest.model_validate_json(_manifest_json(file.read(size)))
+    except (OSError, KeyError, ValueError, ValidationError) as error:
+        raise CheckpointInvalid(f"{path.name}: no checkpoint manifest: {error}") from error
+
+
+def read_standalone_manifest(blob: bytes) -> StandaloneManifest:
+    """The manifest of a standalone network's bytes.
+
+    Raises:
+        CheckpointInvalid: no safetensors bytes, or no valid manifest in them.
+    """
+    try:
+        size = int.from_bytes(blob[:8], "little")
+        return StandaloneManifest.model_validate_json(_manifest_json(blob[8 : 8 + size]))
+    except (KeyError, ValueError, ValidationError) as error:
+        raise CheckpointInvalid(f"no standalone network: {error}") from error
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _manifest_json(header: bytes) -> str:
+    parsed: dict[str, Any] = json.loads(header)
+    return str(parsed["__metadata__"][MANIFEST_KEY])

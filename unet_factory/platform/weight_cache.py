@@ -1,0 +1,91 @@
+"""Generated networks in Redis, keyed so that equal answers have equal keys; one generation for many askers."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from redis import Redis
+
+from unet_factory.domain.jobs import GenerationRequest
+
+GENERATION_LEASE_S = 30
+FAILURE_TTL_S = 10
+NETWORK_TTL_S = 7 * 24 * 3600  # where the store does not evict, networks nobody asks for again must still go
+
+_DIGEST_LENGTH = 32
+
+
+@dataclass(frozen=True)
+class CachedWeights:
+    """The bytes of a standalone file and their sha256 (hexadecimal)."""
+
+    blob: bytes
+    sha256: str
+
+
+class WeightCache:
+    """Values are ``sha256 || blob``; a damaged value is deleted and counts as absent."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    def get(self, request: GenerationRequest) -> CachedWeights | None:
+        """The cached network, verified against its digest; None on a miss."""
+        value: Any = self._redis.get(weight_key(request))
+        if value is None:
+            return None
+        digest, blob = value[:_DIGEST_LENGTH], value[_DIGEST_LENGTH:]
+        if hashlib.sha256(blob).digest() != digest:
+            self._redis.delete(weight_key(request))
+            return None
+        return CachedWeights(blob, digest.hex())
+
+    def put(self, request: GenerationRequest, blob: bytes) -> CachedWeights:
+        """Store a generated network and wake everyone who waits for it."""
+        digest = hashlib.sha256(blob).digest()
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.set(weight_key(request), digest + blob, ex=NETWORK_TTL_S)
+            pipeline.delete(_lease_key(request), _failure_key(request))
+            pipeline.execute()
+        self._redis.publish(ready_channel(request), b"ready")
+        return CachedWeights(blob, digest.hex())
+
+    def claim_generation(self, request: GenerationRequest) -> bool:
+        """True for the one asker who is to have it generated; the claim ends by itself after a while."""
+        return bool(self._redis.set(_lease_key(request), b"1", nx=True, ex=GENERATION_LEASE_S))
+
+    def abandon_generation(self, request: GenerationRequest) -> None:
+        """Give a claim back that came to nothing, so that the next asker need not wait for its end."""
+        self._redis.delete(_lease_key(request))
+
+    def fail(self, request: GenerationRequest, problem_json: str) -> None:
+        """Tell everyone who waits that it cannot be made."""
+        self._redis.set(_failure_key(request), problem_json, ex=FAILURE_TTL_S)
+        self._redis.delete(_lease_key(request))
+        self._redis.publish(ready_channel(request), b"failed")
+
+    def failure(self, request: GenerationRequest) -> str | None:
+        """The problem (JSON) of a generation that failed a moment ago."""
+        value: Any = self._redis.get(_failure_key(request))
+        return None if value is None else value.decode()
+
+
+def weight_key(request: GenerationRequest) -> str:
+    """(checkpoint digest, format, dtype, snapped spacing in um and conditions): never who asked, never an unsnapped
+    value.
+    """
+    spacing = "x".join(str(um) for um in request.snapped_um)
+    conditions = "".join(f":{value!r}" for value in request.conditions)
+    return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}{conditions}"
+
+
+def ready_channel(request: GenerationRequest) -> str:
+    return f"{weight_key(request)}:ready"
+
+
+def _lease_key(request: GenerationRequest) -> str:
+    return f"{weight_key(request)}:generating"
+
+
+def _failure_key(request: GenerationRequest) -> str:
+    return f"{weight_key(request)}:failed"

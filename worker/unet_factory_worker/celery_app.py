@@ -1,0 +1,179 @@
+"""The worker's entry: a Celery app, prefork with one child per worker. The parent coordinates, the child computes.
+
+The parent never imports torch. ``run(settings)`` is what the command calls;
+``celery -A unet_factory_worker.celery_app`` finds ``app``, built from the environment on first use.
+"""
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+from contextlib import ExitStack
+from functools import lru_cache, partial
+from typing import Any
+
+from billiard.util import get_logger as pool_logger
+from celery import Celery, signals
+from kombu import Queue
+from redis import Redis
+
+from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.settings import Settings
+from unet_factory_worker.reconnect import ReconnectWhenStuck
+
+log = logging.getLogger(__name__)
+
+CHILD_FAILED_SIGNAL = signal.SIGUSR2
+EXIT_FAILURE = 1
+
+_PROC_ALIVE_TIMEOUT_S = 600.0  # a child is up when its models are loaded; Celery's own default is 4 s
+
+
+def run(settings: Settings) -> int:
+    """Work until told to stop; returns the exit status.
+
+    SIGTERM or SIGINT: finish the current job first, at most ``stop_grace_s``; a second one: leave at once.
+    """
+    configure_logging(settings.log_format)
+    with ExitStack() as stack:
+        if settings.metrics_port and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            # read by prometheus_client when it is first imported, so before anything that counts
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = stack.enter_context(tempfile.TemporaryDirectory())
+        worker = build_app(settings).Worker(
+            quiet=True, without_gossip=True, without_mingle=True, without_heartbeat=True, loglevel=logging.INFO
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+
+def build_app(settings: Settings) -> Celery:
+    """The Celery app of one worker; nothing is connected or loaded yet."""
+    app = Celery("unet_factory_worker", broker=settings.broker_url, set_as_current=False)
+    app.conf.update(_CONFIGURATION)
+    app.steps["consumer"].add(ReconnectWhenStuck)
+    app.task(name=SEGMENT_TASK)(segment)
+    app.task(name=GENERATE_TASK)(generate)
+    stopping = threading.Event()
+    for moment, receiver in (
+        (signals.setup_logging, partial(_keep_logging, settings)),
+        (signals.celeryd_init, _parent_starting),
+        (signals.worker_ready, partial(_parent_ready, settings, app, stopping)),
+        (signals.worker_shutting_down, partial(_parent_stopping, settings, stopping)),
+        (signals.worker_process_init, partial(_child_starting, settings)),
+        (signals.worker_process_shutdown, _child_stopping),
+    ):
+        moment.connect(receiver, weak=False)
+    return app
+
+
+def segment(job_id: str) -> None:
+    from unet_factory_worker.child import context
+    from unet_factory_worker.segmentation_task import run_job
+
+    run_job(job_id, context())
+
+
+def generate(request_json: str) -> None:
+    from unet_factory_worker.child import context
+    from unet_factory_worker.generation_task import run_generation
+
+    run_generation(GenerationRequest.model_validate_json(request_json), context())
+
+
+_CONFIGURATION: dict[str, Any] = {
+    # Weights first: somebody waits at GET /unet for a second's work, while queued scans take minutes anyway.
+    "task_queues": (Queue(WEIGHTS_QUEUE), Queue(SEGMENT_QUEUE)),
+    "broker_transport_options": {"queue_order_strategy": "priority"},
+    "task_default_queue": SEGMENT_QUEUE,
+    "worker_pool": "prefork",
+    "worker_concurrency": 1,
+    "worker_prefetch_multiplier": 1,
+    # A message counts as done only after the work; one whose child was killed is not redelivered by Celery: the lease
+    # and the reaper bring the job back, and they alone count attempts.
+    "task_acks_late": True,
+    "task_reject_on_worker_lost": False,
+    "worker_lost_wait": 0.5,
+    "worker_proc_alive_timeout": _PROC_ALIVE_TIMEOUT_S,
+    "task_ignore_result": True,
+    "task_serializer": "json",
+    "accept_content": ["json"],
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_enable_remote_control": False,
+    "worker_send_task_events": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+}
+
+
+def _keep_logging(settings: Settings, **_: Any) -> None:
+    """Being connected, this keeps Celery from setting up logging of its own."""
+    configure_logging(settings.log_format)
+    pool_logger().propagate = True
+    pool_logger().setLevel(logging.WARNING)
+
+
+def _parent_starting(**_: Any) -> None:
+    """A child that cannot start ends the whole worker."""
+    signal.signal(CHILD_FAILED_SIGNAL, lambda *_: os._exit(EXIT_FAILURE))
+
+
+def _parent_ready(settings: Settings, app: Celery, stopping: threading.Event, **_: Any) -> None:
+    """Start what runs beside the consumer."""
+    from prometheus_client import start_http_server
+
+    from unet_factory.jobs.maintenance import Maintenance, run_maintenance
+    from unet_factory.platform.metrics import scrape_registry
+
+    def send(job_id: str) -> None:
+        app.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE)
+
+    maintenance = Maintenance(Redis.from_url(settings.redis_url), BlobStore(settings.blob_url), send, settings)
+    threading.Thread(
+        target=run_maintenance, args=(maintenance, settings.maintenance_interval_s, stopping), daemon=True
+    ).start()
+    if settings.metrics_port:
+        start_http_server(settings.metrics_port, settings.metrics_host, registry=scrape_registry())
+
+
+def _parent_stopping(settings: Settings, stopping: threading.Event, **_: Any) -> None:
+    """In the signal handler: bound the wait for the current job; told a second time, leave it to its lease and go."""
+    if stopping.is_set():
+        os._exit(EXIT_FAILURE)
+    stopping.set()
+    patience = threading.Timer(settings.stop_grace_s, os._exit, [EXIT_FAILURE])
+    patience.daemon = True
+    patience.start()
+
+
+def _child_starting(settings: Settings, **_: Any) -> None:
+    """Load everything; without its models the child is of no use, and the worker says so by its exit status."""
+    from unet_factory_worker import child
+
+    try:
+        child.start(settings)
+    except Exception as error:  # no scan is near: its message is safe to tell
+        log.exception("the worker cannot start: %s", error)
+        os.kill(os.getppid(), CHILD_FAILED_SIGNAL)
+        os._exit(EXIT_FAILURE)
+
+
+def _child_stopping(**_: Any) -> None:
+    from unet_factory_worker import child
+
+    child.stop()
+
+
+@lru_cache(maxsize=1)
+def _app_from_environment() -> Celery:
+    return build_app(Settings())
+
+
+def __getattr__(name: str) -> Any:
+    if name == "app":
+        return _app_from_environment()
+    raise AttributeError(name)

@@ -1,0 +1,148 @@
+"""The volumes of a label map as a measurement report: Comprehensive 3D SR after TID 1500 (PS3.16)."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from highdicom.sr import (
+    AlgorithmIdentification,
+    CodedConcept,
+    Comprehensive3DSR,
+    DeviceObserverIdentifyingAttributes,
+    FindingSite,
+    Measurement,
+    MeasurementReport,
+    MeasurementsAndQualitativeEvaluations,
+    ObservationContext,
+    ObserverContext,
+    ReferencedSegment,
+    SourceImageForMeasurementGroup,
+    SourceSeriesForSegmentation,
+    TrackingIdentifier,
+    VolumetricROIMeasurementsAndQualitativeEvaluations,
+)
+from pydicom.dataset import Dataset
+from pydicom.sr.coding import Code
+
+from unet_factory.domain.manifest import Label
+from unet_factory.volume.dicom import DicomSeries
+from unet_factory_worker.dicom_results import coding, source
+from unet_factory_worker.dicom_results.finishing import finish, series_numbers
+from unet_factory_worker.dicom_results.provenance import FAMILY, MANUFACTURER, Provenance
+
+_DEVICE = Code("121007", "DCM", "Device")
+_IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
+_VOLUME = Code("118565006", "SCT", "Volume")
+_MILLILITRE = Code("ml", "UCUM", "milliliter")
+_DECIMALS = 6
+
+_Group = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
+
+
+def build_report(
+    volumes_ml: Mapping[str, float],
+    series: DicomSeries,
+    provenance: Provenance,
+    segmentation: Dataset | None,
+    numbers: Mapping[int, int],
+) -> Comprehensive3DSR:
+    """The report of the volume of every label but the background; one that was not found has 0 ml and no segment.
+
+    Args:
+        volumes_ml: by label name.
+        numbers: label value -> segment number in ``segmentation``, for the labels that were found.
+    """
+    header = series.datasets[0]
+    moment = provenance.moment(header)
+    groups = [
+        _group(label, volumes_ml[label.name], series, provenance, segmentation, numbers.get(label.value))
+        for label in provenance.labels
+        if label.value != 0
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values of the scan
+        report = Comprehensive3DSR(
+            evidence=_evidence(series, segmentation),
+            content=MeasurementReport(_observer(provenance), _IMAGING_PROCEDURE, groups)[0],
+            series_instance_uid=provenance.uid("report", "series"),
+            series_number=series_numbers(header)[1],
+            sop_instance_uid=provenance.uid("report", "instance"),
+            instance_number=1,
+            manufacturer=MANUFACTURER,
+            manufacturer_model_name=provenance.model,
+            software_versions=provenance.version,
+            device_serial_number=provenance.checkpoint_digest[:64],
+            series_description=f"{provenance.model} volumes"[:64],
+            series_date=moment.date(),
+            series_time=moment.time(),
+            content_date=moment.date(),
+            content_time=moment.time(),
+            is_complete=True,
+            specific_character_set=None,
+        )
+    finish(report, header, moment)
+    return report
+
+
+def _observer(provenance: Provenance) -> ObservationContext:
+    attributes = DeviceObserverIdentifyingAttributes(
+        uid=provenance.device_uid(),
+        name=provenance.model,
+        manufacturer_name=MANUFACTURER,
+        model_name=f"{MANUFACTURER} {provenance.version}",
+        serial_number=provenance.checkpoint_digest,
+    )
+    return ObservationContext(observer_device_context=ObserverContext(CodedConcept.from_code(_DEVICE), attributes))
+
+
+def _group(
+    label: Label,
+    volume_ml: float,
+    series: DicomSeries,
+    provenance: Provenance,
+    segmentation: Dataset | None,
+    number: int | None,
+) -> _Group:
+    tracking_id, tracking_uid = provenance.tracking(label)
+    site = coding.site_of(label)
+    common: dict[str, Any] = {
+        "tracking_identifier": TrackingIdentifier(tracking_uid, tracking_id),
+        "finding_category": coding.category_of(label),
+        "finding_type": coding.type_of(label),
+        "finding_sites": None if site is None else [FindingSite(site[0], topographical_modifier=site[1])],
+        "algorithm_id": _algorithm(provenance),
+        "measurements": [Measurement(_VOLUME, round(volume_ml, _DECIMALS), _MILLILITRE)],
+    }
+    if segmentation is None or number is None:
+        return MeasurementsAndQualitativeEvaluations(**common, source_images=_images(series.datasets))
+    segment = ReferencedSegment(
+        segmentation.SOPClassUID,
+        segmentation.SOPInstanceUID,
+        number,
+        source_series=SourceSeriesForSegmentation(series.datasets[0].SeriesInstanceUID),
+    )
+    return VolumetricROIMeasurementsAndQualitativeEvaluations(**common, referenced_segment=segment)
+
+
+def _algorithm(provenance: Provenance) -> AlgorithmIdentification:
+    parameters = [f"{name} = {value}" for name, value in provenance.parameters().items()]
+    return AlgorithmIdentification(provenance.model, provenance.version, parameters, FAMILY, MANUFACTURER)
+
+
+def _images(headers: Sequence[Dataset]) -> list[SourceImageForMeasurementGroup]:
+    return [SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers]
+
+
+def _evidence(series: DicomSeries, segmentation: Dataset | None) -> list[Dataset]:
+    """The segmentation and every object of the scan, by their identifiers: the patient is copied in the end."""
+    template = source.stand_ins(series, [0])[0]
+    headers = series.datasets if segmentation is None else (segmentation, *series.datasets)
+    return [_identified(template, header) for header in headers]
+
+
+def _identified(template: Dataset, header: Dataset) -> Dataset:
+    evidence = deepcopy(template)  # data elements would be shared otherwise
+    for keyword in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"):
+        setattr(evidence, keyword, header[keyword].value)
+    return evidence
