@@ -21,7 +21,7 @@ from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header, read_volume
 from unet_factory_client import FactoryClient
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "dicom" / "PGBM-002_HippoCrop"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 RELATED = 'multipart/related; type="application/dicom"; boundary=x'
 ANSWERS_AT_ONCE = {"Prefer": "wait=20"}
 
