@@ -14,7 +14,7 @@ from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.settings import Settings, is_loopback
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
@@ -46,11 +46,11 @@ def create_app(settings: Settings) -> FastAPI:
         DestinationsInvalid: the file of archives and webhooks cannot be used.
         RoutingInvalid: the rules for received series cannot be used.
     """
-    services = Services.build(settings)
+    gateway = GatewayContext.build(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with services.running(), receiving(services):
+        async with gateway.running(), receiving(gateway):
             yield
 
     app = _Gateway(
@@ -63,7 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
-    app.state.services = services
+    app.state.gateway = gateway
     for router in _ROUTERS:
         app.include_router(router)
     check_plain_routes(app)
@@ -105,7 +105,7 @@ class GatewayServer(uvicorn.Server):
         self.app = app
 
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
-        self.app.state.services.wakeups.close()
+        self.app.state.gateway.wakeups.close()
         await super().shutdown(sockets)
 
 

@@ -30,7 +30,9 @@ _MAINTENANCE_ENDS_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
-class Services:
+class GatewayContext:
+    """The gateway's settings, stores and connections."""
+
     settings: Settings
     registry: ModelRegistry
     redis: Redis
@@ -48,7 +50,7 @@ class Services:
     quota: RequestQuota
 
     @classmethod
-    def build(cls, settings: Settings) -> "Services":
+    def build(cls, settings: Settings) -> "GatewayContext":
         """Connects to nothing yet: the gateway starts, and says that it is not ready, while Redis is away.
 
         Raises:
@@ -107,10 +109,10 @@ class Services:
         run_maintenance(maintenance, self.settings.maintenance_interval_s, stop)
 
 
-def _services(request: Request) -> Services:
-    services = request.app.state.services
-    assert isinstance(services, Services)
-    return services
+def _context_of(request: Request) -> GatewayContext:
+    gateway = request.app.state.gateway
+    assert isinstance(gateway, GatewayContext)
+    return gateway
 
 
-ServicesDependency = Annotated[Services, Depends(_services)]
+GatewayDependency = Annotated[GatewayContext, Depends(_context_of)]

@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from unet_factory.platform.api_keys import ApiKey, Scope
 from unet_factory.platform.audit import Action
 from unet_factory_service.access.callers import ANYBODY, Caller
-from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
 from unet_factory_service.refusals import RouteClosed, ScopeMissing, Unauthenticated
 
@@ -87,7 +87,7 @@ def rule_of(method: str, path: str) -> Rule | None:
 
 async def authorise(
     request: Request,
-    services: ServicesDependency,
+    gateway: GatewayDependency,
     bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)],
     header: Annotated[str | None, Security(_HEADER)],
 ) -> None:
@@ -101,17 +101,17 @@ async def authorise(
     """
     state, rule = request.state, rule_of(request.method, request.scope["route"].path)
     state.rule, state.caller = rule, ANYBODY
-    if services.settings.authentication == "off" or (rule is not None and rule.public):
+    if gateway.settings.authentication == "off" or (rule is not None and rule.public):
         return
     token = (bearer.credentials if bearer else header) or ""
     state.caller = Caller()  # nobody, until it is known who
-    key = await run_in_threadpool(services.keys.named_in, token)
+    key = await run_in_threadpool(gateway.keys.named_in, token)
     state.key_id = None if key is None else key.id
     if key is None or not key.accepts(token, time.time()):
         raise Unauthenticated(presented=bool(token))
-    await run_in_threadpool(services.quota.take, key)
+    await run_in_threadpool(gateway.quota.take, key)
     _check_scope(key, rule)
-    state.caller = Caller.holding(key, services.settings)
+    state.caller = Caller.holding(key, gateway.settings)
 
 
 def check_plain_routes(app: FastAPI) -> None:

@@ -23,7 +23,7 @@ from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import JOBS, RECEIVED_SERIES
 from unet_factory.volume.dicom import pack_series
 from unet_factory_service.access.callers import on_behalf_of
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb.received import DueSeries, Submission
 from unet_factory_service.dicomweb.routing import Rule
 from unet_factory_service.refusals import NotReady, QueueFull, QuotaExceeded
@@ -42,10 +42,10 @@ _ENDS_WITHIN_S = 10.0
 
 
 @asynccontextmanager
-async def receiving(services: Services) -> AsyncIterator[None]:
+async def receiving(gateway: GatewayContext) -> AsyncIterator[None]:
     """The thread lives as long as the block."""
     stop = threading.Event()
-    thread = threading.Thread(target=Reception(services).run, args=(stop,), name="reception", daemon=True)
+    thread = threading.Thread(target=Reception(gateway).run, args=(stop,), name="reception", daemon=True)
     thread.start()
     try:
         yield
@@ -57,12 +57,12 @@ async def receiving(services: Services) -> AsyncIterator[None]:
 class Reception:
     """Looks at what has been received."""
 
-    def __init__(self, services: Services) -> None:
-        self._services, self._received = services, services.received
+    def __init__(self, gateway: GatewayContext) -> None:
+        self._gateway, self._received = gateway, gateway.received
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop``; a Redis that is away is waited for."""
-        interval_s = min(1.0, max(0.1, self._services.settings.series_quiet_s / 5))
+        interval_s = min(1.0, max(0.1, self._gateway.settings.series_quiet_s / 5))
         while not stop.wait(interval_s):
             try:
                 self.run_once()
@@ -77,7 +77,7 @@ class Reception:
             with self._received.held(series.id, LEASE_S) as held:
                 if held:
                     self._look_at(series)
-        if self._services.redis.set("received:purging", b"1", nx=True, ex=_PURGE_EVERY_S):
+        if self._gateway.redis.set("received:purging", b"1", nx=True, ex=_PURGE_EVERY_S):
             self._received.purge_expired()
             self._received.purge_orphans()
 
@@ -120,16 +120,16 @@ class Reception:
         return "submitted"
 
     def _rule_for(self, file: Path) -> Rule | None:
-        routing = self._services.routing
+        routing = self._gateway.routing
         return None if routing is None else routing.rule_for(dcmread(file, stop_before_pixels=True))
 
     def _submit(self, series_id: str, files: list[Path], rule: Rule, submission: Submission) -> Job:
         """The key holds until the job is recorded with the series: dying in between makes no second job."""
         key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
-        caller = on_behalf_of(self._received.owner(series_id), self._services.keys, self._services.settings)
-        with self._services.blobs.scratch() as folder:
+        caller = on_behalf_of(self._received.owner(series_id), self._gateway.keys, self._gateway.settings)
+        with self._gateway.blobs.scratch() as folder:
             pack_series(files, folder / "upload")
-            job = submit(self._services, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key, caller)
+            job = submit(self._gateway, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key, caller)
         self._received.record(series_id, Submission(submission.digest, job.id, submission.jobs + 1))
         audit.record(audit.Action.CREATE, audit.Outcome.OK, key=caller.key_id, job=job.id)
         return job
@@ -137,15 +137,15 @@ class Reception:
     def _stands(self, job_id: str) -> bool:
         """Whether a job has answered for its series, or still may; one that failed or was purged has not."""
         try:
-            return self._services.jobs.get(job_id).state not in (JobState.FAILED, JobState.CANCELLED)
+            return self._gateway.jobs.get(job_id).state not in (JobState.FAILED, JobState.CANCELLED)
         except (JobUnknown, JobExpired):
             return False
 
     def _supersede(self, job_id: str) -> None:
         """A job of less than the whole series is of no use any more; one that has ended stays as it is."""
         with suppress(JobUnknown, JobExpired):
-            model = self._services.jobs.get(job_id).model
-            if self._services.jobs.end(job_id, JobState.CANCELLED):
+            model = self._gateway.jobs.get(job_id).model
+            if self._gateway.jobs.end(job_id, JobState.CANCELLED):
                 JOBS.labels(model, JobState.CANCELLED.value).inc()
                 log.info("job %s is superseded: more of its series has come", job_id)
 

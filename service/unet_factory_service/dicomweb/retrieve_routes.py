@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydicom import dcmread
 
 from unet_factory.domain.errors import JobExpired
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, check_accepts
 from unet_factory_service.dicomweb.results import ResultIndex, StoredInstance
 from unet_factory_service.documentation import Responses, file_of, problems
@@ -26,12 +26,12 @@ _OBJECTS = _FILES | problems(404, 406, 410, 503)
 
 
 def _wanted(
-    request: Request, services: Services, study: str, series: str | None = None, instance: str | None = None
+    request: Request, gateway: GatewayContext, study: str, series: str | None = None, instance: str | None = None
 ) -> list[StoredInstance]:
     """What the path names; UIDs in it are the asker's, so no answer repeats them."""
     found = [
         stored
-        for stored in services.results.instances(request.state.caller, study)
+        for stored in gateway.results.instances(request.state.caller, study)
         if series in (None, stored.header.SeriesInstanceUID) and instance in (None, stored.header.SOPInstanceUID)
     ]
     if not found:
@@ -40,18 +40,18 @@ def _wanted(
     return found
 
 
-def _of_study(request: Request, services: ServicesDependency, study: str) -> list[StoredInstance]:
-    return _wanted(request, services, study)
+def _of_study(request: Request, gateway: GatewayDependency, study: str) -> list[StoredInstance]:
+    return _wanted(request, gateway, study)
 
 
-def _of_series(request: Request, services: ServicesDependency, study: str, series: str) -> list[StoredInstance]:
-    return _wanted(request, services, study, series)
+def _of_series(request: Request, gateway: GatewayDependency, study: str, series: str) -> list[StoredInstance]:
+    return _wanted(request, gateway, study, series)
 
 
 def _of_instance(
-    request: Request, services: ServicesDependency, study: str, series: str, instance: str
+    request: Request, gateway: GatewayDependency, study: str, series: str, instance: str
 ) -> list[StoredInstance]:
-    return _wanted(request, services, study, series, instance)
+    return _wanted(request, gateway, study, series, instance)
 
 
 OfStudy = Annotated[list[StoredInstance], Depends(_of_study)]
@@ -64,33 +64,33 @@ _INSTANCE = f"{_SERIES}/instances/{{instance}}"
 
 
 @router.get(_STUDY, operation_id="retrieve_study", response_class=Response, responses=_OBJECTS)
-def retrieve_study(request: Request, found: OfStudy, services: ServicesDependency) -> Response:
-    return _objects(request, found, services.results)
+def retrieve_study(request: Request, found: OfStudy, gateway: GatewayDependency) -> Response:
+    return _objects(request, found, gateway.results)
 
 
 @router.get(_SERIES, operation_id="retrieve_series", response_class=Response, responses=_OBJECTS)
-def retrieve_series(request: Request, found: OfSeries, services: ServicesDependency) -> Response:
-    return _objects(request, found, services.results)
+def retrieve_series(request: Request, found: OfSeries, gateway: GatewayDependency) -> Response:
+    return _objects(request, found, gateway.results)
 
 
 @router.get(_INSTANCE, operation_id="retrieve_instance", response_class=Response, responses=_OBJECTS)
-def retrieve_instance(request: Request, found: OfInstance, services: ServicesDependency) -> Response:
-    return _objects(request, found, services.results)
+def retrieve_instance(request: Request, found: OfInstance, gateway: GatewayDependency) -> Response:
+    return _objects(request, found, gateway.results)
 
 
 @router.get(f"{_STUDY}/metadata", operation_id="study_metadata", responses=_METADATA)
-def study_metadata(request: Request, found: OfStudy, services: ServicesDependency) -> Response:
-    return _metadata(request, found, services.results)
+def study_metadata(request: Request, found: OfStudy, gateway: GatewayDependency) -> Response:
+    return _metadata(request, found, gateway.results)
 
 
 @router.get(f"{_SERIES}/metadata", operation_id="series_metadata", responses=_METADATA)
-def series_metadata(request: Request, found: OfSeries, services: ServicesDependency) -> Response:
-    return _metadata(request, found, services.results)
+def series_metadata(request: Request, found: OfSeries, gateway: GatewayDependency) -> Response:
+    return _metadata(request, found, gateway.results)
 
 
 @router.get(f"{_INSTANCE}/metadata", operation_id="instance_metadata", responses=_METADATA)
-def instance_metadata(request: Request, found: OfInstance, services: ServicesDependency) -> Response:
-    return _metadata(request, found, services.results)
+def instance_metadata(request: Request, found: OfInstance, gateway: GatewayDependency) -> Response:
+    return _metadata(request, found, gateway.results)
 
 
 def _objects(request: Request, found: Sequence[StoredInstance], results: ResultIndex) -> Response:

@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydicom import Dataset
 
 from unet_factory_service.access.callers import Caller, CallerDependency
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.matching import Search, values_of
 from unet_factory_service.dicomweb.results import (
@@ -31,27 +31,27 @@ Group = Sequence[Dataset]
 
 
 @router.get("/studies", operation_id="search_studies", summary="Search studies", responses=_RESPONSES)
-def search_studies(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
-    return _answer(request, "studies", _found(services, caller, None), ("StudyInstanceUID",), _study)
+def search_studies(request: Request, gateway: GatewayDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "studies", _found(gateway, caller, None), ("StudyInstanceUID",), _study)
 
 
 @router.get("/series", operation_id="search_series", summary="Search series", responses=_RESPONSES)
-def search_series(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
-    return _answer(request, "series", _found(services, caller, None), _SERIES_KEY, _series)
+def search_series(request: Request, gateway: GatewayDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "series", _found(gateway, caller, None), _SERIES_KEY, _series)
 
 
 @router.get(
     "/studies/{study}/series", operation_id="search_series_of_study", summary="Search series", responses=_RESPONSES
 )
 def search_series_of_study(
-    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+    study: str, request: Request, gateway: GatewayDependency, caller: CallerDependency
 ) -> Response:
-    return _answer(request, "series", _found(services, caller, study), _SERIES_KEY, _series)
+    return _answer(request, "series", _found(gateway, caller, study), _SERIES_KEY, _series)
 
 
 @router.get("/instances", operation_id="search_instances", summary="Search instances", responses=_RESPONSES)
-def search_instances(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
-    return _answer(request, "instances", _found(services, caller, None), _INSTANCE_KEY, _instance)
+def search_instances(request: Request, gateway: GatewayDependency, caller: CallerDependency) -> Response:
+    return _answer(request, "instances", _found(gateway, caller, None), _INSTANCE_KEY, _instance)
 
 
 @router.get(
@@ -61,9 +61,9 @@ def search_instances(request: Request, services: ServicesDependency, caller: Cal
     responses=_RESPONSES,
 )
 def search_instances_of_study(
-    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+    study: str, request: Request, gateway: GatewayDependency, caller: CallerDependency
 ) -> Response:
-    return _answer(request, "instances", _found(services, caller, study), _INSTANCE_KEY, _instance)
+    return _answer(request, "instances", _found(gateway, caller, study), _INSTANCE_KEY, _instance)
 
 
 @router.get(
@@ -73,9 +73,9 @@ def search_instances_of_study(
     responses=_RESPONSES,
 )
 def search_instances_of_series(
-    study: str, series: str, request: Request, services: ServicesDependency, caller: CallerDependency
+    study: str, series: str, request: Request, gateway: GatewayDependency, caller: CallerDependency
 ) -> Response:
-    found = [header for header in _found(services, caller, study) if header.SeriesInstanceUID == series]
+    found = [header for header in _found(gateway, caller, study) if header.SeriesInstanceUID == series]
     return _answer(request, "instances", found, _INSTANCE_KEY, _instance)
 
 
@@ -83,8 +83,8 @@ _SERIES_KEY = ("StudyInstanceUID", "SeriesInstanceUID")
 _INSTANCE_KEY = (*_SERIES_KEY, "SOPInstanceUID")
 
 
-def _found(services: Services, caller: Caller, study_uid: str | None) -> list[Dataset]:
-    instances: list[StoredInstance] = services.results.instances(caller, study_uid)
+def _found(gateway: GatewayContext, caller: Caller, study_uid: str | None) -> list[Dataset]:
+    instances: list[StoredInstance] = gateway.results.instances(caller, study_uid)
     return [instance.header for instance in instances]
 
 

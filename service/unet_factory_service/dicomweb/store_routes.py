@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from unet_factory.domain.errors import StorageFull
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
 from unet_factory_service.access.callers import Caller, CallerDependency
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
 from unet_factory_service.dicomweb.store_answer import Failure, FailureReason, Instance, store_answer
@@ -53,8 +53,8 @@ _RESPONSES = _ANSWERS | problems(400, 406, 413, 415, 429, 503, 507)
     openapi_extra=_BODY,
     responses=_RESPONSES,
 )
-async def store_instances(request: Request, services: ServicesDependency, caller: CallerDependency) -> Response:
-    return await _store(request, services, caller, None)
+async def store_instances(request: Request, gateway: GatewayDependency, caller: CallerDependency) -> Response:
+    return await _store(request, gateway, caller, None)
 
 
 @router.post(
@@ -66,30 +66,30 @@ async def store_instances(request: Request, services: ServicesDependency, caller
     responses=_RESPONSES,
 )
 async def store_instances_of_study(
-    study: str, request: Request, services: ServicesDependency, caller: CallerDependency
+    study: str, request: Request, gateway: GatewayDependency, caller: CallerDependency
 ) -> Response:
     """Instances of other studies are refused, one by one."""
-    return await _store(request, services, caller, study)
+    return await _store(request, gateway, caller, study)
 
 
-async def _store(request: Request, services: Services, caller: Caller, study_uid: str | None) -> Response:
+async def _store(request: Request, gateway: GatewayContext, caller: Caller, study_uid: str | None) -> Response:
     check_accepts(request, DICOM_JSON, "application/json")
-    await run_in_threadpool(check_capacity, services, caller)
-    with services.blobs.scratch() as folder:
-        files = await receive_dicom_parts(request, folder, services.settings.max_upload_bytes)
-        status, answer = await run_in_threadpool(_put_down, services, files, study_uid, caller.owner)
+    await run_in_threadpool(check_capacity, gateway, caller)
+    with gateway.blobs.scratch() as folder:
+        files = await receive_dicom_parts(request, folder, gateway.settings.max_upload_bytes)
+        status, answer = await run_in_threadpool(_put_down, gateway, files, study_uid, caller.owner)
     return JSONResponse(answer, status, media_type=DICOM_JSON)
 
 
 def _put_down(
-    services: Services, files: list[Path], study_uid: str | None, owner: str
+    gateway: GatewayContext, files: list[Path], study_uid: str | None, owner: str
 ) -> tuple[int, dict[str, object]]:
     """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now."""
     found = [(file, _identify(file, study_uid)) for file in files]
     series_ids = {series_id_of(i.study_uid, i.series_uid, owner) for _, i in found if isinstance(i, Instance)}
-    services.received.announce(series_ids, owner)
-    outcomes = [_put(services, file, instance, owner) for file, instance in found]
-    services.received.announce(series_ids, owner)
+    gateway.received.announce(series_ids, owner)
+    outcomes = [_put(gateway, file, instance, owner) for file, instance in found]
+    gateway.received.announce(series_ids, owner)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     RECEIVED_INSTANCES.labels("stored").inc(len(stored))
@@ -99,12 +99,12 @@ def _put_down(
     return store_answer(stored, failed)
 
 
-def _put(services: Services, file: Path, instance: Instance | Failure, owner: str) -> Instance | Failure:
+def _put(gateway: GatewayContext, file: Path, instance: Instance | Failure, owner: str) -> Instance | Failure:
     if isinstance(instance, Failure):
         return instance
     series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
     try:
-        services.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
+        gateway.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
     except StorageFull:
         return Failure(instance, FailureReason.OUT_OF_RESOURCES)
     return instance

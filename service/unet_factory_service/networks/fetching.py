@@ -7,13 +7,13 @@ from starlette.concurrency import run_in_threadpool
 from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
 from unet_factory.platform.weight_cache import CachedWeights, ready_channel
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.errors import StoredProblem
 from unet_factory_service.operations.workers import has_worker_for
 from unet_factory_service.refusals import NotReady
 
 
-async def fetch_network(services: Services, request: GenerationRequest, wait_s: float) -> CachedWeights | None:
+async def fetch_network(gateway: GatewayContext, request: GenerationRequest, wait_s: float) -> CachedWeights | None:
     """The network; None when it is still being made after ``wait_s``, or when the server is stopping.
 
     Raises:
@@ -21,40 +21,40 @@ async def fetch_network(services: Services, request: GenerationRequest, wait_s: 
         NotReady: it is not in the cache, and no worker is there to make it.
     """
     deadline = time.monotonic() + wait_s
-    network = await run_in_threadpool(services.cache.get, request)
+    network = await run_in_threadpool(gateway.cache.get, request)
     if network is not None:
         WEIGHT_CACHE_HITS.inc()
         return network
-    with services.wakeups.on(ready_channel(request)) as wakeup:
+    with gateway.wakeups.on(ready_channel(request)) as wakeup:
         while True:
-            network = await run_in_threadpool(_find_or_order, services, request)
+            network = await run_in_threadpool(_find_or_order, gateway, request)
             remaining_s = deadline - time.monotonic()
-            if network is not None or remaining_s <= 0 or services.wakeups.closing:
+            if network is not None or remaining_s <= 0 or gateway.wakeups.closing:
                 return network
             await wakeup.wait(remaining_s)
 
 
-def _find_or_order(services: Services, request: GenerationRequest) -> CachedWeights | None:
+def _find_or_order(gateway: GatewayContext, request: GenerationRequest) -> CachedWeights | None:
     """Order it unless somebody has; again when that claim ended without an answer, as its worker may have died."""
-    network = services.cache.get(request)
+    network = gateway.cache.get(request)
     if network is not None:
         return network
-    failure = services.cache.failure(request)
+    failure = gateway.cache.failure(request)
     if failure is not None:
         raise StoredProblem(Problem.model_validate_json(failure))
-    if not has_worker_for(services, request.checkpoint_digest):
+    if not has_worker_for(gateway, request.checkpoint_digest):
         raise NotReady("no worker that has this model is up; try again")
-    return _order(services, request) if services.cache.claim_generation(request) else None
+    return _order(gateway, request) if gateway.cache.claim_generation(request) else None
 
 
-def _order(services: Services, request: GenerationRequest) -> CachedWeights | None:
-    network = services.cache.get(request)  # it may have been finished between the look and the claim
+def _order(gateway: GatewayContext, request: GenerationRequest) -> CachedWeights | None:
+    network = gateway.cache.get(request)  # it may have been finished between the look and the claim
     if network is not None:
-        services.cache.abandon_generation(request)
+        gateway.cache.abandon_generation(request)
         return network
     try:
-        services.publisher.generate(request)
+        gateway.publisher.generate(request)
     except NotReady:
-        services.cache.abandon_generation(request)
+        gateway.cache.abandon_generation(request)
         raise
     return None

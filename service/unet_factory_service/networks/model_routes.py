@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
 from unet_factory.platform.model_registry import RegisteredModel
-from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -60,12 +60,12 @@ class ModelDescription(BaseModel):
 
 
 @router.get("", operation_id="list_models", summary="All models")
-def list_models(services: ServicesDependency) -> list[ModelDescription]:
-    registry = services.registry
+def list_models(gateway: GatewayDependency) -> list[ModelDescription]:
+    registry = gateway.registry
     return [ModelDescription.of(model, default=model is registry.get()) for model in registry.all()]
 
 
 @router.get("/{name}", operation_id="get_model", summary="One model", responses=problems(404))
-def get_model(name: str, services: ServicesDependency) -> ModelDescription:
-    model = services.registry.get(name)
-    return ModelDescription.of(model, default=model is services.registry.get())
+def get_model(name: str, gateway: GatewayDependency) -> ModelDescription:
+    model = gateway.registry.get(name)
+    return ModelDescription.of(model, default=model is gateway.registry.get())

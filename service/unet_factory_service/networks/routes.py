@@ -20,7 +20,7 @@ from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingM
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 from unet_factory_service.conditional import conditional_response
-from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import UNET_RESPONSES, problems
 from unet_factory_service.networks.fetching import fetch_network
 from unet_factory_service.preferences import parse_prefer
@@ -138,7 +138,7 @@ class NetworkChoice:
 async def get_unet(
     request: Request,
     query: Annotated[UnetQuery, Query()],
-    services: ServicesDependency,
+    gateway: GatewayDependency,
     prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds, or `respond-async`")] = None,
 ) -> Response:
     """Answers from the cache, else has a worker make the network and waits for it (30 s unless preferred otherwise).
@@ -146,9 +146,9 @@ async def get_unet(
     What the URL stands for changes when an operator replaces the model: caches must revalidate it, by its ETag.
     """
     _refuse_repeated_parameters(request)
-    choice = NetworkChoice.of(query, services.registry)
-    preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=services.settings.max_wait_s)
-    network = await fetch_network(services, choice.generation, preference.wait_s)
+    choice = NetworkChoice.of(query, gateway.registry)
+    preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=gateway.settings.max_wait_s)
+    network = await fetch_network(gateway, choice.generation, preference.wait_s)
     headers = choice.headers | preference.headers
     if network is None:
         return _come_back(request, headers)

@@ -9,7 +9,7 @@ from pydantic import Field
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.jobs import Errand, ErrandState
 from unet_factory.jobs.deliveries import job_of
-from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
 
 router = APIRouter(prefix="/deliveries", tags=["deliveries"])
@@ -36,13 +36,13 @@ class Deliveries(Frozen):
     "", operation_id="list_deliveries", summary="Deliveries that are dead, or wait", responses=problems(400, 503)
 )
 def list_deliveries(
-    services: ServicesDependency,
+    gateway: GatewayDependency,
     state: ListedState = ListedState.DEAD,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Deliveries:
     """The oldest first."""
     wanted = ErrandState(state.value)
-    found = [_delivery(errand_id, errand) for errand_id, errand in services.outbox.listed(wanted, limit)]
+    found = [_delivery(errand_id, errand) for errand_id, errand in gateway.outbox.listed(wanted, limit)]
     return Deliveries(state=wanted, deliveries=found)
 
 
@@ -53,9 +53,9 @@ def list_deliveries(
     summary="Make a delivery due now",
     responses=problems(404, 503),
 )
-def replay_delivery(delivery_id: str, services: ServicesDependency) -> Delivery:
+def replay_delivery(delivery_id: str, gateway: GatewayDependency) -> Delivery:
     """A dead one, one that waits for its next attempt, or one that was made already; its attempts count anew."""
-    return _delivery(delivery_id, services.outbox.replay(delivery_id))
+    return _delivery(delivery_id, gateway.outbox.replay(delivery_id))
 
 
 def _delivery(errand_id: str, errand: Errand) -> Delivery:

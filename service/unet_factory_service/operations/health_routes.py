@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import UnknownModel
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import problems
 from unet_factory_service.operations.workers import has_worker_for
 from unet_factory_service.refusals import NotReady
@@ -22,21 +22,21 @@ async def live() -> dict[str, bool]:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", operation_id="readyz", summary="Ready", responses=problems(503))
 @router.get("/v2/health/ready", operation_id="health_ready", summary="Ready", responses=problems(503))
-def ready(services: ServicesDependency) -> dict[str, bool]:
+def ready(gateway: GatewayDependency) -> dict[str, bool]:
     """When the broker answers and a worker with the default model is up; else the problem lists what is missing."""
-    missing = _missing(services)
+    missing = _missing(gateway)
     if missing:
         raise NotReady("missing: " + ", ".join(missing), missing=missing)
     return {"ready": True}
 
 
-def _missing(services: Services) -> list[str]:
+def _missing(gateway: GatewayContext) -> list[str]:
     try:
-        model = services.registry.get()
+        model = gateway.registry.get()
     except UnknownModel:
         return ["a model"]
     try:
-        services.redis.ping()
-        return [] if has_worker_for(services, model.digest) else [f"a worker with the model {model.manifest.name}"]
+        gateway.redis.ping()
+        return [] if has_worker_for(gateway, model.digest) else [f"a worker with the model {model.manifest.name}"]
     except RedisError:
         return ["the broker"]

@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from unet_factory.domain.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
 from unet_factory.jobs.deliveries import Outbox
 from unet_factory.platform.metrics import scrape_registry
-from unet_factory_service.dependencies import ServicesDependency
+from unet_factory_service.dependencies import GatewayDependency
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +62,10 @@ class PendingDeliveries(Collector):
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(services: ServicesDependency) -> Response:
+def metrics(gateway: GatewayDependency) -> Response:
     queues = CollectorRegistry()
-    queues.register(QueueDepth(services.redis))
-    queues.register(PendingDeliveries(services.redis))
+    queues.register(QueueDepth(gateway.redis))
+    queues.register(PendingDeliveries(gateway.redis))
     return Response(
         generate_latest(scrape_registry()) + generate_latest(queues), headers={"Content-Type": CONTENT_TYPE_LATEST}
     )

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response
 
 from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, Job
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import Responses, file_of, problems
 from unet_factory_service.refusals import NoDicomResults, NothingSegmented
 from unet_factory_service.segmentations.job_results import JobId, check_has_result, result_response
@@ -26,16 +26,16 @@ _RESPONSES: Responses = {
     response_class=Response,
     responses=_RESPONSES,
 )
-def get_segmentation_object(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+def get_segmentation_object(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
     """409 while the job is not final, and always for a scan that was no DICOM; 404 where no label was found in it."""
-    job = _finished_dicom_job(services, job_id)
+    job = _finished_dicom_job(gateway, job_id)
     if job.volumes_ml and not any(job.volumes_ml.values()):
         raise NothingSegmented(
             f"none of {', '.join(job.volumes_ml)} was found in the scan, and a segmentation without segments is none;"
             " the report says so",
             id=job_id,
         )
-    return result_response(request, services, job_id, SEG_NAME, _DICOM)
+    return result_response(request, gateway, job_id, SEG_NAME, _DICOM)
 
 
 @router.get(
@@ -45,14 +45,14 @@ def get_segmentation_object(request: Request, job_id: JobId, services: ServicesD
     response_class=Response,
     responses=_RESPONSES,
 )
-def get_report(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+def get_report(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
     """A structured report after TID 1500. 409 while the job is not final, and always for a scan that was no DICOM."""
-    _finished_dicom_job(services, job_id)
-    return result_response(request, services, job_id, REPORT_NAME, _DICOM)
+    _finished_dicom_job(gateway, job_id)
+    return result_response(request, gateway, job_id, REPORT_NAME, _DICOM)
 
 
-def _finished_dicom_job(services: Services, job_id: str) -> Job:
-    job, asked = services.jobs.get(job_id), services.jobs.request(job_id)
+def _finished_dicom_job(gateway: GatewayContext, job_id: str) -> Job:
+    job, asked = gateway.jobs.get(job_id), gateway.jobs.request(job_id)
     if not asked.is_dicom:
         raise NoDicomResults(
             f"the scan of job {job_id} was no DICOM series, and only those have DICOM results; it has a labelmap",

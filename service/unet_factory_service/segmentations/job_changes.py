@@ -10,10 +10,10 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.jobs import Job
 from unet_factory.jobs.store import events_channel
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 
 
-async def job_changes(services: Services, job_id: str, within_s: float = math.inf) -> AsyncIterator[Job]:
+async def job_changes(gateway: GatewayContext, job_id: str, within_s: float = math.inf) -> AsyncIterator[Job]:
     """The job at once and after every change, until it is final, ``within_s`` is over or the server stops.
 
     Changes that come faster than they are read are merged. A Redis that is away for a moment is waited for.
@@ -25,24 +25,24 @@ async def job_changes(services: Services, job_id: str, within_s: float = math.in
     deadline = time.monotonic() + within_s
     job: Job | None = None
     last: Job | None = None
-    with services.wakeups.on(events_channel(job_id)) as wakeup:
+    with gateway.wakeups.on(events_channel(job_id)) as wakeup:
         while True:
             try:
-                job = await run_in_threadpool(services.jobs.get, job_id)
+                job = await run_in_threadpool(gateway.jobs.get, job_id)
             except (RedisConnectionError, RedisTimeoutError):
                 job = last
             if job is not None and job != last:
                 last = job
                 yield job
             remaining_s = deadline - time.monotonic()
-            if (job is not None and job.state.final) or remaining_s <= 0 or services.wakeups.closing:
+            if (job is not None and job.state.final) or remaining_s <= 0 or gateway.wakeups.closing:
                 return
             await wakeup.wait(remaining_s)
 
 
-async def job_after(services: Services, job: Job, wait_s: float) -> Job:
+async def job_after(gateway: GatewayContext, job: Job, wait_s: float) -> Job:
     """The job as soon as it is final, or as it is after ``wait_s``."""
     if wait_s > 0:
-        async for changed in job_changes(services, job.id, wait_s):
+        async for changed in job_changes(gateway, job.id, wait_s):
             job = changed
     return job

@@ -11,7 +11,7 @@ from unet_factory.domain.errors import JobCancelled, JobExpired, JobUnknown
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import JOB_EXAMPLE
 from unet_factory_service.errors import StoredProblem
 from unet_factory_service.refusals import JobNotFinished
@@ -24,14 +24,14 @@ _JOB_ID = re.compile(r"[0-9a-f]{32}")
 def _job_id(
     job_id: Annotated[str, PathParameter(examples=[JOB_EXAMPLE["id"]])],
     request: Request,
-    services: ServicesDependency,
+    gateway: GatewayDependency,
     caller: CallerDependency,
 ) -> str:
     """Only what can be a job's id reaches the stores; another's job is as unknown as one that never was."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
     request.state.job_ids = [job_id]
-    if not caller.sees(services.jobs, job_id):
+    if not caller.sees(gateway.jobs, job_id):
         raise JobUnknown(f"there is no job {job_id}", id=job_id)
     return job_id
 
@@ -53,14 +53,14 @@ def check_has_result(job: Job) -> None:
         raise JobNotFinished(f"job {job.id} is {job.state}, {job.progress:.0%} done", id=job.id, state=job.state)
 
 
-def result_response(request: Request, services: Services, job_id: str, name: str, media_type: str) -> Response:
+def result_response(request: Request, gateway: GatewayContext, job_id: str, name: str, media_type: str) -> Response:
     """The file ``name`` of a job that has succeeded.
 
     Raises:
         JobExpired: it was purged.
     """
     try:
-        with services.blobs.local(job_id, name) as path:
+        with gateway.blobs.local(job_id, name) as path:
             content = path.read_bytes()
     except FileNotFoundError as error:
         raise JobExpired(f"the result of job {job_id} was purged", id=job_id) from error

@@ -12,7 +12,7 @@ from unet_factory.domain.errors import JobExpired, MalformedRequest
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform.metrics import JOBS
 from unet_factory_service.access.callers import CallerDependency
-from unet_factory_service.dependencies import Services, ServicesDependency
+from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import (
     EVENTS_RESPONSES,
     FINISHED_JOB_EXAMPLE,
@@ -58,7 +58,7 @@ _CREATE_RESPONSES: Responses = {
 )
 async def create_segmentation(
     request: Request,
-    services: ServicesDependency,
+    gateway: GatewayDependency,
     caller: CallerDependency,
     prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds for the job to end")] = None,
     idempotency_key: Annotated[
@@ -69,18 +69,18 @@ async def create_segmentation(
     is_dicom = is_dicom_body(request)
     if request.query_params and not is_dicom:
         raise MalformedRequest("parameters belong into the form, not into the URL")
-    preference = parse_prefer(prefer or (), default_s=0.0, max_s=services.settings.max_wait_s)
+    preference = parse_prefer(prefer or (), default_s=0.0, max_s=gateway.settings.max_wait_s)
     key = None if idempotency_key is None else storage_key(idempotency_key, caller.key_id)
     if key is None:
         await run_in_threadpool(
-            check_capacity, services, caller
+            check_capacity, gateway, caller
         )  # before the upload: a full queue should cost nobody one
-    with services.blobs.scratch() as folder:
+    with gateway.blobs.scratch() as folder:
         receive = receive_dicom_body if is_dicom else receive_form
-        received = await receive(request, folder, services.settings.max_upload_bytes)
-        job = await run_in_threadpool(submit, services, received, key, caller)
+        received = await receive(request, folder, gateway.settings.max_upload_bytes)
+        job = await run_in_threadpool(submit, gateway, received, key, caller)
     request.state.job_ids = [job.id]
-    job = await job_after(services, job, preference.wait_s)
+    job = await job_after(gateway, job, preference.wait_s)
     headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}
     if job.state.final and preference.wait_s > 0:
         return _job_response(job, 200, headers)
@@ -93,9 +93,9 @@ async def create_segmentation(
     summary="A job: state, progress, timings, result in numbers",
     responses=_JOB_RESPONSES | problems(404, 410, 503),
 )
-def get_segmentation(job_id: JobId, response: Response, services: ServicesDependency) -> Job:
+def get_segmentation(job_id: JobId, response: Response, gateway: GatewayDependency) -> Job:
     response.headers.update(PRIVATE)
-    return services.jobs.get(job_id)
+    return gateway.jobs.get(job_id)
 
 
 @router.get(
@@ -105,9 +105,9 @@ def get_segmentation(job_id: JobId, response: Response, services: ServicesDepend
     response_class=EventSourceResponse,
     responses=EVENTS_RESPONSES | problems(404, 410, 503),
 )
-async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> EventSourceResponse:
-    await run_in_threadpool(services.jobs.get, job_id)  # an unknown job is a problem, not a stream
-    return EventSourceResponse(_events(services, job_id), ping=HEARTBEAT_S, headers=PRIVATE)
+async def follow_segmentation(job_id: JobId, gateway: GatewayDependency) -> EventSourceResponse:
+    await run_in_threadpool(gateway.jobs.get, job_id)  # an unknown job is a problem, not a stream
+    return EventSourceResponse(_events(gateway, job_id), ping=HEARTBEAT_S, headers=PRIVATE)
 
 
 @router.get(
@@ -117,11 +117,11 @@ async def follow_segmentation(job_id: JobId, services: ServicesDependency) -> Ev
     response_class=Response,
     responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
 )
-def get_labelmap(request: Request, job_id: JobId, services: ServicesDependency) -> Response:
+def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
     """409 while the job is not final; a failed job answers what it failed of."""
-    check_has_result(services.jobs.get(job_id))
-    output = services.jobs.request(job_id)
-    return result_response(request, services, job_id, output.output_name, _MEDIA_TYPES[output.output])
+    check_has_result(gateway.jobs.get(job_id))
+    output = gateway.jobs.request(job_id)
+    return result_response(request, gateway, job_id, output.output_name, _MEDIA_TYPES[output.output])
 
 
 @router.delete(
@@ -131,20 +131,20 @@ def get_labelmap(request: Request, job_id: JobId, services: ServicesDependency) 
     summary="Cancel the job where it still runs, and delete everything of it now",
     responses=problems(404, 410, 503),
 )
-def delete_segmentation(job_id: JobId, services: ServicesDependency) -> None:
-    job = services.jobs.get(job_id)
-    if services.jobs.end(job_id, JobState.CANCELLED):
+def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
+    job = gateway.jobs.get(job_id)
+    if gateway.jobs.end(job_id, JobState.CANCELLED):
         JOBS.labels(job.model, JobState.CANCELLED.value).inc()
-    services.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
-    services.blobs.delete(job_id)
-    if series_id := services.received.series_of(job_id):
-        services.received.purge(series_id)
+    gateway.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
+    gateway.blobs.delete(job_id)
+    if series_id := gateway.received.series_of(job_id):
+        gateway.received.purge(series_id)
 
 
-async def _events(services: Services, job_id: str) -> AsyncIterator[ServerSentEvent]:
+async def _events(gateway: GatewayContext, job_id: str) -> AsyncIterator[ServerSentEvent]:
     """A job that is purged while it is followed simply ends the stream: asking for it says the rest."""
     try:
-        async for job in job_changes(services, job_id):
+        async for job in job_changes(gateway, job_id):
             yield ServerSentEvent(job.model_dump_json(), event="job")
     except JobExpired:
         return

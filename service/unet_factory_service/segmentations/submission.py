@@ -14,7 +14,7 @@ from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory_service.access.callers import ANYBODY, Caller
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.refusals import NotReady, NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.dicom_upload import as_one_series
 from unet_factory_service.segmentations.form import SegmentationForm
@@ -36,7 +36,9 @@ class _Accepted(NamedTuple):
     request: SegmentationRequest
 
 
-def submit(services: Services, received: ReceivedForm, idempotency_key: str | None, caller: Caller = ANYBODY) -> Job:
+def submit(
+    gateway: GatewayContext, received: ReceivedForm, idempotency_key: str | None, caller: Caller = ANYBODY
+) -> Job:
     """The caller's new job; where a key is given (as it is stored), that of an earlier request of the same content.
 
     Raises:
@@ -44,49 +46,49 @@ def submit(services: Services, received: ReceivedForm, idempotency_key: str | No
             is kept then.
     """
     form = SegmentationForm.of(received.fields)
-    model = services.registry.get(form.model)
+    model = gateway.registry.get(form.model)
     if received.has_file:
-        received = as_one_series(received, form.series_uid, services.settings.volume_limits)
-        accepted = _accept_upload(services, form, model, received)
+        received = as_one_series(received, form.series_uid, gateway.settings.volume_limits)
+        accepted = _accept_upload(gateway, form, model, received)
     else:
-        accepted = _accept(services, form, model)
+        accepted = _accept(gateway, form, model)
     if idempotency_key is None:
-        _enqueue(services, accepted, received, caller)
+        _enqueue(gateway, accepted, received, caller)
         return accepted.job
-    return _enqueue_once(services, accepted, received, caller, idempotency_key)
+    return _enqueue_once(gateway, accepted, received, caller, idempotency_key)
 
 
-def check_capacity(services: Services, caller: Caller = ANYBODY) -> None:
+def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
     """
     Raises:
         QueueFull: as many jobs as are allowed are waiting or running.
         QuotaExceeded: as many of the caller's.
     """
-    if 0 < caller.jobs_in_flight <= services.jobs.count_of(caller.owner):
+    if 0 < caller.jobs_in_flight <= gateway.jobs.count_of(caller.owner):
         raise _too_many_jobs(caller)
-    active, allowed = services.jobs.count_active(), services.settings.max_queued_jobs
+    active, allowed = gateway.jobs.count_active(), gateway.settings.max_queued_jobs
     if active >= allowed:
         raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
 
 
 def _accept_upload(
-    services: Services, form: SegmentationForm, model: RegisteredModel, received: ReceivedForm
+    gateway: GatewayContext, form: SegmentationForm, model: RegisteredModel, received: ReceivedForm
 ) -> _Accepted:
-    header = read_header(received.file, limits=services.settings.volume_limits, spacing_ras_mm=form.spacing)
+    header = read_header(received.file, limits=gateway.settings.volume_limits, spacing_ras_mm=form.spacing)
     try:
         plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, form.outside, form.working_spacing)
     except SpacingOutOfRange:
         SPACING_OUT_OF_RANGE.inc()
         raise
-    check_working_size(header.shape_ras, plan, services.settings.max_voxels)
-    job, request = _accept(services, form, model, _input_name(received.file, header), dicom=header.format == "dicom")
+    check_working_size(header.shape_ras, plan, gateway.settings.max_voxels)
+    job, request = _accept(gateway, form, model, _input_name(received.file, header), dicom=header.format == "dicom")
     policy = PolicyReport(outside=form.outside, out_of_range=plan.out_of_range)
     spacing = Spacings(native=header.spacing_ras_mm, requested=form.working_spacing)
     return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing, "notes": header.notes}), request)
 
 
 def _accept(
-    services: Services,
+    gateway: GatewayContext,
     form: SegmentationForm,
     model: RegisteredModel,
     input_name: str = DICOM_INPUT,
@@ -95,7 +97,7 @@ def _accept(
 ) -> _Accepted:
     """As far as can be told without the scan: a courier looks at one that lies in an archive."""
     now = time.time()
-    send_to = receivers(services.destinations, form, dicom=dicom)
+    send_to = receivers(gateway.destinations, form, dicom=dicom)
     conditions = snap_conditions(model.manifest.conditions, form.conditions)
     request = SegmentationRequest(
         model=model.manifest.name,
@@ -107,7 +109,7 @@ def _accept(
         outside=form.outside,
         output=form.output,
         seg_type=_seg_type(form, dicom=dicom),
-        deadline_s=services.settings.job_deadline_s,
+        deadline_s=gateway.settings.job_deadline_s,
         series=form.series,
         send_to=send_to,
         callback_url=form.callback_url,
@@ -119,9 +121,9 @@ def _accept(
         spacing=Spacings(requested=form.working_spacing),
         conditions=named_conditions(model.manifest.conditions, conditions),
         created=now,
-        expires=now + services.settings.retention_s,
-        fetch=planned_fetch(services.destinations, form.series),
-        deliveries=planned_deliveries(services.destinations, send_to, form.callback_url),
+        expires=now + gateway.settings.retention_s,
+        fetch=planned_fetch(gateway.destinations, form.series),
+        deliveries=planned_deliveries(gateway.destinations, send_to, form.callback_url),
     )
     return _Accepted(job, request)
 
@@ -132,46 +134,48 @@ def _seg_type(form: SegmentationForm, *, dicom: bool) -> SegmentationType:
     return form.seg_type or "binary"
 
 
-def _enqueue_once(services: Services, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str) -> Job:
+def _enqueue_once(
+    gateway: GatewayContext, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str
+) -> Job:
     earlier = reserve(
-        services.jobs, key, _fingerprint(accepted.request, received), accepted.job.id, services.settings.retention_s
+        gateway.jobs, key, _fingerprint(accepted.request, received), accepted.job.id, gateway.settings.retention_s
     )
     if earlier is not None:
         return earlier
     try:
-        _enqueue(services, accepted, received, caller, key)
+        _enqueue(gateway, accepted, received, caller, key)
     except BaseException:
-        services.jobs.forget(key, accepted.job.id)
+        gateway.jobs.forget(key, accepted.job.id)
         raise
     return accepted.job
 
 
 def _enqueue(
-    services: Services, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str | None = None
+    gateway: GatewayContext, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str | None = None
 ) -> None:
     """Store, record, send, in this order: once it is recorded, the job survives a lost message.
 
     One whose scan lies in an archive is only recorded: a courier sends it once the scan is here.
     """
-    check_capacity(services)
+    check_capacity(gateway)
     job_id = accepted.job.id
-    if caller.jobs_in_flight and not services.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
+    if caller.jobs_in_flight and not gateway.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
         raise _too_many_jobs(caller)
     try:
         if received.has_file:
-            services.blobs.put(job_id, accepted.request.input_name, received.file)
-        services.jobs.create(accepted.job, accepted.request, owner=caller.owner, idempotency_key=key)
+            gateway.blobs.put(job_id, accepted.request.input_name, received.file)
+        gateway.jobs.create(accepted.job, accepted.request, owner=caller.owner, idempotency_key=key)
         if accepted.request.input_name == DICOM_INPUT:
-            services.results.expect(job_id)
+            gateway.results.expect(job_id)
     except BaseException:
-        services.blobs.delete(job_id)
+        gateway.blobs.delete(job_id)
         if caller.jobs_in_flight:
-            services.jobs.release(caller.owner, job_id)
+            gateway.jobs.release(caller.owner, job_id)
         raise
     if accepted.job.fetch is not None:
         return
     try:
-        services.publisher.segment(job_id)
+        gateway.publisher.segment(job_id)
     except NotReady:
         log.warning("job %s is recorded but could not be sent; maintenance will send it", job_id)
 

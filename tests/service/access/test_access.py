@@ -216,5 +216,5 @@ def test_an_app_of_undecided_settings_asks_for_keys(settings: Settings) -> None:
     with running_gateway(settings.model_copy(update={"authentication": "off"})) as open_gateway:
         assert open_gateway.http.get("/models").status_code == 200
         app = open_gateway.server.app
-        object.__setattr__(app.state.services, "settings", settings)
+        object.__setattr__(app.state.gateway, "settings", settings)
         assert open_gateway.http.get("/models").status_code == 401

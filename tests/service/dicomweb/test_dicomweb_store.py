@@ -17,7 +17,7 @@ from tests.fixtures.mr_series import mr_series, written
 from tests.service.conftest import Gateway, RunGateway, poll
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform.settings import Settings
-from unet_factory_service.dependencies import Services
+from unet_factory_service.dependencies import GatewayContext
 
 QUIET_S = 0.6
 REFERENCED, FAILED, OTHER, REASON = "00081199", "00081198", "0008119A", "00081197"
@@ -59,7 +59,7 @@ def test_late_slices_make_a_job_of_the_whole_series(stow: Gateway, redis: Redis,
     jobs = await_jobs(stow, redis, 2)
     assert [ended(stow, job).state for job in jobs if job.id != first.id] == [JobState.SUCCEEDED]
     (second,) = [job for job in jobs if job.id != first.id]
-    with services_of(stow).blobs.local(second.id, "labelmap.nii.gz") as path:
+    with context_of(stow).blobs.local(second.id, "labelmap.nii.gz") as path:
         assert nibabel.Nifti1Image.from_filename(path).shape == (16, 16, 6)
 
 
@@ -181,14 +181,14 @@ def reasons(answer: dict[str, Any]) -> list[int]:
     return [item[REASON]["Value"][0] for item in answer.get(FAILED, {}).get("Value", [])]
 
 
-def services_of(gateway: Gateway) -> Services:
-    services: Services = gateway.server.app.state.services
-    return services
+def context_of(gateway: Gateway) -> GatewayContext:
+    context: GatewayContext = gateway.server.app.state.gateway
+    return context
 
 
 def await_jobs(gateway: Gateway, redis: Redis, count: int) -> list[Job]:
     poll(lambda: len(jobs_of(gateway, redis)) >= count, 20)
-    return [services_of(gateway).jobs.get(job_id) for job_id in jobs_of(gateway, redis)]
+    return [context_of(gateway).jobs.get(job_id) for job_id in jobs_of(gateway, redis)]
 
 
 def jobs_of(gateway: Gateway, redis: Redis) -> list[str]:
@@ -197,7 +197,7 @@ def jobs_of(gateway: Gateway, redis: Redis) -> list[str]:
 
 
 def ended(gateway: Gateway, job: Job) -> Job:
-    jobs = services_of(gateway).jobs
+    jobs = context_of(gateway).jobs
     poll(lambda: jobs.get(job.id).state.final, 30)
     return jobs.get(job.id)
 

@@ -138,7 +138,7 @@ def test_events_end_when_the_job_is_purged(gateway: Gateway, owned: str, only_be
 
 
 def test_a_client_that_goes_away_leaves_no_waiter(gateway: Gateway, owned: str) -> None:
-    waiting = gateway.server.app.state.services.wakeups.waiting
+    waiting = gateway.server.app.state.gateway.wakeups.waiting
     with httpx.Client(base_url=gateway.url, timeout=10) as http, _following(http, owned) as seen:
         next(seen)
         assert waiting() == 1
@@ -158,7 +158,7 @@ def test_streams_and_waiters_end_when_the_server_stops(
         with connect_sse(gateway.http, "GET", f"{path}/events") as source:
             events = source.iter_sse()
             next(events)
-            poll(lambda: gateway.server.app.state.services.wakeups.waiting() == 2)
+            poll(lambda: gateway.server.app.state.gateway.wakeups.waiting() == 2)
             gateway.server.should_exit = True
             assert list(events) == []
         assert waiter.result(timeout=5).status_code == 202
