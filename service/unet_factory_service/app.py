@@ -18,11 +18,11 @@ from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
-from unet_factory_service.errors import install_problem_handlers
 from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
 from unet_factory_service.networks import model_routes
 from unet_factory_service.networks import routes as unet_routes
 from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes
+from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.segmentations import dicom_result_routes
 from unet_factory_service.segmentations import routes as segmentation_routes
 
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         CheckpointInvalid: a file in the model folder is no checkpoint.
-        UnknownModel: the default model is not there.
+        ModelUnknown: the default model is not there.
         DestinationsInvalid: the file of archives and webhooks cannot be used.
         RoutingInvalid: the rules for received series cannot be used.
     """

@@ -55,7 +55,7 @@ class GatewayContext:
 
         Raises:
             CheckpointInvalid: a file in the model folder is no checkpoint.
-            UnknownModel: the default model is not there.
+            ModelUnknown: the default model is not there.
             DestinationsInvalid: the file of archives and webhooks cannot be used.
             RoutingInvalid: the rules for received series cannot be used.
         """

@@ -1,161 +1,89 @@
-"""Every error as RFC 9457 ``application/problem+json``: which status an error's meaning has, and how it is said."""
+"""The errors that only the gateway raises; those of the core are in ``unet_factory.domain.errors``."""
 
-import logging
-from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
+from collections.abc import Sequence
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from redis import exceptions as redis_errors
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-
-from unet_factory.domain import errors
 from unet_factory.domain.errors import FactoryError
 from unet_factory.domain.jobs import Problem
-from unet_factory.domain.problems import TYPE_PREFIX, problem_of
-from unet_factory_service import refusals
+from unet_factory.platform.api_keys import Scope
 
-log = logging.getLogger(__name__)
 
-STATUS: Mapping[type[FactoryError], int] = {
-    errors.MalformedRequest: 400,
-    refusals.Unauthenticated: 401,
-    refusals.ScopeMissing: 403,
-    refusals.RouteClosed: 403,
-    errors.UnknownModel: 404,
-    errors.DeliveryUnknown: 404,
-    errors.JobUnknown: 404,
-    refusals.NothingSegmented: 404,
-    errors.JobCancelled: 409,
-    refusals.IdempotencyConflict: 409,
-    refusals.JobNotFinished: 409,
-    refusals.NoDicomResults: 409,
-    errors.JobExpired: 410,
-    errors.VolumeTooLarge: 413,
-    errors.NotAVolume: 415,
-    errors.SpacingInvalid: 422,
-    errors.SpacingOutOfRange: 422,
-    errors.ConditionInvalid: 422,
-    errors.SpacingAmbiguous: 422,
-    errors.GeometryInvalid: 422,
-    errors.SeriesMixed: 422,
-    errors.DicomIncomplete: 422,
-    errors.SlicesInconsistent: 422,
-    errors.SlicesAmbiguous: 422,
-    errors.SlicesMissing: 422,
-    errors.SlicesIrregular: 422,
-    errors.SlicesTilted: 422,
-    errors.NoContrast: 422,
-    errors.CallbackRefused: 422,
-    errors.DestinationUnknown: 422,
-    errors.SeriesNotFound: 422,
-    refusals.NotSupported: 422,
-    refusals.QueueFull: 429,
-    refusals.QuotaExceeded: 429,
-    errors.FetchFailed: 502,
-    refusals.NotReady: 503,
-    errors.DeadlineExceeded: 504,
-    errors.StorageFull: 507,
-}
-MEDIA_TYPE = "application/problem+json"
+class NotSupported(FactoryError):
+    """A parameter, field or value that is not supported (yet); it is never ignored quietly."""
 
-_STATUS_OF_TYPE = {TYPE_PREFIX + error.slug: status for error, status in STATUS.items()}
-_RETRY_AFTER_S = {429: 5, 503: 2}
-_AWAY = (
-    redis_errors.ConnectionError,
-    redis_errors.TimeoutError,
-    redis_errors.OutOfMemoryError,
-    redis_errors.ReadOnlyError,
-)
+    slug, title = "not-supported", "The request asks for something that is not supported"
+
+
+class QueueFull(FactoryError):
+    slug, title = "queue-full", "The queue is full"
+
+
+class NotReady(FactoryError):
+    """The broker, the store or a worker is away; the same request may succeed in a moment."""
+
+    slug, title = "not-ready", "The service is not ready"
+
+
+class IdempotencyConflict(FactoryError):
+    """The key was used before for a different request, or for one that is still being received."""
+
+    slug, title = "idempotency-conflict", "The Idempotency-Key is in use for another request"
+
+
+class NoDicomResults(FactoryError):
+    """A segmentation object or a report is asked for, but the job's scan was no DICOM series."""
+
+    slug, title = "no-dicom-results", "The job has no DICOM results"
+
+
+class NothingSegmented(FactoryError):
+    """No label was found in the scan, so there is no segmentation object."""
+
+    slug, title = "nothing-segmented", "Nothing was found in the scan"
+
+
+class JobNotFinished(FactoryError):
+    slug, title = "job-not-finished", "The job has no result yet"
+
+
+class Unauthenticated(FactoryError):
+    """No API key, or none that holds: which of the two is all that is told."""
+
+    slug, title = "unauthenticated", "An API key is needed"
+
+    def __init__(self, *, presented: bool) -> None:
+        super().__init__(
+            "this API key does not hold: it is unknown, expired or revoked"
+            if presented
+            else "send an API key, as «Authorization: Bearer KEY» or «X-API-Key: KEY»"
+        )
+        self.challenge = 'Bearer realm="unet-factory"' + (', error="invalid_token"' if presented else "")
+
+
+class ScopeMissing(FactoryError):
+    slug, title = "scope-missing", "The API key is not for this"
+
+    def __init__(self, wanted: Scope, held: Sequence[Scope]) -> None:
+        super().__init__(
+            f"this needs a key with the scope {wanted}; yours has {', '.join(held)}", scope=wanted, held=list(held)
+        )
+        self.challenge = f'Bearer realm="unet-factory", error="insufficient_scope", scope="{wanted}"'
+
+
+class RouteClosed(FactoryError):
+    """Nobody has decided who may use a route."""
+
+    slug, title = "route-closed", "Nobody may use this address"
+
+
+class QuotaExceeded(FactoryError):
+    """A key asked for more than it may; ``details`` name the quota, its limit and ``retry_after_s``."""
+
+    slug, title = "quota-exceeded", "The API key's quota is used up"
 
 
 class StoredProblem(Exception):
-    """A problem that a worker left in the store; told to the asker as if it had happened here."""
+    """A problem that a worker stored; the caller gets it as if it had happened in the gateway."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.detail)
         self.problem = problem
-
-
-def install_problem_handlers(app: FastAPI) -> None:
-    """Have the app answer every failure as a problem."""
-    app.add_exception_handler(FactoryError, _on_factory_error)
-    app.add_exception_handler(StoredProblem, _on_stored_problem)
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)
-    app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(ClientDisconnect, _on_client_gone)
-    app.add_exception_handler(redis_errors.RedisError, _on_redis_error)
-
-
-def problem_response(problem: Problem, status: int, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The facts in ``problem.details`` become members of the document; 429 and 503 say when to come back."""
-    document = problem.details | {
-        "type": problem.type,
-        "title": problem.title,
-        "status": status,
-        "detail": problem.detail,
-    }
-    retry_after_s = problem.details.get("retry_after_s", _RETRY_AFTER_S.get(status))
-    retry_after = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
-    return JSONResponse(document, status, headers={**retry_after, **(headers or {})}, media_type=MEDIA_TYPE)
-
-
-def error_response(error: FactoryError) -> JSONResponse:
-    status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-    # what is refused before its body was read cannot be followed by another request on the same connection
-    headers = {"Connection": "close"} if status in (401, 403, 413, 429) else {}
-    if isinstance(error, refusals.Unauthenticated | refusals.ScopeMissing):
-        headers["WWW-Authenticate"] = error.challenge
-    return problem_response(problem_of(error), status, headers)
-
-
-def unexpected_response() -> JSONResponse:
-    """For an error nobody foresaw: its text and trace stay in the log."""
-    return problem_response(_plain_problem(500, "an unexpected error; it was logged"), 500)
-
-
-async def _on_factory_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, FactoryError)
-    return error_response(error)
-
-
-async def _on_stored_problem(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, StoredProblem)
-    return problem_response(error.problem, _STATUS_OF_TYPE.get(error.problem.type, 500))
-
-
-async def _on_invalid_request(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    faults = [_fault(entry) for entry in error.errors()]
-    detail = "; ".join(f"{fault['where']}: {fault['what']}" for fault in faults)
-    return error_response(errors.MalformedRequest(detail, faults=faults))
-
-
-async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)
-    return problem_response(_plain_problem(error.status_code, str(error.detail)), error.status_code, error.headers)
-
-
-async def _on_client_gone(_request: Request, _error: Exception) -> JSONResponse:
-    return error_response(errors.MalformedRequest("the request ended before its body was complete"))
-
-
-async def _on_redis_error(_request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, _AWAY):
-        log.error("Redis refused a command: %s", error)
-        return unexpected_response()
-    log.warning("Redis is away: %s", type(error).__name__)
-    return error_response(refusals.NotReady("the store for jobs and networks cannot be used now; try again"))
-
-
-def _plain_problem(status: int, detail: str) -> Problem:
-    phrase = HTTPStatus(status).phrase
-    return Problem(type=TYPE_PREFIX + phrase.lower().replace(" ", "-"), title=phrase, detail=detail)
-
-
-def _fault(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Where and what, without the offending value: it may be anything, and of any size."""
-    return {"where": ".".join(str(part) for part in entry["loc"]), "what": str(entry["msg"])}

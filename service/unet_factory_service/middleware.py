@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import HTTP_REQUEST_SECONDS
-from unet_factory_service.errors import unexpected_response
+from unet_factory_service.problems import unexpected_response
 
 log = logging.getLogger(__name__)
 

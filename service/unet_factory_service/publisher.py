@@ -7,7 +7,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
-from unet_factory_service.refusals import NotReady
+from unet_factory_service.errors import NotReady
 
 _CONNECT_TIMEOUT_S = 2.0
 _RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from unet_factory.domain.errors import CheckpointInvalid, UnknownModel
+from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.platform.model_registry import DEFAULT_FILE, ModelRegistry
 
 PROJECT_MODELS = Path(__file__).parents[2] / "models"
@@ -22,7 +22,7 @@ def test_a_default_that_is_not_there_and_a_name_given_twice_are_refused(tmp_path
     shutil.copy(source, tmp_path / "one.safetensors")
     assert ModelRegistry.scan(tmp_path).get().path.name == "one.safetensors"
     (tmp_path / DEFAULT_FILE).write_text("nobody\n")
-    with pytest.raises(UnknownModel, match="'nobody'"):
+    with pytest.raises(ModelUnknown, match="'nobody'"):
         ModelRegistry.scan(tmp_path)
     (tmp_path / DEFAULT_FILE).unlink()
     shutil.copy(source, tmp_path / "two.safetensors")

@@ -14,8 +14,8 @@ from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.domain import errors
 from unet_factory.platform.settings import Settings
-from unet_factory_service import refusals
-from unet_factory_service.errors import STATUS
+from unet_factory_service import errors as gateway_errors
+from unet_factory_service.problems import STATUS
 from unet_factory_service.publisher import Publisher
 
 JOB_ID = "0" * 32
@@ -114,7 +114,7 @@ def test_every_error_that_a_caller_can_cause_has_its_status() -> None:
         errors.DestinationsInvalid,
         errors.RoutingInvalid,
     }
-    known = {kind for module in (errors, refusals) for kind in vars(module).values() if isinstance(kind, type)}
+    known = {kind for module in (errors, gateway_errors) for kind in vars(module).values() if isinstance(kind, type)}
     assert {kind for kind in known if issubclass(kind, errors.FactoryError)} - STATUS.keys() == ours
 
 
@@ -144,7 +144,7 @@ def test_openapi_has_examples(http: httpx.Client) -> None:
 def test_a_broker_that_is_away_is_not_ready(tmp_path: Path) -> None:
     publisher = Publisher(f"redis+socket://{tmp_path}/none")
     started = time.monotonic()
-    with pytest.raises(refusals.NotReady):
+    with pytest.raises(gateway_errors.NotReady):
         publisher.segment(JOB_ID)
     assert time.monotonic() - started < 5
     publisher.close()

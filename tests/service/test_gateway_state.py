@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fixtures.volume_files import write_nifti
-from unet_factory.domain.errors import CheckpointInvalid, UnknownModel
+from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
 from unet_factory.platform.settings import Settings
 from unet_factory_service.app import create_app
@@ -40,7 +40,7 @@ def test_the_gateway_starts_within_a_second_and_without_torch(settings: Settings
 
 
 def test_a_bad_model_folder_is_said_at_the_start(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match=r"'other'.*tiny"):
+    with pytest.raises(ModelUnknown, match=r"'other'.*tiny"):
         create_app(settings.model_copy(update={"default_model": "other"}))
     (tmp_path / "broken.safetensors").write_bytes(b"no checkpoint")
     with pytest.raises(CheckpointInvalid, match=r"broken\.safetensors"):

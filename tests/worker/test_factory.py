@@ -7,7 +7,7 @@ import torch
 from prometheus_client.registry import REGISTRY
 from redis import Redis
 
-from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
@@ -84,7 +84,7 @@ def test_a_cache_that_is_away_costs_time_not_the_network(checkpoint: Checkpoint,
 def test_a_checkpoint_that_is_not_there_is_refused(
     checkpoint: Checkpoint, cache: WeightCache, model: str, digest: str | None
 ) -> None:
-    with pytest.raises(UnknownModel):
+    with pytest.raises(ModelUnknown):
         factory_of(checkpoint, cache).network(model, digest or checkpoint.digest, FLAT)
 
 

@@ -117,7 +117,7 @@ class VolumeTooLarge(FactoryError):
     slug, title = "volume-too-large", "The volume is too large"
 
 
-class UnknownModel(FactoryError):
+class ModelUnknown(FactoryError):
     slug, title = "unknown-model", "There is no model of that name"
 
 

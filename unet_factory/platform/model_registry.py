@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from unet_factory.domain.errors import CheckpointInvalid, UnknownModel
+from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
 from unet_factory.platform.manifest_file import file_digest, read_manifest
 
@@ -34,7 +34,7 @@ class ModelRegistry:
 
         Raises:
             CheckpointInvalid: a file there is no checkpoint, or two have one name.
-            UnknownModel: the named default is not there.
+            ModelUnknown: the named default is not there.
         """
         models: dict[str, RegisteredModel] = {}
         for path in sorted(folder.glob("*.safetensors")):
@@ -54,11 +54,11 @@ class ModelRegistry:
         """The named model, or the default one.
 
         Raises:
-            UnknownModel: there is none of that name.
+            ModelUnknown: there is none of that name.
         """
         wanted = name or self._default
         if wanted not in self._models:
-            raise UnknownModel(
+            raise ModelUnknown(
                 f"there is no model {wanted!r}; available: {', '.join(self._models) or 'none'}",
                 requested=wanted,
                 available=list(self._models),

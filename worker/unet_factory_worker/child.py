@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from torch.func import functional_call
 
-from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.presence import PRESENCE_TTL_S, WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
@@ -50,7 +50,7 @@ def open_context(settings: Settings) -> tuple[WorkerContext, dict[str, Checkpoin
     Raises:
         CheckpointInvalid: a file in the model folder is no checkpoint.
         RuntimeError: the device asked for is not there.
-        UnknownModel: there is no model at all.
+        ModelUnknown: there is no model at all.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -72,7 +72,7 @@ def load_models(folder: Path, device: torch.device) -> dict[str, Checkpoint]:
     """Every checkpoint of a folder by model name, each having run once. Raises as :func:`open_context`."""
     loaded = [load_checkpoint(path, device) for path in sorted(folder.glob("*.safetensors"))]
     if not loaded:
-        raise UnknownModel(f"there is no *.safetensors checkpoint in {folder}")
+        raise ModelUnknown(f"there is no *.safetensors checkpoint in {folder}")
     for checkpoint in loaded:
         _warm_up(checkpoint, device)
     return {checkpoint.manifest.name: checkpoint for checkpoint in loaded}

@@ -10,7 +10,7 @@ import torch
 from redis.exceptions import RedisError
 
 from unet_factory.domain.conditions import SnappedConditions
-from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, parse_standalone, standalone_bytes
@@ -40,11 +40,11 @@ class WeightFactory:
     def checkpoint(self, model: str, digest: str) -> Checkpoint:
         """
         Raises:
-            UnknownModel: this worker does not hold that very checkpoint.
+            ModelUnknown: this worker does not hold that very checkpoint.
         """
         checkpoint = self._checkpoints.get(model)
         if checkpoint is None or checkpoint.digest != digest:
-            raise UnknownModel(
+            raise ModelUnknown(
                 f"this worker holds no checkpoint {digest[:12]} of a model {model!r}",
                 requested=model,
                 available={name: held.digest for name, held in self._checkpoints.items()},
@@ -59,7 +59,7 @@ class WeightFactory:
         Made from the very bytes that ``GET /unet`` hands out, so the two cannot differ.
 
         Raises:
-            UnknownModel: as :meth:`checkpoint`.
+            ModelUnknown: as :meth:`checkpoint`.
         """
         checkpoint = self.checkpoint(model, digest)
         request = GenerationRequest(
@@ -80,7 +80,7 @@ class WeightFactory:
         """See to it that a standalone network is in Redis, and wake those who wait for it.
 
         Raises:
-            UnknownModel: as :meth:`checkpoint`.
+            ModelUnknown: as :meth:`checkpoint`.
         """
         blob, _ = self._blob(self.checkpoint(request.model, request.checkpoint_digest), request)
         self._cache.put(request, blob)

@@ -19,7 +19,7 @@ from unet_factory.platform.audit import Action
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
-from unet_factory_service.refusals import RouteClosed, ScopeMissing, Unauthenticated
+from unet_factory_service.errors import RouteClosed, ScopeMissing, Unauthenticated
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from redis import Redis
 
 from unet_factory.platform.api_keys import ApiKey
 from unet_factory.platform.settings import Settings
-from unet_factory_service.refusals import QuotaExceeded
+from unet_factory_service.errors import QuotaExceeded
 
 _PREFIX = "quota"
 

@@ -26,7 +26,7 @@ from unet_factory_service.access.callers import on_behalf_of
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb.received import DueSeries, Submission
 from unet_factory_service.dicomweb.routing import Rule
-from unet_factory_service.refusals import NotReady, QueueFull, QuotaExceeded
+from unet_factory_service.errors import NotReady, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.submission import submit
 from unet_factory_service.segmentations.upload import ReceivedForm

@@ -21,7 +21,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydicom import Dataset
 
 from unet_factory.domain.conditions import snap_conditions
-from unet_factory.domain.errors import ConditionInvalid, DestinationUnknown, RoutingInvalid, UnknownModel
+from unet_factory.domain.errors import ConditionInvalid, DestinationUnknown, ModelUnknown, RoutingInvalid
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.platform.destinations import Destinations
@@ -114,7 +114,7 @@ def _check_names(rule: Rule, file: Path, registry: ModelRegistry, destinations: 
         snap_conditions(registry.get(rule.model).manifest.conditions, rule.conditions)
         for name in rule.send_to:
             destinations.archive(name)
-    except (UnknownModel, ConditionInvalid, DestinationUnknown) as error:
+    except (ModelUnknown, ConditionInvalid, DestinationUnknown) as error:
         raise RoutingInvalid(f"{file}: {error}") from error
 
 

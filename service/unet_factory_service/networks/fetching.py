@@ -8,9 +8,8 @@ from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
 from unet_factory.platform.weight_cache import CachedWeights, ready_channel
 from unet_factory_service.dependencies import GatewayContext
-from unet_factory_service.errors import StoredProblem
+from unet_factory_service.errors import NotReady, StoredProblem
 from unet_factory_service.operations.workers import has_worker_for
-from unet_factory_service.refusals import NotReady
 
 
 async def fetch_network(gateway: GatewayContext, request: GenerationRequest, wait_s: float) -> CachedWeights | None:

@@ -22,9 +22,9 @@ from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import UNET_RESPONSES, problems
+from unet_factory_service.errors import NotSupported
 from unet_factory_service.networks.fetching import fetch_network
 from unet_factory_service.preferences import parse_prefer
-from unet_factory_service.refusals import NotSupported
 
 DEFAULT_WAIT_S = 30.0
 
@@ -70,7 +70,7 @@ class NetworkChoice:
         """
         Raises:
             NotSupported: a format that cannot be made.
-            UnknownModel: there is no such model.
+            ModelUnknown: there is no such model.
             SpacingInvalid: the spacing is none.
             SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
             ConditionInvalid: a condition that the model does not have, or outside its range.

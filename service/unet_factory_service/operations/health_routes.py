@@ -3,11 +3,11 @@
 from fastapi import APIRouter
 from redis.exceptions import RedisError
 
-from unet_factory.domain.errors import UnknownModel
+from unet_factory.domain.errors import ModelUnknown
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import problems
+from unet_factory_service.errors import NotReady
 from unet_factory_service.operations.workers import has_worker_for
-from unet_factory_service.refusals import NotReady
 
 router = APIRouter(tags=["health"])
 
@@ -33,7 +33,7 @@ def ready(gateway: GatewayDependency) -> dict[str, bool]:
 def _missing(gateway: GatewayContext) -> list[str]:
     try:
         model = gateway.registry.get()
-    except UnknownModel:
+    except ModelUnknown:
         return ["a model"]
     try:
         gateway.redis.ping()

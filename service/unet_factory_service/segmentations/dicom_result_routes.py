@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, Job
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import Responses, file_of, problems
-from unet_factory_service.refusals import NoDicomResults, NothingSegmented
+from unet_factory_service.errors import NoDicomResults, NothingSegmented
 from unet_factory_service.segmentations.job_results import JobId, check_has_result, result_response
 
 router = APIRouter(prefix="/segmentations", tags=["segmentations"])

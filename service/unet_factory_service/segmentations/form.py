@@ -10,7 +10,7 @@ from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.jobs import LabelMapFormat, PacsSeries, SegmentationType
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
-from unet_factory_service.refusals import NotSupported
+from unet_factory_service.errors import NotSupported
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
 

@@ -7,7 +7,7 @@ import time
 from unet_factory.domain.errors import JobUnknown, MalformedRequest
 from unet_factory.domain.jobs import Job
 from unet_factory.jobs.store import JobStore
-from unet_factory_service.refusals import IdempotencyConflict
+from unet_factory_service.errors import IdempotencyConflict
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 RECORDED_WITHIN_S = 5.0

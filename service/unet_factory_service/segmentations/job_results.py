@@ -13,8 +13,7 @@ from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import JOB_EXAMPLE
-from unet_factory_service.errors import StoredProblem
-from unet_factory_service.refusals import JobNotFinished
+from unet_factory_service.errors import JobNotFinished, StoredProblem
 
 PRIVATE = {"Cache-Control": "private, no-store"}
 

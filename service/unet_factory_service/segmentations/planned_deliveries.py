@@ -2,7 +2,7 @@
 
 from unet_factory.domain.jobs import Errand, ErrandKind, PacsSeries
 from unet_factory.platform.destinations import Destinations
-from unet_factory_service.refusals import NotSupported
+from unet_factory_service.errors import NotSupported
 from unet_factory_service.segmentations.form import SegmentationForm
 
 

@@ -15,7 +15,7 @@ from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
-from unet_factory_service.refusals import NotReady, NotSupported, QueueFull, QuotaExceeded
+from unet_factory_service.errors import NotReady, NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.dicom_upload import as_one_series
 from unet_factory_service.segmentations.form import SegmentationForm
 from unet_factory_service.segmentations.idempotency import reserve
