@@ -1,4 +1,4 @@
-"""One attempt at one errand: held by lease while it lasts, then settled as delivered, to be tried again, or dead."""
+"""One attempt at one delivery: held by lease while it lasts, then settled as delivered, to be tried again, or dead."""
 
 import logging
 import random
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import FactoryError
-from unet_factory.domain.jobs import ErrandKind, JobState
-from unet_factory.jobs.deliveries import Claimed, Outbox
+from unet_factory.domain.jobs import DeliveryKind, JobState
+from unet_factory.jobs.deliveries import ClaimedDelivery, DeliveryStore
 from unet_factory.platform import metrics
 from unet_factory.platform.audit import Action, Outcome, record
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
-from unet_factory_courier.tasks import Errands
+from unet_factory_courier.tasks import DeliveryTasks
 
 log = logging.getLogger(__name__)
 
@@ -28,29 +28,29 @@ _AUDITED = {"delivered": Outcome.OK, "retried": Outcome.FAILED, "dead": Outcome.
 class Attempts:
     """Safe to share between threads. ``publish`` sends a job id to the workers."""
 
-    outbox: Outbox
-    errands: Errands
+    deliveries: DeliveryStore
+    tasks: DeliveryTasks
     publish: Callable[[str], None]
 
-    def run(self, claimed: Claimed) -> None:
-        """Whatever happens is written to the errand; what cannot be written is left to the end of its lease."""
+    def run(self, claimed: ClaimedDelivery) -> None:
+        """Whatever happens is written to the delivery; what cannot be written is left to the end of its lease."""
         try:
             with self._held(claimed):
                 outcome = self._outcome(claimed)
         except RedisError as error:
             log.warning("%s is left to its lease: %s", claimed.id, type(error).__name__)
             return
-        metrics.DELIVERIES.labels(claimed.errand.kind.value, outcome).inc()
+        metrics.DELIVERIES.labels(claimed.delivery.kind.value, outcome).inc()
         _audit(claimed, outcome)
-        log.info("%s (%s) attempt %d: %s", claimed.id, claimed.errand.kind, claimed.errand.attempts, outcome)
+        log.info("%s (%s) attempt %d: %s", claimed.id, claimed.delivery.kind, claimed.delivery.attempts, outcome)
 
-    def _outcome(self, claimed: Claimed) -> str:
-        if claimed.errand.lost >= self.errands.settings.job_attempts:
-            return self._give_up(claimed, f"it took its courier down {claimed.errand.lost} times in a row", None)
+    def _outcome(self, claimed: ClaimedDelivery) -> str:
+        if claimed.delivery.lost >= self.tasks.settings.job_attempts:
+            return self._give_up(claimed, f"it took its courier down {claimed.delivery.lost} times in a row", None)
         try:
-            self.errands.run(claimed)
+            self.tasks.run(claimed)
         except NothingToDo as nothing:
-            self.outbox.skip(claimed, str(nothing))
+            self.deliveries.skip(claimed, str(nothing))
             return "skipped"
         except GiveUp as refusal:
             return self._give_up(claimed, str(refusal), refusal.error)
@@ -64,47 +64,47 @@ class Attempts:
         self._done(claimed)
         return "delivered"
 
-    def _done(self, claimed: Claimed) -> None:
+    def _done(self, claimed: ClaimedDelivery) -> None:
         """A fetched job is for the workers from here on; should the message get lost, maintenance sends another."""
-        if not self.outbox.deliver(claimed) or claimed.errand.kind is not ErrandKind.FETCH:
+        if not self.deliveries.deliver(claimed) or claimed.delivery.kind is not DeliveryKind.FETCH:
             return
         try:
             self.publish(claimed.job_id)
         except Exception as error:
             log.warning("job %s could not be sent; maintenance will send it: %s", claimed.job_id, type(error).__name__)
 
-    def _later(self, claimed: Claimed, reason: str, after_s: float | None) -> str:
-        settings, errand = self.errands.settings, claimed.errand
-        fetching = errand.kind is ErrandKind.FETCH
+    def _later(self, claimed: ClaimedDelivery, reason: str, after_s: float | None) -> str:
+        settings, delivery = self.tasks.settings, claimed.delivery
+        fetching = delivery.kind is DeliveryKind.FETCH
         max_age_s = settings.fetch_max_age_s if fetching else settings.delivery_max_age_s
-        age_s = time.time() - (errand.since or time.time())
-        if errand.attempts >= settings.delivery_attempts or age_s >= max_age_s:
+        age_s = time.time() - (delivery.since or time.time())
+        if delivery.attempts >= settings.delivery_attempts or age_s >= max_age_s:
             return self._give_up(claimed, f"{reason} (given up after {age_s:.0f} s)", None)
-        delay_s = max(after_s or 0.0, backoff_s(errand.attempts, settings.delivery_backoff_s, self._longest_s))
-        self.outbox.postpone(claimed, reason, delay_s)
-        log.warning("%s (%s) is tried again in %.1f s: %s", claimed.id, errand.kind, delay_s, reason)
+        delay_s = max(after_s or 0.0, backoff_s(delivery.attempts, settings.delivery_backoff_s, self._longest_s))
+        self.deliveries.postpone(claimed, reason, delay_s)
+        log.warning("%s (%s) is tried again in %.1f s: %s", claimed.id, delivery.kind, delay_s, reason)
         return "retried"
 
-    def _give_up(self, claimed: Claimed, reason: str, error: FactoryError | None) -> str:
-        if claimed.errand.kind is ErrandKind.FETCH:
+    def _give_up(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> str:
+        if claimed.delivery.kind is DeliveryKind.FETCH:
             self._fail_job(claimed, reason, error)
         else:  # long enough for somebody to replay it
-            self.errands.jobs.keep(claimed.job_id, time.time() + self.errands.settings.retention_s)
-        self.outbox.bury(claimed, reason)
-        log.error("%s (%s) is dead: %s", claimed.id, claimed.errand.kind, reason)
+            self.tasks.jobs.keep(claimed.job_id, time.time() + self.tasks.settings.retention_s)
+        self.deliveries.bury(claimed, reason)
+        log.error("%s (%s) is dead: %s", claimed.id, claimed.delivery.kind, reason)
         return "dead"
 
-    def _fail_job(self, claimed: Claimed, reason: str, error: FactoryError | None) -> None:
-        model = self.errands.jobs.get(claimed.job_id).model
-        self.errands.fail_job(claimed, reason, error)
+    def _fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
+        model = self.tasks.jobs.get(claimed.job_id).model
+        self.tasks.fail_job(claimed, reason, error)
         metrics.JOBS.labels(model, JobState.FAILED.value).inc()
 
     @property
     def _longest_s(self) -> float:
-        return self.errands.settings.delivery_backoff_max_s
+        return self.tasks.settings.delivery_backoff_max_s
 
     @contextmanager
-    def _held(self, claimed: Claimed) -> Iterator[None]:
+    def _held(self, claimed: ClaimedDelivery) -> Iterator[None]:
         done = threading.Event()
         renewal = threading.Thread(target=self._keep, args=(claimed, done), name="lease", daemon=True)
         renewal.start()
@@ -113,21 +113,21 @@ class Attempts:
         finally:
             done.set()
 
-    def _keep(self, claimed: Claimed, done: threading.Event) -> None:
-        lease_s = self.errands.settings.lease_s
+    def _keep(self, claimed: ClaimedDelivery, done: threading.Event) -> None:
+        lease_s = self.tasks.settings.lease_s
         while not done.wait(lease_s / 3):
             try:
-                if not self.outbox.renew(claimed, lease_s):
+                if not self.deliveries.renew(claimed, lease_s):
                     return
             except RedisError as error:
                 log.warning("%s: the lease cannot be renewed: %s", claimed.id, type(error).__name__)
 
 
-def _audit(claimed: Claimed, outcome: str) -> None:
+def _audit(claimed: ClaimedDelivery, outcome: str) -> None:
     """A line for each attempt that may have moved what is a patient's; whose job it is, its own line tells."""
     if outcome in _AUDITED:
-        action = Action.FETCH if claimed.errand.kind is ErrandKind.FETCH else Action.EXPORT
-        record(action, _AUDITED[outcome], job=claimed.job_id, destination=claimed.errand.destination)
+        action = Action.FETCH if claimed.delivery.kind is DeliveryKind.FETCH else Action.EXPORT
+        record(action, _AUDITED[outcome], job=claimed.job_id, destination=claimed.delivery.destination)
 
 
 def backoff_s(attempts: int, first_s: float, longest_s: float) -> float:

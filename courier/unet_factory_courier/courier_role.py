@@ -11,7 +11,7 @@ from typing import Any
 from redis import Redis
 
 from unet_factory.domain.jobs import SEGMENT_QUEUE, SEGMENT_TASK
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.blob_store import BlobStore
@@ -21,7 +21,7 @@ from unet_factory.platform.metrics import scrape_registry
 from unet_factory.platform.settings import Settings
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
-from unet_factory_courier.tasks import Errands
+from unet_factory_courier.tasks import DeliveryTasks
 from unet_factory_courier.webhook import secret_bytes
 
 log = logging.getLogger(__name__)
@@ -43,10 +43,10 @@ def run(settings: Settings) -> None:
     destinations = Destinations.load(settings.destinations)
     check_secrets(destinations)
     redis = Redis.from_url(settings.redis_url)
-    outbox = Outbox(redis)
-    errands = Errands(settings, destinations, JobStore(redis), BlobStore(settings.blob_url))
-    attempts = Attempts(outbox, errands, Publisher(settings.broker_url).segment)
-    dispatcher = Dispatcher(outbox, attempts.run, settings.lease_s, settings.deliveries_per_destination)
+    deliveries = DeliveryStore(redis)
+    tasks = DeliveryTasks(settings, destinations, JobStore(redis), BlobStore(settings.blob_url))
+    attempts = Attempts(deliveries, tasks, Publisher(settings.broker_url).segment)
+    dispatcher = Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination)
     stop = _stop_signals()
     if settings.metrics_port:
         from prometheus_client import start_http_server

@@ -145,7 +145,7 @@ def _codes(reasons: list[int | None]) -> str:
 def _client(
     archive: DicomWeb, chunk_bytes: int, on_answer: Callable[[requests.Response], None] = lambda _: None
 ) -> Iterator[DICOMwebClient]:
-    """Without retries of its own: waiting is the outbox's. A redirect is refused: it would get the credentials."""
+    """Without retries of its own: waiting is the deliveries's. A redirect is refused: it would get the credentials."""
     with requests.Session() as session:
         session.trust_env = False
         session.max_redirects = 0

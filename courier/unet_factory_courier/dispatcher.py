@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from redis.exceptions import RedisError
 
-from unet_factory.jobs.deliveries import Claimed, Outbox
+from unet_factory.jobs.deliveries import ClaimedDelivery, DeliveryStore
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,13 @@ class Dispatcher:
     """One loop; each attempt runs in a thread of its own."""
 
     def __init__(
-        self, outbox: Outbox, attempt: Callable[[Claimed], None], lease_s: float, per_destination: int
+        self,
+        deliveries: DeliveryStore,
+        attempt: Callable[[ClaimedDelivery], None],
+        lease_s: float,
+        per_destination: int,
     ) -> None:
-        self._outbox, self._attempt = outbox, attempt
+        self._deliveries, self._attempt = deliveries, attempt
         self._lease_s, self._per_destination = lease_s, per_destination
         self._busy: Counter[str] = Counter()
         self._freed = threading.Condition()
@@ -39,9 +43,9 @@ class Dispatcher:
 
     def run_once(self) -> None:
         """Start an attempt at everything that is due, as far as its destination has room."""
-        for queue in self._outbox.queues():
+        for queue in self._deliveries.queues():
             while self._busy[queue] < self._per_destination:
-                claimed = self._outbox.claim(queue, secrets.token_hex(16), self._lease_s)
+                claimed = self._deliveries.claim(queue, secrets.token_hex(16), self._lease_s)
                 if claimed is None:
                     break
                 with self._freed:
@@ -54,7 +58,7 @@ class Dispatcher:
         with self._freed:
             return self._freed.wait_for(lambda: not self._busy.total(), max(0.0, deadline - time.monotonic()))
 
-    def _run(self, queue: str, claimed: Claimed) -> None:
+    def _run(self, queue: str, claimed: ClaimedDelivery) -> None:
         try:
             self._attempt(claimed)
         finally:

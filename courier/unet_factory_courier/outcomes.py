@@ -26,7 +26,7 @@ class GiveUp(Exception):
 
 
 class NothingToDo(Exception):
-    """The job ended without what this errand is about."""
+    """The job ended without what this delivery is about."""
 
 
 def check_status(status: int, retry_after: str | None = None) -> None:

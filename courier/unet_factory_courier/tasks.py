@@ -1,4 +1,4 @@
-"""What each kind of errand does between a job's record and another system; how it ends is told by exceptions."""
+"""What each kind of delivery does between a job's record and another system; how it ends is told by exceptions."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ from unet_factory.domain.errors import (
     JobUnknown,
     StorageFull,
 )
-from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, ErrandKind, Job, JobState, SegmentationRequest, Spacings
+from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, DeliveryKind, Job, JobState, SegmentationRequest, Spacings
 from unet_factory.domain.problems import problem_of
-from unet_factory.jobs.deliveries import Claimed
+from unet_factory.jobs.deliveries import ClaimedDelivery
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
@@ -35,7 +35,7 @@ _Archive = TypeVar("_Archive", DicomWeb, Dimse)
 
 
 @dataclass(frozen=True)
-class Errands:
+class DeliveryTasks:
     """Safe to share between threads."""
 
     settings: Settings
@@ -43,7 +43,7 @@ class Errands:
     jobs: JobStore
     blobs: BlobStore
 
-    def run(self, claimed: Claimed) -> None:
+    def run(self, claimed: ClaimedDelivery) -> None:
         """
         Raises:
             TryAgain: it failed, and may succeed later.
@@ -52,7 +52,7 @@ class Errands:
         """
         try:
             job, request = self.jobs.get(claimed.job_id), self.jobs.request(claimed.job_id)
-            self._action(claimed.errand.kind)(claimed, job, request)
+            self._action(claimed.delivery.kind)(claimed, job, request)
         except (JobUnknown, JobExpired, FileNotFoundError):
             raise NothingToDo("the job was purged") from None
         except DestinationUnknown:
@@ -62,25 +62,25 @@ class Errands:
         except StorageFull as error:
             raise TryAgain(str(error)) from None
 
-    def _action(self, kind: ErrandKind) -> Callable[[Claimed, Job, SegmentationRequest], None]:
+    def _action(self, kind: DeliveryKind) -> Callable[[ClaimedDelivery, Job, SegmentationRequest], None]:
         return {
-            ErrandKind.FETCH: self._fetch,
-            ErrandKind.WEBHOOK: self._call_back,
-            ErrandKind.DICOMWEB: self._store_by_dicomweb,
-            ErrandKind.DIMSE: self._store_by_dimse,
+            DeliveryKind.FETCH: self._fetch,
+            DeliveryKind.WEBHOOK: self._call_back,
+            DeliveryKind.DICOMWEB: self._store_by_dicomweb,
+            DeliveryKind.DIMSE: self._store_by_dimse,
         }[kind]
 
-    def _call_back(self, claimed: Claimed, job: Job, request: SegmentationRequest) -> None:
+    def _call_back(self, claimed: ClaimedDelivery, job: Job, request: SegmentationRequest) -> None:
         assert request.callback_url is not None
         WebhookSender(self.destinations.webhooks).send(claimed.id, request.callback_url, job)
 
-    def _store_by_dicomweb(self, claimed: Claimed, job: Job, _: SegmentationRequest) -> None:
-        archive = self.destinations.archive(claimed.errand.destination).dicomweb
+    def _store_by_dicomweb(self, claimed: ClaimedDelivery, job: Job, _: SegmentationRequest) -> None:
+        archive = self.destinations.archive(claimed.delivery.destination).dicomweb
         with self._results(job) as files:
             dicomweb.store(_configured(archive), files)
 
-    def _store_by_dimse(self, claimed: Claimed, job: Job, _: SegmentationRequest) -> None:
-        archive = self.destinations.archive(claimed.errand.destination).dimse
+    def _store_by_dimse(self, claimed: ClaimedDelivery, job: Job, _: SegmentationRequest) -> None:
+        archive = self.destinations.archive(claimed.delivery.destination).dimse
         with self._results(job) as files:
             dimse.store(_configured(archive), files)
 
@@ -96,12 +96,12 @@ class Errands:
                 raise NothingToDo("the job has no DICOM result")
             yield files
 
-    def _fetch(self, claimed: Claimed, job: Job, request: SegmentationRequest) -> None:
+    def _fetch(self, claimed: ClaimedDelivery, job: Job, request: SegmentationRequest) -> None:
         """From the archive to the job's input, checked as the gateway checks an upload."""
         if job.state.final:
             raise NothingToDo(f"the job {job.state}")
         assert request.series is not None
-        archive = self.destinations.source(claimed.errand.destination)
+        archive = self.destinations.source(claimed.delivery.destination)
         started = time.perf_counter()
         limits = self.settings.volume_limits
         with self.blobs.scratch() as folder:
@@ -119,9 +119,9 @@ class Errands:
             self.blobs.delete(job.id)
             raise NothingToDo("the job ended while its series was fetched")
 
-    def fail_job(self, claimed: Claimed, reason: str, error: FactoryError | None) -> None:
+    def fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
         """End a job whose scan cannot be had."""
-        problem = problem_of(error or FetchFailed(f"{reason}, {claimed.errand.attempts} attempts"))
+        problem = problem_of(error or FetchFailed(f"{reason}, {claimed.delivery.attempts} attempts"))
         self.jobs.end(claimed.job_id, JobState.FAILED, problem)
 
 

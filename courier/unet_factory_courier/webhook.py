@@ -43,23 +43,23 @@ class WebhookSender:
     def __init__(self, webhooks: Webhooks, resolve: Resolve = resolve) -> None:
         self._webhooks, self._rules, self._resolve = webhooks, webhooks.rules, resolve
 
-    def send(self, errand_id: str, url: str, job: Job) -> None:
+    def send(self, delivery_id: str, url: str, job: Job) -> None:
         """
         Raises:
             TryAgain: the receiver cannot be reached, or says that it cannot take it now.
             GiveUp: it may not be sent there (any more), or the receiver refuses it for good.
         """
         body = webhook_body(job)
-        headers = self._signed(errand_id, body) | {"Content-Type": "application/json"}
+        headers = self._signed(delivery_id, body) | {"Content-Type": "application/json"}
         with httpx.Client(trust_env=False, follow_redirects=False, timeout=self._webhooks.timeout_s) as http:
             status, retry_after = self._post(http, httpx.URL(url), body, headers)
         check_status(status, retry_after)
 
-    def _signed(self, errand_id: str, body: str) -> dict[str, str]:
+    def _signed(self, delivery_id: str, body: str) -> dict[str, str]:
         now = datetime.now(UTC)
-        signatures = [Webhook(secret_bytes(secret)).sign(errand_id, now, body) for secret in self._webhooks.secrets]
+        signatures = [Webhook(secret_bytes(secret)).sign(delivery_id, now, body) for secret in self._webhooks.secrets]
         return {
-            "webhook-id": errand_id,
+            "webhook-id": delivery_id,
             "webhook-timestamp": str(int(now.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
@@ -118,7 +118,7 @@ def judged_addresses(rules: CallbackRules, url: str, resolve: Resolve) -> list[A
 
 
 def webhook_body(job: Job) -> str:
-    """The same text over all attempts: the job as ``GET /segmentations/ID`` tells it, less its errands."""
+    """The same text over all attempts: the job as ``GET /segmentations/ID`` tells it, less its deliveries."""
     finished = datetime.fromtimestamp(job.finished or job.created, UTC).isoformat(timespec="seconds")
     data = job.model_dump(mode="json", exclude={"fetch", "deliveries"})
     return json.dumps({"type": f"segmentation.{job.state}", "timestamp": finished, "data": data})

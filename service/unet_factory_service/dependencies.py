@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis import Redis
 
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.maintenance import Maintenance, run_maintenance
 from unet_factory.jobs.store import JobStore, events_channel
 from unet_factory.platform.api_keys import KeyStore
@@ -42,7 +42,7 @@ class GatewayContext:
     publisher: Publisher
     wakeups: Wakeups
     destinations: Destinations
-    outbox: Outbox
+    deliveries: DeliveryStore
     received: ReceivedSeries
     results: ResultIndex
     routing: Routing | None
@@ -73,7 +73,7 @@ class GatewayContext:
             publisher=Publisher(settings.broker_url),
             wakeups=Wakeups(),
             destinations=destinations,
-            outbox=Outbox(redis),
+            deliveries=DeliveryStore(redis),
             received=ReceivedSeries(redis, settings),
             results=ResultIndex(redis, jobs, blobs),
             routing=read_routing(settings.routing, registry, destinations),

@@ -10,16 +10,24 @@ from redis import Redis
 
 from tests.courier.receiver import SECRET
 from tests.system.processes import until
-from unet_factory.domain.jobs import Errand, ErrandState, Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.jobs import (
+    Delivery,
+    DeliveryState,
+    Job,
+    JobState,
+    PolicyReport,
+    SegmentationRequest,
+    new_job_id,
+)
 from unet_factory.domain.spacing import OutsidePolicy
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.settings import Settings
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
-from unet_factory_courier.tasks import Errands
+from unet_factory_courier.tasks import DeliveryTasks
 
 Submit = Callable[..., str]
 Configure = Callable[[dict[str, object]], Destinations]
@@ -33,8 +41,8 @@ def jobs(redis: Redis) -> JobStore:
 
 
 @pytest.fixture
-def outbox(redis: Redis) -> Outbox:
-    return Outbox(redis)
+def deliveries(redis: Redis) -> DeliveryStore:
+    return DeliveryStore(redis)
 
 
 @pytest.fixture
@@ -51,9 +59,9 @@ def blobs(settings: Settings) -> BlobStore:
 
 @pytest.fixture
 def submit(jobs: JobStore) -> Submit:
-    """A job with errands that a worker called «owner» runs already, unless its scan is still to be fetched."""
+    """A job with deliveries that a worker called «owner» runs already, unless its scan is still to be fetched."""
 
-    def submit(*deliveries: Errand, fetch: Errand | None = None, **wishes: object) -> str:
+    def submit(*deliveries: Delivery, fetch: Delivery | None = None, **wishes: object) -> str:
         job_id, now = new_job_id(), time.time()
         request = SegmentationRequest.model_validate(
             {"model": "tiny", "checkpoint_digest": "0" * 64, "input_name": "input.zip", **wishes}
@@ -99,13 +107,13 @@ def published() -> list[str]:
 
 @pytest.fixture
 def dispatcher(
-    settings: Settings, jobs: JobStore, blobs: BlobStore, outbox: Outbox, published: list[str]
+    settings: Settings, jobs: JobStore, blobs: BlobStore, deliveries: DeliveryStore, published: list[str]
 ) -> Iterator[Run]:
     made = []
 
     def make(destinations: Destinations) -> Dispatcher:
-        attempts = Attempts(outbox, Errands(settings, destinations, jobs, blobs), published.append)
-        made.append(Dispatcher(outbox, attempts.run, settings.lease_s, settings.deliveries_per_destination))
+        attempts = Attempts(deliveries, DeliveryTasks(settings, destinations, jobs, blobs), published.append)
+        made.append(Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination))
         return made[-1]
 
     yield make
@@ -118,14 +126,14 @@ def webhooks(*allow: str) -> dict[str, object]:
     return {"webhooks": {"allow": list(allow), "schemes": ["http", "https"], "secrets": [{"env": "WEBHOOK_SECRET"}]}}
 
 
-def worked_off(courier: Dispatcher, jobs: JobStore, job_id: str, finish_s: float = 10) -> tuple[Errand, ...]:
+def worked_off(courier: Dispatcher, jobs: JobStore, job_id: str, finish_s: float = 10) -> tuple[Delivery, ...]:
     """The job's deliveries once neither of them nor its fetch is pending, and the courier's attempts have ended."""
 
-    def look() -> tuple[tuple[Errand, ...]] | None:
+    def look() -> tuple[tuple[Delivery, ...]] | None:
         courier.run_once()
         job = jobs.get(job_id)
-        errands = (*job.deliveries, *([job.fetch] if job.fetch else []))
-        pending = any(errand.state is ErrandState.PENDING for errand in errands)
+        deliveries = (*job.deliveries, *([job.fetch] if job.fetch else []))
+        pending = any(delivery.state is DeliveryState.PENDING for delivery in deliveries)
         return None if pending else (job.deliveries,)
 
     deliveries = until(look, 20)[0]

@@ -22,8 +22,8 @@ from tests.courier.receiver import receiving
 from tests.fixtures.mr_series import mr_series, written
 from tests.system.orthanc import AE_TITLE, Orthanc, needs_orthanc
 from tests.system.processes import free_port
-from unet_factory.domain.jobs import Errand, ErrandKind, ErrandState, JobState, PacsSeries
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState, PacsSeries
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
@@ -63,12 +63,12 @@ def results(blobs: BlobStore, tmp_path: Path) -> Store:
     return put
 
 
-def push(kind: ErrandKind) -> Errand:
-    return Errand(kind=kind, destination="web" if kind is ErrandKind.DICOMWEB else "old")
+def push(kind: DeliveryKind) -> Delivery:
+    return Delivery(kind=kind, destination="web" if kind is DeliveryKind.DICOMWEB else "old")
 
 
 @needs_orthanc
-@pytest.mark.parametrize("kind", [ErrandKind.DICOMWEB, ErrandKind.DIMSE])
+@pytest.mark.parametrize("kind", [DeliveryKind.DICOMWEB, DeliveryKind.DIMSE])
 def test_results_arrive_and_may_arrive_twice(
     orthanc: Orthanc,
     archives: Destinations,
@@ -77,23 +77,23 @@ def test_results_arrive_and_may_arrive_twice(
     finish: Finish,
     results: Store,
     jobs: JobStore,
-    outbox: Outbox,
-    kind: ErrandKind,
+    deliveries: DeliveryStore,
+    kind: DeliveryKind,
 ) -> None:
     job_id = submit(push(kind))
     uids, before = results(job_id), orthanc.instances()
     finish(job_id)
     courier = dispatcher(archives)
     (delivery,) = worked_off(courier, jobs, job_id)
-    assert (delivery.state, delivery.attempts) == (ErrandState.DELIVERED, 1), delivery.last_error
+    assert (delivery.state, delivery.attempts) == (DeliveryState.DELIVERED, 1), delivery.last_error
     assert orthanc.instances() == sorted([*before, *uids])
-    outbox.replay(f"{job_id}-0")
+    deliveries.replay(f"{job_id}-0")
     (delivery,) = worked_off(courier, jobs, job_id)
-    assert delivery.state is ErrandState.DELIVERED
+    assert delivery.state is DeliveryState.DELIVERED
     assert orthanc.instances() == sorted([*before, *uids])
 
 
-@pytest.mark.parametrize("kind", [ErrandKind.DICOMWEB, ErrandKind.DIMSE])
+@pytest.mark.parametrize("kind", [DeliveryKind.DICOMWEB, DeliveryKind.DIMSE])
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.SUCCEEDED])
 def test_without_a_dicom_result_there_is_nothing_to_push(
     configure: Configure,
@@ -101,7 +101,7 @@ def test_without_a_dicom_result_there_is_nothing_to_push(
     submit: Submit,
     finish: Finish,
     jobs: JobStore,
-    kind: ErrandKind,
+    kind: DeliveryKind,
     state: JobState,
 ) -> None:
     destinations = configure(
@@ -115,7 +115,7 @@ def test_without_a_dicom_result_there_is_nothing_to_push(
     job_id = submit(push(kind))
     finish(job_id, state)
     (delivery,) = worked_off(dispatcher(destinations), jobs, job_id)
-    assert (delivery.state, delivery.attempts) == (ErrandState.SKIPPED, 1)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.SKIPPED, 1)
 
 
 def answer(*reasons: int | None) -> bytes:
@@ -237,7 +237,7 @@ def test_nobody_at_the_archive_s_port_is_waited_for(tmp_path: Path) -> None:
         dicomweb.store(DicomWeb(url=f"http://127.0.0.1:{free_port()}"), files)
 
 
-FETCH = Errand(kind=ErrandKind.FETCH, destination="web")
+FETCH = Delivery(kind=DeliveryKind.FETCH, destination="web")
 
 
 @needs_orthanc
@@ -262,7 +262,7 @@ def test_a_series_is_fetched_packed_checked_and_published(
         worked_off(dispatcher(archives), jobs, job_id)
     job = jobs.get(job_id)
     assert job.fetch is not None
-    assert (job.state, job.fetch.state) == (JobState.QUEUED, ErrandState.DELIVERED), job.error
+    assert (job.state, job.fetch.state) == (JobState.QUEUED, DeliveryState.DELIVERED), job.error
     assert job.spacing.native == (1, 1, 2)
     assert published == [job_id]
     with blobs.local(job_id, "input.zip") as packed:

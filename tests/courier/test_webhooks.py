@@ -10,8 +10,8 @@ from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, wor
 from tests.courier.receiver import receiving
 from tests.system.processes import until
 from unet_factory.domain.errors import DestinationsInvalid
-from unet_factory.domain.jobs import Errand, ErrandKind, ErrandState, JobState
-from unet_factory.jobs.deliveries import Outbox, queue_of
+from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState
+from unet_factory.jobs.deliveries import DeliveryStore, queue_of
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.callback_rules import Address
 from unet_factory.platform.destinations import Destinations
@@ -29,8 +29,8 @@ def local(configure: Configure) -> Destinations:
     return configure(webhooks(*LOOPBACK))
 
 
-def hook(host: str = "127.0.0.1") -> Errand:
-    return Errand(kind=ErrandKind.WEBHOOK, destination=host)
+def hook(host: str = "127.0.0.1") -> Delivery:
+    return Delivery(kind=DeliveryKind.WEBHOOK, destination=host)
 
 
 @pytest.mark.parametrize("state", [JobState.SUCCEEDED, JobState.FAILED])
@@ -41,7 +41,7 @@ def test_the_receiver_is_told_and_can_check_who_tells(
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id, state)
         (delivery,) = worked_off(dispatcher(local), jobs, job_id)
-        assert (delivery.state, delivery.attempts, delivery.last_error) == (ErrandState.DELIVERED, 1, None)
+        assert (delivery.state, delivery.attempts, delivery.last_error) == (DeliveryState.DELIVERED, 1, None)
         (body,) = receiver.verified()
         assert body["type"] == f"segmentation.{state}"
         told = jobs.get(job_id).model_dump(mode="json", exclude={"fetch", "deliveries"})
@@ -59,7 +59,7 @@ def test_a_failing_receiver_is_asked_again_with_the_same_id_and_body(
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id)
         (delivery,) = worked_off(dispatcher(local), jobs, job_id)
-        assert (delivery.state, delivery.attempts) == (ErrandState.DELIVERED, 5)
+        assert (delivery.state, delivery.attempts) == (DeliveryState.DELIVERED, 5)
         assert receiver.ids == [f"{job_id}-0"] * 5
         assert len({body for _, _, body in receiver.requests}) == 1
         receiver.verified()
@@ -67,19 +67,25 @@ def test_a_failing_receiver_is_asked_again_with_the_same_id_and_body(
 
 @pytest.mark.parametrize("status", [302, 307, 400, 410, 422])
 def test_a_refusal_for_good_is_dead_at_once_and_can_be_replayed(
-    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, outbox: Outbox, status: int
+    local: Destinations,
+    dispatcher: Run,
+    submit: Submit,
+    finish: Finish,
+    jobs: JobStore,
+    deliveries: DeliveryStore,
+    status: int,
 ) -> None:
     with receiving() as elsewhere, receiving(status, headers=[("Location", elsewhere.url)]) as receiver:
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id)
         courier = dispatcher(local)
         (delivery,) = worked_off(courier, jobs, job_id)
-        assert (delivery.state, delivery.attempts) == (ErrandState.DEAD, 1)
+        assert (delivery.state, delivery.attempts) == (DeliveryState.DEAD, 1)
         assert str(status) in (delivery.last_error or "")
         assert elsewhere.requests == [], "redirects are not followed"
-        outbox.replay(f"{job_id}-0")
+        deliveries.replay(f"{job_id}-0")
         (delivery,) = worked_off(courier, jobs, job_id)
-        assert delivery.state is ErrandState.DELIVERED
+        assert delivery.state is DeliveryState.DELIVERED
         assert receiver.ids == [f"{job_id}-0"] * 2
 
 
@@ -91,21 +97,21 @@ def test_too_many_failures_are_dead(
         planned = jobs.get(job_id).expires
         finish(job_id)
         (delivery,) = worked_off(dispatcher(local), jobs, job_id)
-        assert (delivery.state, delivery.attempts) == (ErrandState.DEAD, settings.delivery_attempts)
+        assert (delivery.state, delivery.attempts) == (DeliveryState.DEAD, settings.delivery_attempts)
         assert len(receiver.requests) == settings.delivery_attempts
         assert jobs.get(job_id).expires > planned, "it is kept for a replay"
 
 
 def test_what_takes_its_courier_down_again_and_again_is_given_up(
-    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, outbox: Outbox
+    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, deliveries: DeliveryStore
 ) -> None:
     with receiving() as receiver:
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id)
         for _ in range(3):
-            assert until(lambda: outbox.claim(queue_of(hook()), "killed", 0.01)) is not None
+            assert until(lambda: deliveries.claim(queue_of(hook()), "killed", 0.01)) is not None
         (delivery,) = worked_off(dispatcher(local), jobs, job_id)
-        assert (delivery.state, delivery.attempts, receiver.requests) == (ErrandState.DEAD, 4, [])
+        assert (delivery.state, delivery.attempts, receiver.requests) == (DeliveryState.DEAD, 4, [])
         assert "3 times" in (delivery.last_error or "")
 
 
@@ -124,7 +130,7 @@ def test_a_silent_receiver_delays_nobody_else(
         for job_id in fast:
             worked_off(courier, jobs, job_id, finish_s=0)
         assert time.monotonic() - started < 2.5
-        assert {jobs.get(job_id).deliveries[0].state for job_id in stuck} == {ErrandState.PENDING}
+        assert {jobs.get(job_id).deliveries[0].state for job_id in stuck} == {DeliveryState.PENDING}
         assert len(silent.requests) == 2, "so many at a time and destination"
 
 
@@ -168,7 +174,7 @@ def test_what_was_allowed_at_submission_is_judged_again_at_delivery(
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id)
         (delivery,) = worked_off(dispatcher(configure(webhooks("hooks.example.org"))), jobs, job_id)
-        assert delivery.state is ErrandState.DEAD
+        assert delivery.state is DeliveryState.DEAD
         assert receiver.requests == []
 
 

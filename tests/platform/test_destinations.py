@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from unet_factory.domain.errors import DestinationsInvalid, DestinationUnknown
-from unet_factory.domain.jobs import ErrandKind
+from unet_factory.domain.jobs import DeliveryKind
 from unet_factory.platform.destinations import Destinations
 
 GOOD: dict[str, Any] = {
@@ -35,8 +35,8 @@ def test_without_a_file_nothing_is_configured() -> None:
 
 def test_a_good_file_is_understood(tmp_path: Path) -> None:
     destinations = load(tmp_path, GOOD)
-    assert destinations.archive("main").push_kind is ErrandKind.DICOMWEB
-    assert destinations.archive("archive").push_kind is ErrandKind.DIMSE
+    assert destinations.archive("main").push_kind is DeliveryKind.DICOMWEB
+    assert destinations.archive("archive").push_kind is DeliveryKind.DIMSE
     assert destinations.results_of("main") == ("main",)
     assert destinations.results_of("archive") == ("main",)
     assert destinations.source("main").url == "https://pacs.example/dicom-web"

@@ -22,9 +22,9 @@ from tests.system.processes import until
 from tests.system.serve_process import ServeProcess
 from unet_factory.domain.jobs import (
     SEGMENT_QUEUE,
-    Errand,
-    ErrandKind,
-    ErrandState,
+    Delivery,
+    DeliveryKind,
+    DeliveryState,
     Job,
     JobState,
     PacsSeries,
@@ -33,16 +33,16 @@ from unet_factory.domain.jobs import (
     new_job_id,
 )
 from unet_factory.domain.spacing import OutsidePolicy
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
-HOOK = Errand(kind=ErrandKind.WEBHOOK, destination="127.0.0.1")
-PUSH = Errand(kind=ErrandKind.DICOMWEB, destination="main")
-FETCH = Errand(kind=ErrandKind.FETCH, destination="main")
+HOOK = Delivery(kind=DeliveryKind.WEBHOOK, destination="127.0.0.1")
+PUSH = Delivery(kind=DeliveryKind.DICOMWEB, destination="main")
+FETCH = Delivery(kind=DeliveryKind.FETCH, destination="main")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ class Desk:
     """Jobs as gateway and worker leave them to the couriers."""
 
     def __init__(self, redis: Redis, settings: Settings, folder: Path) -> None:
-        self.jobs, self.outbox, self.redis = JobStore(redis), Outbox(redis), redis
+        self.jobs, self.deliveries, self.redis = JobStore(redis), DeliveryStore(redis), redis
         self.blobs = BlobStore(settings.blob_url)
         self.settings, self.folder = settings, folder
 
@@ -82,7 +82,7 @@ class Desk:
         finally:
             courier.kill()
 
-    def submit(self, *deliveries: Errand, fetch: Errand | None = None, **wishes: Any) -> str:
+    def submit(self, *deliveries: Delivery, fetch: Delivery | None = None, **wishes: Any) -> str:
         job_id, now = new_job_id(), time.time()
         request = SegmentationRequest(model="tiny", checkpoint_digest="0" * 64, input_name="input.zip", **wishes)
         policy = PolicyReport(outside=OutsidePolicy.CLAMP)
@@ -92,7 +92,7 @@ class Desk:
         self.jobs.create(job, request)
         return job_id
 
-    def finished(self, *deliveries: Errand, **wishes: Any) -> str:
+    def finished(self, *deliveries: Delivery, **wishes: Any) -> str:
         """A job with DICOM results that has succeeded."""
         job_id = self.submit(*deliveries, **wishes)
         assert self.jobs.claim(job_id, "worker", 60)
@@ -102,7 +102,7 @@ class Desk:
         return job_id
 
     def delivered(self, job_id: str) -> Callable[[], bool]:
-        return lambda: all(one.state is ErrandState.DELIVERED for one in self.jobs.get(job_id).deliveries)
+        return lambda: all(one.state is DeliveryState.DELIVERED for one in self.jobs.get(job_id).deliveries)
 
     @property
     def audited(self) -> list[dict[str, str]]:
@@ -144,7 +144,7 @@ def test_an_archive_stopped_during_the_push_gets_everything_after_its_return(des
         during = [desk.finished(PUSH, HOOK, callback_url=receiver.url) for _ in range(3)]
         until(lambda: len(receiver.requests) == 3)  # the dead archive holds up nobody else
         until(lambda: all(desk.jobs.get(job_id).deliveries[0].attempts >= 2 for job_id in during))
-        assert {desk.jobs.get(job_id).deliveries[0].state for job_id in during} == {ErrandState.PENDING}
+        assert {desk.jobs.get(job_id).deliveries[0].state for job_id in during} == {DeliveryState.PENDING}
         orthanc.start()
         for job_id in during:
             until(desk.delivered(job_id))

@@ -41,29 +41,29 @@ class PacsSeries(Frozen):
     series_uid: str
 
 
-class ErrandKind(StrEnum):
+class DeliveryKind(StrEnum):
     FETCH = "fetch"
     WEBHOOK = "webhook"
     DICOMWEB = "dicomweb"
     DIMSE = "dimse"
 
 
-class ErrandState(StrEnum):
+class DeliveryState(StrEnum):
     PENDING = "pending"
     DELIVERED = "delivered"
     DEAD = "dead"
     SKIPPED = "skipped"
 
 
-class Errand(Frozen):
+class Delivery(Frozen):
     """What a courier does for a job at one destination: fetch its series before, deliver its result after.
 
     ``destination`` is an archive's configured name or a webhook's host; ``last_error`` names no patient.
     """
 
-    kind: ErrandKind
+    kind: DeliveryKind
     destination: str
-    state: ErrandState = ErrandState.PENDING
+    state: DeliveryState = DeliveryState.PENDING
     attempts: int = 0
     lost: int = Field(default=0, description="attempts in a row that ended with their courier")
     since: float | None = Field(default=None, description="when it was first tried; seconds since the epoch")
@@ -145,13 +145,13 @@ class Job(Frozen):
     created: float
     finished: float | None = None
     expires: float
-    fetch: Errand | None = Field(default=None, description="of a series that comes from an archive")
-    deliveries: tuple[Errand, ...] = ()
+    fetch: Delivery | None = Field(default=None, description="of a series that comes from an archive")
+    deliveries: tuple[Delivery, ...] = ()
 
     @property
     def ready_to_run(self) -> bool:
         """Whether a worker could start it: nobody has, and its scan is here."""
-        return self.state is JobState.QUEUED and (self.fetch is None or self.fetch.state is ErrandState.DELIVERED)
+        return self.state is JobState.QUEUED and (self.fetch is None or self.fetch.state is DeliveryState.DELIVERED)
 
 
 class GenerationRequest(Frozen):

@@ -13,7 +13,7 @@ from redis import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from unet_factory.domain.errors import JobExpired, JobUnknown, WorkerLost
-from unet_factory.domain.jobs import SEGMENT_QUEUE, ErrandState, Job, JobState
+from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState, Job, JobState
 from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.store import PURGED, JobStore
 from unet_factory.platform import metrics
@@ -119,12 +119,12 @@ class Maintenance:
             job = self._jobs.get(job_id)
         except (JobUnknown, JobExpired):
             return False
-        pending = [delivery for delivery in job.deliveries if delivery.state is ErrandState.PENDING]
+        pending = [delivery for delivery in job.deliveries if delivery.state is DeliveryState.PENDING]
         started = [delivery.since or job.finished or job.expires for delivery in pending]
         if started and time.time() - min(started) < self._settings.delivery_max_age_s:
             return True
         for delivery in pending:
-            metrics.DELIVERIES.labels(delivery.kind.value, ErrandState.DEAD.value).inc()
+            metrics.DELIVERIES.labels(delivery.kind.value, DeliveryState.DEAD.value).inc()
             log.error("job %s expires with a delivery (%s) that nobody could make", job_id, delivery.kind)
         return False
 

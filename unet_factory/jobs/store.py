@@ -5,7 +5,7 @@ purge), ``job:ID:lease`` (owner, ends by itself), ``job:ID:gone`` (tombstone: wh
 ``jobs:uploads`` (final ones; score: since when), ``jobs:of:OWNER`` (whose jobs they are, while they are not final),
 ``jobs:purged`` (set after a purge, until the server has dropped the past from its own files);
 ``dicom:results`` (hash, job to a digest of its study): the gateway fills it, a purge empties it.
-A job's errands are fields of its hash (see ``outbox``): the script that makes a job final makes its deliveries due.
+A job's deliveries are fields of its hash (see ``deliveries``): the script that makes a job final makes them due.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 from redis import Redis
 
 from unet_factory.domain.errors import JobExpired, JobUnknown
-from unet_factory.domain.jobs import Errand, Job, JobState, Problem, SegmentationRequest
+from unet_factory.domain.jobs import Delivery, Job, JobState, Problem, SegmentationRequest
 from unet_factory.jobs import scripts as job_scripts
 from unet_factory.jobs.deliveries import FETCH, QUEUES, WITHDRAW, queue_of
 
@@ -27,7 +27,7 @@ UPLOADS = "jobs:uploads"
 PURGED = "jobs:purged"
 _RESERVED_FOR_S = 120.0
 _NOT_OF_THE_JOB = (b"request", b"owner", b"idempotency")  # fields of its hash that its asker is not told
-_ERRAND = "errand."
+_DELIVERY_FIELD = "errand."
 DICOM_RESULTS = "dicom:results"
 
 
@@ -279,21 +279,23 @@ def _ms(seconds: float) -> int:
 
 
 def _fields(job: Job) -> dict[str, str]:
-    errands: dict[str, Errand] = {str(number): delivery for number, delivery in enumerate(job.deliveries)}
+    deliveries: dict[str, Delivery] = {str(number): delivery for number, delivery in enumerate(job.deliveries)}
     if job.fetch is not None:
-        errands[FETCH] = job.fetch
+        deliveries[FETCH] = job.fetch
     own = job.model_dump(mode="json", exclude={"fetch", "deliveries"})
-    return _encode(own) | {_ERRAND + name: errand.model_dump_json() for name, errand in errands.items()}
+    return _encode(own) | {_DELIVERY_FIELD + name: delivery.model_dump_json() for name, delivery in deliveries.items()}
 
 
 def _job(fields: dict[bytes, bytes]) -> Job:
     texts = {name.decode(): value for name, value in fields.items() if name not in _NOT_OF_THE_JOB}
-    errands = {name.removeprefix(_ERRAND): texts.pop(name) for name in list(texts) if name.startswith(_ERRAND)}
-    fetch = errands.pop(FETCH, None)
+    deliveries = {
+        name.removeprefix(_DELIVERY_FIELD): texts.pop(name) for name in list(texts) if name.startswith(_DELIVERY_FIELD)
+    }
+    fetch = deliveries.pop(FETCH, None)
     return Job.model_validate(
         {name: json.loads(value) for name, value in texts.items()}
         | {"fetch": None if fetch is None else json.loads(fetch)}
-        | {"deliveries": [json.loads(errands[number]) for number in sorted(errands, key=int)]}
+        | {"deliveries": [json.loads(deliveries[number]) for number in sorted(deliveries, key=int)]}
     )
 
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from unet_factory.domain.errors import DestinationsInvalid, DestinationUnknown
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.jobs import ErrandKind
+from unet_factory.domain.jobs import DeliveryKind
 from unet_factory.platform.callback_rules import CallbackRules, Networks, host_pattern, network, scheme
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -102,7 +102,7 @@ class Pacs(Frozen):
 
     dicomweb: DicomWeb | None = None
     dimse: Dimse | None = None
-    push: Annotated[ErrandKind | None, Field(description="dicomweb or dimse")] = None
+    push: Annotated[DeliveryKind | None, Field(description="dicomweb or dimse")] = None
     results_to: tuple[str, ...] | None = Field(
         default=None, description="where results of its series go unless the caller says; itself when absent"
     )
@@ -111,15 +111,15 @@ class Pacs(Frozen):
     def _reachable(self) -> Self:
         if self.dicomweb is None and self.dimse is None:
             raise ValueError("an archive needs dicomweb, dimse or both")
-        if self.push not in (None, ErrandKind.DICOMWEB, ErrandKind.DIMSE):
+        if self.push not in (None, DeliveryKind.DICOMWEB, DeliveryKind.DIMSE):
             raise ValueError("push must be dicomweb or dimse")
         if self.push is not None and getattr(self, self.push) is None:
             raise ValueError(f"push is {self.push}, but {self.push} is not configured")
         return self
 
     @property
-    def push_kind(self) -> ErrandKind:
-        return self.push or (ErrandKind.DICOMWEB if self.dicomweb else ErrandKind.DIMSE)
+    def push_kind(self) -> DeliveryKind:
+        return self.push or (DeliveryKind.DICOMWEB if self.dicomweb else DeliveryKind.DIMSE)
 
 
 class Webhooks(Frozen):

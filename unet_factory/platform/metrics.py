@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import REGISTRY
 
-from unet_factory.domain.jobs import ErrandKind
+from unet_factory.domain.jobs import DeliveryKind
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STAGE_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -55,7 +55,7 @@ for _outcome in ("stored", "failed"):
     RECEIVED_INSTANCES.labels(_outcome)
 for _outcome in ("submitted", "repeated", "not_routed", "refused", "expired"):
     RECEIVED_SERIES.labels(_outcome)
-for _kind in ErrandKind:
+for _kind in DeliveryKind:
     for _outcome in ("delivered", "retried", "dead", "skipped"):
         DELIVERIES.labels(_kind.value, _outcome)
 SPACING_MM = Histogram("unet_factory_spacing_mm", "Native spacing of the scans", ["axis"], buckets=_SPACING_BUCKETS_MM)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.jobs import Errand, ErrandState
+from unet_factory.domain.jobs import Delivery, DeliveryState
 from unet_factory.jobs.deliveries import job_of
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
@@ -20,16 +20,16 @@ class ListedState(StrEnum):
     PENDING = "pending"
 
 
-class Delivery(Errand):
+class DeliveryDescription(Delivery):
     """One delivery, by an id that stays the same over all attempts."""
 
     id: str = Field(examples=["3f0c2b7a9d5e4c1f8a6b0d2e4f6a8c0e-0"])
     job_id: str
 
 
-class Deliveries(Frozen):
-    state: ErrandState
-    deliveries: list[Delivery]
+class DeliveryList(Frozen):
+    state: DeliveryState
+    deliveries: list[DeliveryDescription]
 
 
 @router.get(
@@ -39,11 +39,11 @@ def list_deliveries(
     gateway: GatewayDependency,
     state: ListedState = ListedState.DEAD,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> Deliveries:
+) -> DeliveryList:
     """The oldest first."""
-    wanted = ErrandState(state.value)
-    found = [_delivery(errand_id, errand) for errand_id, errand in gateway.outbox.listed(wanted, limit)]
-    return Deliveries(state=wanted, deliveries=found)
+    wanted = DeliveryState(state.value)
+    found = [_described(delivery_id, delivery) for delivery_id, delivery in gateway.deliveries.listed(wanted, limit)]
+    return DeliveryList(state=wanted, deliveries=found)
 
 
 @router.post(
@@ -53,10 +53,10 @@ def list_deliveries(
     summary="Make a delivery due now",
     responses=problems(404, 503),
 )
-def replay_delivery(delivery_id: str, gateway: GatewayDependency) -> Delivery:
+def replay_delivery(delivery_id: str, gateway: GatewayDependency) -> DeliveryDescription:
     """A dead one, one that waits for its next attempt, or one that was made already; its attempts count anew."""
-    return _delivery(delivery_id, gateway.outbox.replay(delivery_id))
+    return _described(delivery_id, gateway.deliveries.replay(delivery_id))
 
 
-def _delivery(errand_id: str, errand: Errand) -> Delivery:
-    return Delivery(id=errand_id, job_id=job_of(errand_id), **errand.model_dump())
+def _described(delivery_id: str, delivery: Delivery) -> DeliveryDescription:
+    return DeliveryDescription(id=delivery_id, job_id=job_of(delivery_id), **delivery.model_dump())

@@ -11,7 +11,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.platform.metrics import scrape_registry
 from unet_factory_service.dependencies import GatewayDependency
 
@@ -38,16 +38,16 @@ class QueueDepth(Collector):
 
 
 class PendingDeliveries(Collector):
-    """Errands of couriers that are due or wait for another attempt; absent while Redis is away."""
+    """DeliveryTasks of couriers that are due or wait for another attempt; absent while Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
-        self._outbox = Outbox(redis)
+        self._deliveries = DeliveryStore(redis)
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         name, text = "unet_factory_deliveries_pending", "Webhooks, pushes and fetches that are not done yet"
         pending = GaugeMetricFamily(name, text, labels=["kind"])
         try:
-            for kind, count in self._outbox.pending().items():
+            for kind, count in self._deliveries.pending().items():
                 pending.add_metric([kind.value], count)
         except RedisError as error:
             log.warning("the pending deliveries are unknown: %s", type(error).__name__)

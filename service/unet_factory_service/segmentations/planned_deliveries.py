@@ -1,12 +1,12 @@
 """What couriers are to do for a job, planned when it is submitted: all that can be refused is refused then."""
 
-from unet_factory.domain.jobs import Errand, ErrandKind, PacsSeries
+from unet_factory.domain.jobs import Delivery, DeliveryKind, PacsSeries
 from unet_factory.platform.destinations import Destinations
 from unet_factory_service.errors import NotSupported
 from unet_factory_service.segmentations.form import SegmentationForm
 
 
-def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Errand | None:
+def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Delivery | None:
     """
     Raises:
         DestinationUnknown: no such archive, or none to fetch from.
@@ -14,7 +14,7 @@ def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Erra
     if series is None:
         return None
     destinations.source(series.pacs)
-    return Errand(kind=ErrandKind.FETCH, destination=series.pacs)
+    return Delivery(kind=DeliveryKind.FETCH, destination=series.pacs)
 
 
 def receivers(destinations: Destinations, form: SegmentationForm, *, dicom: bool) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ def receivers(destinations: Destinations, form: SegmentationForm, *, dicom: bool
 
 def planned_deliveries(
     destinations: Destinations, send_to: tuple[str, ...], callback_url: str | None
-) -> tuple[Errand, ...]:
+) -> tuple[Delivery, ...]:
     """
     Raises:
         CallbackRefused: nothing may be sent to the URL.
@@ -46,9 +46,9 @@ def planned_deliveries(
     webhooks = []
     if callback_url is not None:
         parts = destinations.webhooks.rules.check_url(callback_url)
-        webhooks.append(Errand(kind=ErrandKind.WEBHOOK, destination=str(parts.hostname)))
+        webhooks.append(Delivery(kind=DeliveryKind.WEBHOOK, destination=str(parts.hostname)))
     return (*webhooks, *(_push(destinations, name) for name in send_to))
 
 
-def _push(destinations: Destinations, name: str) -> Errand:
-    return Errand(kind=destinations.archive(name).push_kind, destination=name)
+def _push(destinations: Destinations, name: str) -> Delivery:
+    return Delivery(kind=destinations.archive(name).push_kind, destination=name)

@@ -11,7 +11,7 @@ from redis import Redis
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway, Snapshot
 from unet_factory.domain.jobs import SEGMENT_QUEUE, JobState, PacsSeries
-from unet_factory.jobs.deliveries import Outbox
+from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.settings import Settings
 
@@ -123,14 +123,14 @@ def test_the_same_series_under_the_same_key_is_the_same_job(http: httpx.Client) 
 
 
 def test_deliveries_are_listed_and_replayed(http: httpx.Client, jobs: JobStore, redis: Redis) -> None:
-    outbox = Outbox(redis)
+    deliveries = DeliveryStore(redis)
     job_id = post(http, SERIES | {"callback_url": CALLBACK, "send_to": ""}).json()["id"]
     jobs.end(job_id, JobState.FAILED)
     (pending,) = http.get("/deliveries", params={"state": "pending"}).json()["deliveries"]
     assert (pending["id"], pending["job_id"], pending["kind"]) == (f"{job_id}-0", job_id, "webhook")
-    claimed = outbox.claim("outbox:due:webhook:hooks.example.org", "courier", 60)
+    claimed = deliveries.claim("outbox:due:webhook:hooks.example.org", "courier", 60)
     assert claimed is not None
-    outbox.bury(claimed, "answered 410 (Gone)")
+    deliveries.bury(claimed, "answered 410 (Gone)")
     assert http.get("/deliveries", params={"state": "pending"}).json()["deliveries"] == []
     (dead,) = http.get("/deliveries").json()["deliveries"]
     assert (dead["state"], dead["attempts"], dead["last_error"]) == ("dead", 1, "answered 410 (Gone)")
