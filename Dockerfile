@@ -94,7 +94,6 @@ COPY worker worker
 COPY training training
 COPY client client
 COPY listener listener
-COPY listener listener
 COPY courier courier
 COPY cli cli
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/app .

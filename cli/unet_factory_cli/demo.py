@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory_cli.demo_picture import draw_overlay
-from unet_factory_cli.demo_scans import Scan, Segmented, labels_in_process, read_scans, simulate
+from unet_factory_cli.demo_scans import DemoScan, Segmented, labels_in_process, read_scans, simulate
 from unet_factory_cli.demo_service import running_service
 from unet_factory_cli.demo_table import Row, spacing_text, table_of
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 from unet_factory_client import FactoryClient, FactoryProblem
 
 NATIVE: SpacingMm = (1.0, 1.0, 1.0)
@@ -34,7 +34,7 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
         spacings: mm (R, A, S), in turn; the first is native, ``PROOF`` is among them, the last repeats the first.
 
     Raises:
-        Failure: any step failed, or a result is not what it must be.
+        CommandFailed: any step failed, or a result is not what it must be.
     """
     started = time.monotonic()
     console = Console()
@@ -54,14 +54,14 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
 
 
 def _segment_all(
-    client: FactoryClient, scans: Sequence[Scan], spacings: Sequence[SpacingMm], folder: Path, console: Console
+    client: FactoryClient, scans: Sequence[DemoScan], spacings: Sequence[SpacingMm], folder: Path, console: Console
 ) -> list[list[Segmented]]:
     """Per spacing, every scan's result."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("", total=len(spacings) * len(scans))
 
-        def one(scan: Scan, spacing_mm: SpacingMm) -> Segmented:
+        def one(scan: DemoScan, spacing_mm: SpacingMm) -> Segmented:
             progress.update(bar, description=f"{scan.name} at {spacing_text(spacing_mm)} mm")
             result = _segment(client, simulate(scan, spacing_mm, folder), folder)
             progress.advance(bar)
@@ -70,7 +70,7 @@ def _segment_all(
         return [[one(scan, spacing_mm) for scan in scans] for spacing_mm in spacings]
 
 
-def _segment(client: FactoryClient, scan: Scan, folder: Path) -> Segmented:
+def _segment(client: FactoryClient, scan: DemoScan, folder: Path) -> Segmented:
     """Through the service, as anybody would."""
     started = time.perf_counter()
     labelmap = folder / f"{scan.name}-labels.nii.gz"
@@ -95,12 +95,14 @@ def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: 
         soft_wrap=True,
     )
     if equal != voxels:
-        raise Failure(f"the standalone network and the service differ in {voxels - equal} voxels")
+        raise CommandFailed(f"the standalone network and the service differ in {voxels - equal} voxels")
 
 
 def _check_dice(native: Row) -> None:
     if min(native.dice) < LOWEST_CREDIBLE_DICE:
-        raise Failure(f"Dice at native spacing is {native.dice}, below {LOWEST_CREDIBLE_DICE}: something is wrong")
+        raise CommandFailed(
+            f"Dice at native spacing is {native.dice}, below {LOWEST_CREDIBLE_DICE}: something is wrong"
+        )
 
 
 @contextmanager
@@ -108,8 +110,8 @@ def _clear_failures() -> Iterator[None]:
     try:
         yield
     except FactoryProblem as problem:
-        raise Failure(f"the service refused a step: {problem}") from problem
+        raise CommandFailed(f"the service refused a step: {problem}") from problem
     except httpx.TransportError as error:
-        raise Failure(f"the service went away: {error or type(error).__name__}") from error
+        raise CommandFailed(f"the service went away: {error or type(error).__name__}") from error
     except KeyboardInterrupt:
-        raise Failure("interrupted") from None
+        raise CommandFailed("interrupted") from None

@@ -18,14 +18,14 @@ from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.volume import read_header, read_volume
 from unet_factory_cli.demo_service import threads
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 from unet_factory_training.evaluation import dice
 
 CLASSES = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
+class DemoScan:
     """A scan's file, and its voxels (r, a, s) with the expert's labels on the same grid."""
 
     name: str
@@ -40,39 +40,39 @@ class Scan:
 class Segmented:
     """What the service made of a scan: labels (r, a, s), Dice per foreground label, seconds from upload to download."""
 
-    scan: Scan
+    scan: DemoScan
     labels: NDArray[np.uint8]
     dice: tuple[float, ...]
     seconds: float
     job: Job
 
     @classmethod
-    def of(cls, scan: Scan, labelmap: Path, job: Job, seconds: float) -> Self:
+    def of(cls, scan: DemoScan, labelmap: Path, job: Job, seconds: float) -> Self:
         """
         Raises:
-            Failure: the label map is not on the scan's own grid.
+            CommandFailed: the label map is not on the scan's own grid.
         """
         given, answered = read_header(scan.path), read_header(labelmap)
         if given.shape != answered.shape or not np.array_equal(given.affine, answered.affine):
-            raise Failure(f"the label map of {scan.name} is not on the scan's grid")
+            raise CommandFailed(f"the label map of {scan.name} is not on the scan's grid")
         labels = read_volume(labelmap).data.astype(np.uint8)
         scores = dice(torch.from_numpy(labels), torch.from_numpy(scan.expert), CLASSES)
         return cls(scan, labels, scores, seconds, job)
 
 
-def read_scans(folder: Path) -> list[Scan]:
+def read_scans(folder: Path) -> list[DemoScan]:
     """Every case of a folder with ``images`` and ``labels``.
 
     Raises:
-        Failure: there are none.
+        CommandFailed: there are none.
     """
     scans = [_read_scan(path, folder / "labels" / path.name) for path in sorted((folder / "images").glob("*.nii.gz"))]
     if not scans:
-        raise Failure(f"there are no scans in {folder}: the demo runs from a checkout of the project")
+        raise CommandFailed(f"there are no scans in {folder}: the demo runs from a checkout of the project")
     return scans
 
 
-def simulate(scan: Scan, spacing_mm: SpacingMm, folder: Path) -> Scan:
+def simulate(scan: DemoScan, spacing_mm: SpacingMm, folder: Path) -> DemoScan:
     """The scan as if acquired at ``spacing_mm``, as a file in ``folder``; the scan itself where that is its spacing."""
     if spacing_mm == scan.spacing_mm:
         return scan
@@ -82,7 +82,7 @@ def simulate(scan: Scan, spacing_mm: SpacingMm, folder: Path) -> Scan:
     name = f"{scan.name}-{'x'.join(f'{mm:g}' for mm in spacing_mm)}"
     path = folder / f"{name}.nii.gz"
     nibabel.save(nibabel.Nifti1Image(image, affine), path)
-    return Scan(name, path, image, expert, spacing_mm, affine)
+    return DemoScan(name, path, image, expert, spacing_mm, affine)
 
 
 def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
@@ -102,16 +102,16 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
     return found
 
 
-def _read_scan(image_path: Path, labels_path: Path) -> Scan:
+def _read_scan(image_path: Path, labels_path: Path) -> DemoScan:
     image, expert = read_volume(image_path), read_volume(labels_path)
     if image.header.orientation != "RAS" or not np.array_equal(image.header.affine, expert.header.affine):
-        raise Failure(f"{image_path.name}: the demo wants scans stored in RAS order, labels on the same grid")
+        raise CommandFailed(f"{image_path.name}: the demo wants scans stored in RAS order, labels on the same grid")
     name = image_path.name.removesuffix(".nii.gz")
     labels = expert.data.astype(np.uint8)
-    return Scan(name, image_path, image.data, labels, image.spacing_ras_mm, image.header.affine)
+    return DemoScan(name, image_path, image.data, labels, image.spacing_ras_mm, image.header.affine)
 
 
-def _affine_around_same_centre(scan: Scan, spacing_mm: SpacingMm, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _affine_around_same_centre(scan: DemoScan, spacing_mm: SpacingMm, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The affine of a grid of ``shape`` at ``spacing_mm`` whose centre lies where the scan's does."""
     affine = scan.affine.copy()
     affine[:3, :3] *= [target / native for target, native in zip(spacing_mm, scan.spacing_mm, strict=True)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import die_with_parent, end_group
 from unet_factory_client import FactoryClient
 
@@ -25,7 +25,7 @@ def running_service(folder: Path, models_dir: Path) -> Iterator[FactoryClient]:
     """A client of a factory that is ready.
 
     Raises:
-        Failure: it did not become ready, with the end of its log, or did not stop as it should.
+        CommandFailed: it did not become ready, with the end of its log, or did not stop as it should.
     """
     port, log = _free_port(), folder / "serve.log"
     arguments = ["serve", "--port", str(port), "--data-dir", str(folder / "data"), "--models", str(models_dir)]
@@ -46,14 +46,14 @@ def running_service(folder: Path, models_dir: Path) -> Iterator[FactoryClient]:
     finally:
         end_group(process, STOP_TIMEOUT_S)
     if process.returncode:
-        raise Failure(f"the factory ended with exit code {process.returncode}:\n{_tail(log)}")
+        raise CommandFailed(f"the factory ended with exit code {process.returncode}:\n{_tail(log)}")
 
 
 def _await_ready(client: FactoryClient, process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     while not client.ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise Failure(f"the factory did not become ready:\n{_tail(log)}")
+            raise CommandFailed(f"the factory did not become ready:\n{_tail(log)}")
         time.sleep(0.2)
 
 

@@ -11,7 +11,7 @@ FAILED = 1
 MISUSED = 2
 
 
-class Failure(Exception):
+class CommandFailed(Exception):
     """The command cannot go on; the message says why and what to do. ``exit_code`` 2: it was called wrongly."""
 
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
@@ -24,7 +24,7 @@ def clear_errors() -> Iterator[None]:
     """Say what went wrong on standard error and end the command."""
     try:
         yield
-    except Failure as failure:
+    except CommandFailed as failure:
         raise _ended(str(failure), failure.exit_code) from None
     except FactoryError as error:
         raise _ended(f"{error.title}: {error}", FAILED) from None

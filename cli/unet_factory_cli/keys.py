@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
-from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user
 
 _DAY_S = 24 * 3600.0
@@ -33,12 +33,12 @@ def create(
     """The key itself goes to standard output, all else to standard error.
 
     Raises:
-        Failure: there is no such scope.
+        CommandFailed: there is no such scope.
     """
     try:
         wanted = tuple(Scope(scope) for scope in dict.fromkeys(scopes))
     except ValueError:
-        raise Failure(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
+        raise CommandFailed(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
     with _store(data_dir) as keys:
         key, token = keys.create(
             name,
@@ -92,7 +92,7 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
                 finally:
                     server.stop()
     except RedisError as error:
-        raise Failure(f"the store of the jobs cannot be used: {error}") from error
+        raise CommandFailed(f"the store of the jobs cannot be used: {error}") from error
 
 
 def _answers(url: str) -> bool:

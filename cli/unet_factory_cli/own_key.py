@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from unet_factory_cli.failures import MISUSED, Failure
+from unet_factory_cli.failures import MISUSED, CommandFailed
 
 API_KEY_FILE = "UNET_FACTORY_API_KEY_FILE"
 
@@ -11,7 +11,7 @@ API_KEY_FILE = "UNET_FACTORY_API_KEY_FILE"
 def own_key(given: str | None) -> str | None:
     """
     Raises:
-        Failure: the file cannot be read.
+        CommandFailed: the file cannot be read.
     """
     file = os.environ.get(API_KEY_FILE)
     if given or not file:
@@ -19,4 +19,4 @@ def own_key(given: str | None) -> str | None:
     try:
         return Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"the file that {API_KEY_FILE} names cannot be read: {file}", MISUSED) from error
+        raise CommandFailed(f"the file that {API_KEY_FILE} names cannot be read: {file}", MISUSED) from error

@@ -15,7 +15,7 @@ from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
 from unet_factory.domain.jobs import Job, LabelMapFormat, SegmentationType
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
-from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.own_key import own_key
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
@@ -43,10 +43,10 @@ class Results(NamedTuple):
     def check(self) -> None:
         """
         Raises:
-            Failure: a suffix that is none of ours, or no folder to save to.
+            CommandFailed: a suffix that is none of ours, or no folder to save to.
         """
         if self.report is not None and self.report.suffix != _DICOM:
-            raise Failure(f"{self.report} must end with {_DICOM}", MISUSED)
+            raise CommandFailed(f"{self.report} must end with {_DICOM}", MISUSED)
         for path in filter(None, (self.output, self.report)):
             _check_folder(path)
 
@@ -69,7 +69,7 @@ def segment(
 ) -> None:
     """Upload, show progress, download. An interrupted command takes its job back."""
     if not file.exists():
-        raise Failure(f"there is no file {file}", MISUSED)
+        raise CommandFailed(f"there is no file {file}", MISUSED)
     output_format = _format_of(results.output) if results.has_labelmap else "nii.gz"
     given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
     known = _conditions(conditions)
@@ -90,7 +90,7 @@ def segment(
             job = _watch(client, job)
         except KeyboardInterrupt:
             client.delete(job.id)
-            raise Failure("interrupted; the job was cancelled") from None
+            raise CommandFailed("interrupted; the job was cancelled") from None
         results.save(client, job)
     _report(job, results.output)
 
@@ -105,7 +105,7 @@ def unet(
     outside: str | None,
 ) -> None:
     if dtype not in DTYPES:
-        raise Failure(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
+        raise CommandFailed(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
     wanted, known, policy = _spacing(spacing), _conditions(conditions), _policy(outside)
     assert wanted is not None
     _check_folder(output)
@@ -150,7 +150,7 @@ class Address(NamedTuple):
     def of(cls, url: str, api_key: str | None) -> Self:
         """
         Raises:
-            Failure: the file that should hold the key cannot be read.
+            CommandFailed: the file that should hold the key cannot be read.
         """
         return cls(url, own_key(api_key))
 
@@ -164,9 +164,9 @@ def service(at: Address) -> Iterator[FactoryClient]:
             client.check()
             yield client
     except FactoryProblem as problem:
-        raise Failure(str(problem)) from problem
+        raise CommandFailed(str(problem)) from problem
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise Failure(f"cannot reach the service at {at.url}: {error or type(error).__name__}") from error
+        raise CommandFailed(f"cannot reach the service at {at.url}: {error or type(error).__name__}") from error
 
 
 def _watch(client: FactoryClient, job: Job) -> Job:
@@ -210,30 +210,32 @@ def _format_of(output: Path) -> LabelMapFormat:
     for output_format in OUTPUT_FORMATS:
         if output.name.endswith(f".{output_format}"):
             return output_format
-    raise Failure(f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {_DICOM}", MISUSED)
+    raise CommandFailed(
+        f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {_DICOM}", MISUSED
+    )
 
 
 def _check_folder(output: Path) -> None:
     if not output.parent.is_dir():
-        raise Failure(f"there is no folder {output.parent} for {output.name}", MISUSED)
+        raise CommandFailed(f"there is no folder {output.parent} for {output.name}", MISUSED)
 
 
 def _spacing(text: str | None) -> SpacingMm | None:
     try:
         return None if text is None else parse_spacing(text)
     except SpacingInvalid as error:
-        raise Failure(str(error), MISUSED) from error
+        raise CommandFailed(str(error), MISUSED) from error
 
 
 def _conditions(given: Sequence[str]) -> dict[str, float]:
     try:
         return parse_conditions(",".join(given)) if given else {}
     except ConditionInvalid as error:
-        raise Failure(str(error), MISUSED) from error
+        raise CommandFailed(str(error), MISUSED) from error
 
 
 def _policy(text: str | None) -> OutsidePolicy | None:
     try:
         return None if text is None else OutsidePolicy(text)
     except ValueError:
-        raise Failure(f"--outside is {text!r}, allowed are {', '.join(OutsidePolicy)}", MISUSED) from None
+        raise CommandFailed(f"--outside is {text!r}, allowed are {', '.join(OutsidePolicy)}", MISUSED) from None

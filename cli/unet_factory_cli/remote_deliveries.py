@@ -6,7 +6,7 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Column, Table
 
-from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.remote import Address, service
 from unet_factory_client import DeliveryDescription
 
@@ -23,10 +23,10 @@ def show(at: Address, state: Literal["dead", "pending"]) -> None:
 def replay(at: Address, ids: list[str], every: bool) -> None:
     """
     Raises:
-        Failure: neither ids nor all of them.
+        CommandFailed: neither ids nor all of them.
     """
     if bool(ids) == every:
-        raise Failure("name the deliveries, or give --all", MISUSED)
+        raise CommandFailed("name the deliveries, or give --all", MISUSED)
     with service(at) as client:
         wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
         for delivery_id in wanted:

@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from unet_factory.platform.settings import Settings
-from unet_factory_cli.failures import MISUSED, Failure
+from unet_factory_cli.failures import MISUSED, CommandFailed
 from unet_factory_cli.own_key import own_key
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def run_listener(
 ) -> None:
     """
     Raises:
-        Failure: an AE title is none, the spool cannot be written, or the port cannot be had.
+        CommandFailed: an AE title is none, the spool cannot be written, or the port cannot be had.
     """
     settings = read_settings()
     from unet_factory_listener.listener_role import run
@@ -69,7 +69,7 @@ def run_listener(
     try:
         run(options, settings.log_format)
     except (OSError, ValueError) as error:
-        raise Failure(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
+        raise CommandFailed(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
 
 
 def run_courier() -> None:
@@ -86,7 +86,7 @@ def run_courier() -> None:
 def run_training(config: Path, run_dir: Path | None, device: str | None, changes: list[str]) -> None:
     """
     Raises:
-        Failure: the file cannot be read, or, with the changes, is no configuration.
+        CommandFailed: the file cannot be read, or, with the changes, is no configuration.
     """
     overrides = _check_training_config(config, changes)
     from unet_factory_training.training_role import run
@@ -105,11 +105,11 @@ def run_comparison(
 ) -> None:
     """
     Raises:
-        Failure: the file cannot be read, is no comparison, or has no such arms.
+        CommandFailed: the file cannot be read, is no comparison, or has no such arms.
     """
     given = {arm: Path(file) for arm, _, file in (text.partition("=") for text in checkpoints)}
     if missing := [str(path) for path in [config, *given.values()] if not path.is_file()]:
-        raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
+        raise CommandFailed(f"there is no file {', '.join(missing)}", MISUSED)
     from unet_factory_research.comparison.compare import compare
     from unet_factory_research.comparison.config import read_comparison
 
@@ -130,12 +130,12 @@ def run_evaluation(
 ) -> None:
     """
     Raises:
-        Failure: a file cannot be read, or, with the changes, is no configuration.
+        CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
     overrides = _check_training_config(config, changes)
     for file in (checkpoint, card):
         if file is not None and not file.is_file():
-            raise Failure(f"there is no file {file}", MISUSED)
+            raise CommandFailed(f"there is no file {file}", MISUSED)
     from rich.console import Console
 
     from unet_factory_training.evaluation_report import table_of
@@ -147,19 +147,19 @@ def run_evaluation(
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:
     """
     Raises:
-        Failure: a file is not there, or the tolerance is none.
+        CommandFailed: a file is not there, or the tolerance is none.
         ToleranceMissed: nothing smaller stays within the tolerance.
     """
     for path in (checkpoint, scan):
         if path is not None and not path.is_file():
-            raise Failure(f"there is no file {path}", MISUSED)
+            raise CommandFailed(f"there is no file {path}", MISUSED)
     if not tolerance > 0:
-        raise Failure(f"the tolerance must be above 0, it is {tolerance:g}", MISUSED)
+        raise CommandFailed(f"the tolerance must be above 0, it is {tolerance:g}", MISUSED)
     target = output or checkpoint.with_suffix(".compressed.safetensors")
     if not target.parent.is_dir():
-        raise Failure(f"there is no folder {target.parent}", MISUSED)
+        raise CommandFailed(f"there is no folder {target.parent}", MISUSED)
     if target.resolve() == checkpoint.resolve():
-        raise Failure(f"{target} is the checkpoint itself; give another output", MISUSED)
+        raise CommandFailed(f"{target} is the checkpoint itself; give another output", MISUSED)
     from rich.console import Console
 
     from unet_factory_training.compression import compress_file, table_of
@@ -181,12 +181,12 @@ def run_cka(
 ) -> None:
     """
     Raises:
-        Failure: a file cannot be read.
+        CommandFailed: a file cannot be read.
         FactoryError: a spacing is none, or the networks cannot be compared.
     """
     _check_training_config(config)
     if missing := [str(path) for path in checkpoints if not path.is_file()]:
-        raise Failure(f"there is no file {', '.join(missing)}", MISUSED)
+        raise CommandFailed(f"there is no file {', '.join(missing)}", MISUSED)
     from unet_factory.domain.spacing import parse_spacing
     from unet_factory_research.cka.options import CkaOptions
     from unet_factory_research.cka.run_cka import run_cka as run
@@ -198,7 +198,7 @@ def run_cka(
 
 def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":
     if not config.is_file():
-        raise Failure(f"there is no file {config}", MISUSED)
+        raise CommandFailed(f"there is no file {config}", MISUSED)
     from unet_factory_training.config import read_config
     from unet_factory_training.overrides import parse_overrides
 
@@ -215,19 +215,19 @@ def _faults_of(config: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, yaml.YAMLError) as error:  # pydantic's ValidationError is a ValueError
-        raise Failure(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
+        raise CommandFailed(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
 
 
 def read_settings() -> Settings:
     """What the environment says.
 
     Raises:
-        Failure: it says something that is none.
+        CommandFailed: it says something that is none.
     """
     try:
         return Settings()
     except ValidationError as error:
-        raise Failure(f"a UNET_FACTORY_ variable is wrong: {_first_fault(error)}", MISUSED) from error
+        raise CommandFailed(f"a UNET_FACTORY_ variable is wrong: {_first_fault(error)}", MISUSED) from error
 
 
 def _first_fault(error: Exception) -> str:

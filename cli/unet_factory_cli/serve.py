@@ -17,7 +17,7 @@ from types import FrameType
 
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
-from unet_factory_cli.failures import MISUSED, Failure, say
+from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
 from unet_factory_cli.roles import read_settings
 from unet_factory_cli.supervision import Component, Supervisor
@@ -55,7 +55,7 @@ def serve(options: ServeOptions) -> None:
     """Run until SIGINT, SIGTERM or SIGHUP.
 
     Raises:
-        Failure: the port or the data folder is taken, there is no model, or the system does not become ready.
+        CommandFailed: the port or the data folder is taken, there is no model, or the system does not become ready.
     """
     _check_models(options.models_dir)
     _check_port(options)
@@ -87,7 +87,7 @@ def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -
                 _say_how_to_get_in(options)
                 say(f"ready: {options.url}")
             elif time.monotonic() > deadline:
-                raise Failure(f"{options.url}/readyz did not become ready within {READY_TIMEOUT_S:g} s")
+                raise CommandFailed(f"{options.url}/readyz did not become ready within {READY_TIMEOUT_S:g} s")
 
 
 def _say_how_to_get_in(options: ServeOptions) -> None:
@@ -171,7 +171,9 @@ def _program(name: str, arguments: list[str], environment: dict[str, str], patie
 
 def _check_models(folder: Path) -> None:
     if not ModelRegistry.scan(folder).all():
-        raise Failure(f"there is no model (*.safetensors) in {folder.resolve()}; name a folder by --models", MISUSED)
+        raise CommandFailed(
+            f"there is no model (*.safetensors) in {folder.resolve()}; name a folder by --models", MISUSED
+        )
 
 
 def _check_port(options: ServeOptions) -> None:
@@ -182,7 +184,9 @@ def _check_port(options: ServeOptions) -> None:
             probe.bind(address)
     except OSError as error:
         reason = error.strerror.lower() if error.strerror else error
-        raise Failure(f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port") from error
+        raise CommandFailed(
+            f"cannot listen on {options.host}:{options.port}: {reason}; choose another --port"
+        ) from error
 
 
 @contextmanager
@@ -192,14 +196,14 @@ def sole_user(data_dir: Path) -> Iterator[None]:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         file = (data_dir / "lock").open("a+")
     except OSError as error:
-        raise Failure(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
+        raise CommandFailed(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "unknown"
-            raise Failure(
+            raise CommandFailed(
                 f"{data_dir} is in use by another serve (process {holder}); choose another --data-dir"
             ) from None
         file.truncate(0)

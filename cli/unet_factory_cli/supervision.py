@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import Watchdog, kill_group
 
 FIRST_PAUSE_S = 0.5
@@ -41,19 +41,19 @@ class Supervisor:
     def start(self) -> None:
         """
         Raises:
-            Failure: a component cannot be started.
+            CommandFailed: a component cannot be started.
         """
         for component in self._components():
             try:
                 self._start(component)
             except (OSError, RuntimeError) as error:
-                raise Failure(f"the {component.name} cannot be started: {error}") from error
+                raise CommandFailed(f"the {component.name} cannot be started: {error}") from error
 
     def tend(self) -> None:
         """Notice what has died, and start again what has paused long enough.
 
         Raises:
-            Failure: a component keeps dying before the system was ready once.
+            CommandFailed: a component keeps dying before the system was ready once.
         """
         for component in self._components():
             if component.process is not None and component.process.poll() is not None:
@@ -108,7 +108,9 @@ class Supervisor:
     def _plan_restart(self, component: Component, why: str) -> None:
         component.deaths += 1
         if not self._was_ready and component.deaths >= DEATHS_BEFORE_READY:
-            raise Failure(f"the {component.name} {why}, {component.deaths} times in a row; see its messages above")
+            raise CommandFailed(
+                f"the {component.name} {why}, {component.deaths} times in a row; see its messages above"
+            )
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (component.deaths - 1))
         component.start_at = time.monotonic() + pause_s
         self._say(f"the {component.name} {why}; it is started again in {pause_s:g} s")

@@ -14,14 +14,14 @@ from unet_factory.domain.errors import FactoryError
 from unet_factory.domain.jobs import DeliveryKind, JobState
 from unet_factory.jobs.deliveries import ClaimedDelivery, DeliveryStore
 from unet_factory.platform import metrics
-from unet_factory.platform.audit import Action, Outcome, record
+from unet_factory.platform.audit import Action, AuditOutcome, record
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
 from unet_factory_courier.tasks import DeliveryTasks
 
 log = logging.getLogger(__name__)
 
-_AUDITED = {"delivered": Outcome.OK, "retried": Outcome.FAILED, "dead": Outcome.REFUSED}
+_AUDITED = {"delivered": AuditOutcome.OK, "retried": AuditOutcome.FAILED, "dead": AuditOutcome.REFUSED}
 
 
 @dataclass(frozen=True)

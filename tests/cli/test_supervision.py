@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.processes import alive, until
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import Watchdog
 from unet_factory_cli.supervision import FIRST_PAUSE_S, Component, Supervisor
 
@@ -77,7 +77,7 @@ def test_what_dies_is_started_again_after_a_growing_pause(supervise: Supervise, 
 def test_what_keeps_dying_before_all_was_ready_is_given_up(supervise: Supervise, said: list[str]) -> None:
     supervisor = supervise(component("mayfly", "raise SystemExit(7)"))
     supervisor.start()
-    with pytest.raises(Failure, match="the mayfly ended with exit code 7, 3 times in a row"):
+    with pytest.raises(CommandFailed, match="the mayfly ended with exit code 7, 3 times in a row"):
         tend_until(supervisor, lambda: False)
     supervisor.stop()
     assert len(said) == 2
@@ -87,7 +87,7 @@ def test_what_cannot_be_started_is_a_failure(supervise: Supervise) -> None:
     def start() -> "subprocess.Popen[bytes]":
         raise RuntimeError("no such thing")
 
-    with pytest.raises(Failure, match="the ghost cannot be started: no such thing"):
+    with pytest.raises(CommandFailed, match="the ghost cannot be started: no such thing"):
         supervise(Component("ghost", start, PATIENCE_S)).start()
 
 

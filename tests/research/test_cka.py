@@ -34,7 +34,7 @@ from unet_factory_research.cka.maps import rate_of_change
 from unet_factory_research.cka.options import CkaOptions
 from unet_factory_research.cka.regions import SKIP_CONNECTED, levels_of, regions_of
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 ESTIMATORS: list[Estimator] = ["unbiased", "biased"]
 ONE_MM, TWO_MM, SLICES = (
@@ -201,7 +201,7 @@ def test_convolutions_that_only_pass_on_see_a_gradient_where_it_is(
     gradient = torch.tensor([1.0, 2.0, 3.5])
     positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     image = positions @ gradient
-    crop = Crop(Scan("gradient", image, torch.zeros_like(image), (1.0, 1.0, 1.0)), (3.1, -2.7, 4.3), 16.0)
+    crop = Crop(LabelledScan("gradient", image, torch.zeros_like(image), (1.0, 1.0, 1.0)), (3.1, -2.7, 4.3), 16.0)
     unet = empty_unet(architecture, spacing)
     field = field_of(crop, spacing, unet.divisors)
     seen = resample(image, (1.0, 1.0, 1.0), spacing.mm)
@@ -243,7 +243,7 @@ def passing(layer: nn.Module, features: Tensor) -> Tensor:
 
 
 def test_crops_lie_within_their_scans_and_follow_the_seed() -> None:
-    scans = [Scan(str(n), torch.zeros(20, 24, 10 + n), torch.zeros(1), (1.0, 1.0, 2.0)) for n in range(6)]
+    scans = [LabelledScan(str(n), torch.zeros(20, 24, 10 + n), torch.zeros(1), (1.0, 1.0, 2.0)) for n in range(6)]
     rounds = draw_crops(scans, 16.0, 3, seed=4)
     assert rounds == draw_crops(scans, 16.0, 3, seed=4) != draw_crops(scans, 16.0, 3, seed=5)
     for crop in itertools.chain(*rounds):
@@ -309,7 +309,7 @@ def test_the_maps_of_an_analysis_hold_together(config: TrainingConfig, tiny_mani
 
 
 def test_weights_that_ignore_the_spacing_see_much_the_same_at_the_next_one(
-    config: TrainingConfig, scans: list[Scan], tiny_manifest: Manifest, tmp_path: Path
+    config: TrainingConfig, scans: list[LabelledScan], tiny_manifest: Manifest, tmp_path: Path
 ) -> None:
     """Crops that were not aligned would not even agree in the first layers: those of other places do not."""
     constant = HypernetworkShape(parametrization=Parametrization.CONSTANT)

@@ -12,7 +12,7 @@ import torch
 from unet_factory.volume import read_header
 from unet_factory_cli.demo import NATIVE, PROOF, SPACINGS, run_demo
 from unet_factory_cli.demo_scans import read_scans, simulate
-from unet_factory_cli.failures import Failure
+from unet_factory_cli.failures import CommandFailed
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "hippocampus"
 
@@ -24,7 +24,7 @@ def test_the_demo_does_every_step_and_fails_honestly(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with one_thread(monkeypatch), pytest.raises(Failure, match="something is wrong"):
+    with one_thread(monkeypatch), pytest.raises(CommandFailed, match="something is wrong"):
         run_demo(tmp_path / "out", tiny_models, (NATIVE, (3.0, 3.0, 3.0), PROOF, NATIVE))
     said = capsys.readouterr().out
     assert "the service's own label: 100.00%" in said

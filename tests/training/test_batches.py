@@ -8,7 +8,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.resampling import resample_labels
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
 from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 STILL = AugmentationConfig(
     rotation_deg=(0, 0, 0),
@@ -24,7 +24,7 @@ STILL = AugmentationConfig(
 )
 
 
-def test_a_batch_depends_on_seed_and_iteration_only(scans: list[Scan], config: TrainingConfig) -> None:
+def test_a_batch_depends_on_seed_and_iteration_only(scans: list[LabelledScan], config: TrainingConfig) -> None:
     batches = SpacingBatches(scans, config)
     torch.manual_seed(1)
     first = batches[7]
@@ -38,7 +38,7 @@ def test_a_batch_depends_on_seed_and_iteration_only(scans: list[Scan], config: T
     assert first.spacing != other.spacing or not torch.equal(first.images, other.images)
 
 
-def test_batches_keep_their_bounds(scans: list[Scan], config: TrainingConfig) -> None:
+def test_batches_keep_their_bounds(scans: list[LabelledScan], config: TrainingConfig) -> None:
     bounds = config.batch
     spacings = set()
     for batch in (SpacingBatches(scans, config)[iteration] for iteration in range(30)):
@@ -57,7 +57,7 @@ def test_batches_keep_their_bounds(scans: list[Scan], config: TrainingConfig) ->
     assert len(spacings) > 15
 
 
-def test_overshoot_trains_the_borders_of_the_range(scans: list[Scan], config: TrainingConfig) -> None:
+def test_overshoot_trains_the_borders_of_the_range(scans: list[LabelledScan], config: TrainingConfig) -> None:
     """A share o / (1 + 2 o) of the draws at each end of each axis; without it hardly one."""
     (low, high), draws = config.grid.range_mm[0], 2000
     for overshoot, share in ((0.0, 0.01), (0.25, 1 / 6)):
@@ -72,7 +72,7 @@ def test_overshoot_trains_the_borders_of_the_range(scans: list[Scan], config: Tr
 
 @pytest.mark.parametrize("mm", [(1.0, 1.0, 1.2), (2.0, 1.5, 3.0), (0.5, 2.0, 0.6)])
 def test_without_augmentation_a_patch_is_the_resampled_scan(
-    scans: list[Scan], config: TrainingConfig, mm: tuple[float, float, float]
+    scans: list[LabelledScan], config: TrainingConfig, mm: tuple[float, float, float]
 ) -> None:
     """Training sees labels as evaluation and service do, up to how a field of view is rounded to voxels."""
     still = config.model_copy(update={"augmentation": STILL})
@@ -85,7 +85,7 @@ def test_without_augmentation_a_patch_is_the_resampled_scan(
     assert agreement > 0.99
 
 
-def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[Scan], config: TrainingConfig) -> None:
+def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[LabelledScan], config: TrainingConfig) -> None:
     spacing = SnappedSpacing(1000, 1000, 1200)
     patch = tuple(scans[0].image.shape)
     first, second = (
@@ -97,7 +97,7 @@ def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[Scan], 
         assert brightness[0] < brightness[1] < brightness[2]
 
 
-def test_crops_of_one_size_are_padded_with_zeros(scans: list[Scan], config: TrainingConfig) -> None:
+def test_crops_of_one_size_are_padded_with_zeros(scans: list[LabelledScan], config: TrainingConfig) -> None:
     batch = config.batch.model_copy(update={"max_patch": (32, 32, 48), "pad_to_max_patch": True, "max_scans": 2})
     still = config.model_copy(update={"augmentation": STILL, "batch": batch})
     drawn = [SpacingBatches(scans, still)[iteration] for iteration in range(5)]

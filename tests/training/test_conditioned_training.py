@@ -15,7 +15,7 @@ from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, InversionRecovery, with_inversion_time
-from unet_factory_training.datasets import Scan, find_subjects
+from unet_factory_training.datasets import LabelledScan, find_subjects
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import segment_simulated, simulate
 from unet_factory_training.loop import train
@@ -34,7 +34,7 @@ def told(config: TrainingConfig) -> TrainingConfig:
     return config.model_copy(update=changes)
 
 
-def test_scans_of_a_batch_were_acquired_alike(scans: list[Scan], config: TrainingConfig) -> None:
+def test_scans_of_a_batch_were_acquired_alike(scans: list[LabelledScan], config: TrainingConfig) -> None:
     strengths = [1.5, 1.5, 3.0, 3.0]
     measured = [replace(scan, conditions={FIELD.name: tesla}) for scan, tesla in zip(scans, strengths, strict=True)]
     of_name = {scan.name: scan.conditions[FIELD.name] for scan in measured}
@@ -47,7 +47,7 @@ def test_scans_of_a_batch_were_acquired_alike(scans: list[Scan], config: Trainin
     assert found == {(1.5,), (3.0,)}
 
 
-def test_a_scan_that_does_not_tell_is_named(scans: list[Scan], config: TrainingConfig) -> None:
+def test_a_scan_that_does_not_tell_is_named(scans: list[LabelledScan], config: TrainingConfig) -> None:
     batches = SpacingBatches(scans, config.model_copy(update={"conditions": (FIELD,)}))
     with pytest.raises(DatasetInvalid, match=r"train_0: nothing says its field_strength_t"):
         batches[0]
@@ -64,7 +64,7 @@ def test_the_data_set_tells_by_scan(config: TrainingConfig, dataset_root: Path) 
         find_subjects(dataset, "train")
 
 
-def test_without_conditions_batches_are_what_they_were(scans: list[Scan], config: TrainingConfig) -> None:
+def test_without_conditions_batches_are_what_they_were(scans: list[LabelledScan], config: TrainingConfig) -> None:
     """What scans tell is no matter to a model that is not told: not even the draws change."""
     measured = [replace(scan, conditions={FIELD.name: float(number)}) for number, scan in enumerate(scans)]
     plain, with_more = SpacingBatches(scans, config)[3], SpacingBatches(measured, config)[3]
@@ -76,7 +76,7 @@ def test_without_conditions_batches_are_what_they_were(scans: list[Scan], config
 def test_the_tissue_whose_magnetisation_passes_zero_is_darkest(inversion_time_ms: float) -> None:
     """Signal vanishes where TI = T1 ln 2, rises to both sides, and is the field's formula in between."""
     ramp = torch.linspace(0, 1, 101)[:, None, None].expand(101, 2, 2)
-    scan = Scan("ramp", ramp, torch.zeros(101, 2, 2, dtype=torch.uint8), (1, 1, 1))
+    scan = LabelledScan("ramp", ramp, torch.zeros(101, 2, 2, dtype=torch.uint8), (1, 1, 1))
     seen = with_inversion_time(scan, inversion_time_ms)
     signal = seen.image[:, 0, 0]
     brightness = ((ramp[:, 0, 0] - 0.01) / 0.98).clamp(0, 1).double()
@@ -89,7 +89,7 @@ def test_the_tissue_whose_magnetisation_passes_zero_is_darkest(inversion_time_ms
     assert float(seen.image.mean()) == pytest.approx(0, abs=1e-5)
 
 
-def test_simulated_batches_are_told_what_they_show(scans: list[Scan], told: TrainingConfig) -> None:
+def test_simulated_batches_are_told_what_they_show(scans: list[LabelledScan], told: TrainingConfig) -> None:
     untold = told.model_copy(update={"conditions": ()})
     found = set()
     for number in range(8):
@@ -101,7 +101,7 @@ def test_simulated_batches_are_told_what_they_show(scans: list[Scan], told: Trai
     assert all(TIME.minimum <= value <= TIME.maximum for value in found)
 
 
-def test_the_loss_reaches_what_is_told(scans: list[Scan], told: TrainingConfig) -> None:
+def test_the_loss_reaches_what_is_told(scans: list[LabelledScan], told: TrainingConfig) -> None:
     wide = told.model_copy(update={"hypernetwork": HypernetworkShape(hidden=(16, 16))})
     trainer = Trainer(wide, start_engine(wide, "cpu"))
     trainer.step([SpacingBatches(scans, told)[0]])
@@ -111,7 +111,9 @@ def test_the_loss_reaches_what_is_told(scans: list[Scan], told: TrainingConfig) 
     assert float(first.grad[:, 6:].abs().sum()) > 0
 
 
-def test_a_trained_checkpoint_is_told_by_the_scan(told: TrainingConfig, scans: list[Scan], tmp_path: Path) -> None:
+def test_a_trained_checkpoint_is_told_by_the_scan(
+    told: TrainingConfig, scans: list[LabelledScan], tmp_path: Path
+) -> None:
     checkpoint = load_checkpoint(train(told, tmp_path, start_engine(told, "cpu")))
     assert checkpoint.manifest.conditions == (TIME,)
     with torch.no_grad():

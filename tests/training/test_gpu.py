@@ -9,7 +9,7 @@ from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import segment_simulated, simulate
 from unet_factory_training.loop import manifest_of, train
@@ -27,7 +27,7 @@ def _whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-def test_batches_are_those_of_a_cpu(scans: list[Scan], config: TrainingConfig) -> None:
+def test_batches_are_those_of_a_cpu(scans: list[LabelledScan], config: TrainingConfig) -> None:
     on_gpu = [scan.to(torch.device("cuda")) for scan in scans]
     for iteration in range(20):
         expected, found = (SpacingBatches(source, config)[iteration] for source in (scans, on_gpu))
@@ -37,7 +37,7 @@ def test_batches_are_those_of_a_cpu(scans: list[Scan], config: TrainingConfig) -
         assert (found.labels.cpu() == expected.labels).float().mean() > 0.999
 
 
-def test_steps_lose_as_much_as_on_a_cpu(scans: list[Scan], config: TrainingConfig) -> None:
+def test_steps_lose_as_much_as_on_a_cpu(scans: list[LabelledScan], config: TrainingConfig) -> None:
     optimisation = config.optimisation.model_copy(update={"precision": "float32"})
     exact = config.model_copy(update={"optimisation": optimisation})
     batches = SpacingBatches(scans, exact)
@@ -48,7 +48,7 @@ def test_steps_lose_as_much_as_on_a_cpu(scans: list[Scan], config: TrainingConfi
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
 
 
-def test_a_label_map_is_that_of_a_cpu(scans: list[Scan], config: TrainingConfig) -> None:
+def test_a_label_map_is_that_of_a_cpu(scans: list[LabelledScan], config: TrainingConfig) -> None:
     torch.manual_seed(0)
     hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
     manifest = manifest_of(config)

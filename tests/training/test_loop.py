@@ -18,7 +18,7 @@ from unet_factory.domain.manifest import HypernetworkShape
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import dice, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import STATE_FILE, manifest_of, train
@@ -69,7 +69,7 @@ def test_it_learns(config: TrainingConfig, tmp_path: Path) -> None:
     assert mean_dice(scores) > 0.7
 
 
-def test_a_loss_that_is_not_finite_names_its_batch(config: TrainingConfig, scans: list[Scan]) -> None:
+def test_a_loss_that_is_not_finite_names_its_batch(config: TrainingConfig, scans: list[LabelledScan]) -> None:
     trainer = Trainer(config, start_engine(config, "cpu"))
     good = SpacingBatches(scans, config)[0]
     bad = Batch(good.images * float("nan"), good.labels, good.spacing, good.names)
@@ -107,7 +107,7 @@ def test_the_environment_is_expanded_in_the_data_root(
         find_subjects(moved, "train")
 
 
-def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig, scans: list[Scan]) -> None:
+def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig, scans: list[LabelledScan]) -> None:
     """The network that is saved is then the one that was trained, and gradients stay as they are."""
     batches, norms = SpacingBatches(scans, config), []
     for clip_norm in (None, 1e-6):
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_the_last_good_state(config: TrainingConfig, tmp_path
 
 
 def test_a_gradient_that_is_not_finite_names_its_batches_and_changes_nothing(
-    config: TrainingConfig, scans: list[Scan]
+    config: TrainingConfig, scans: list[LabelledScan]
 ) -> None:
     trainer = Trainer(config, start_engine(config, "cpu"))
     trainer.hypernetwork.bias.register_hook(lambda gradient: gradient * float("inf"))

@@ -10,7 +10,7 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.platform.manifest_file import read_manifest
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
-from unet_factory_training.datasets import Scan, Subject, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, Subject, find_subjects, read_scan
 from unet_factory_training.evaluation import mean_dice, score_scans
 
 PROJECT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def config() -> TrainingConfig:
 
 
 @pytest.fixture(scope="module")
-def examples() -> list[Scan]:
+def examples() -> list[LabelledScan]:
     data = DatasetConfig(root=str(EXAMPLES))
     images = sorted((EXAMPLES / "images").glob("*.nii.gz"))
     return [read_scan(Subject(path.name, path, EXAMPLES / "labels" / path.name), data) for path in images]
@@ -76,14 +76,14 @@ def test_the_heart_is_found_in_unseen_patients_at_their_own_spacings() -> None:
     assert mean_dice(scores) > 0.8
 
 
-def test_examples_are_segmented_well_at_every_spacing(checkpoint: Checkpoint, examples: list[Scan]) -> None:
+def test_examples_are_segmented_well_at_every_spacing(checkpoint: Checkpoint, examples: list[LabelledScan]) -> None:
     assert len(examples) >= 3
     for spacing, least in ((NATIVE, 0.85), (SnappedSpacing(1000, 1000, 3000), 0.82), (COARSE, 0.78)):
         scores = score_scans(checkpoint.hypernetwork, checkpoint.manifest, examples, [spacing])
         assert mean_dice(scores) > least, spacing
 
 
-def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[Scan]) -> None:
+def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[LabelledScan]) -> None:
     """A network made for another spacing does worse: the weights do depend on what they are made for."""
     mistaken = load_checkpoint(MODEL).hypernetwork
     mistaken.generate = lambda *_: checkpoint.hypernetwork.generate(COARSE)  # type: ignore[method-assign]

@@ -17,7 +17,7 @@ from unet_factory.model.resampling import smoothing_matrix
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Batch:
 class SpacingBatches(Dataset[Batch]):
     """Item i is the i-th batch of a run; where the scans are on a GPU, so are the batches."""
 
-    def __init__(self, scans: list[Scan], config: TrainingConfig) -> None:
+    def __init__(self, scans: list[LabelledScan], config: TrainingConfig) -> None:
         self.scans, self.config, self.grid = scans, config, config.grid
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class SpacingBatches(Dataset[Batch]):
             for extent, limit, divisor in zip(wanted, bounds.max_patch, divisors, strict=True)
         )
 
-    def _draw_scans(self, patch: tuple[int, ...], generator: Generator) -> list[Scan]:
+    def _draw_scans(self, patch: tuple[int, ...], generator: Generator) -> list[LabelledScan]:
         batch, contrast = self.config.batch, self.config.contrast
         candidates = self._draw_alike(generator)
         affordable = batch.voxels // (patch[0] * patch[1] * patch[2])
@@ -83,7 +83,7 @@ class SpacingBatches(Dataset[Batch]):
         inversion_time_ms = contrast.draw(generator)
         return [with_inversion_time(scan, inversion_time_ms) for scan in drawn]
 
-    def _draw_alike(self, generator: Generator) -> list[Scan]:
+    def _draw_alike(self, generator: Generator) -> list[LabelledScan]:
         """The scans that were acquired as one of them that is drawn: all, where the data set tells nothing of that."""
         groups = list(self._groups.values())
         if len(groups) == 1:
@@ -92,14 +92,14 @@ class SpacingBatches(Dataset[Batch]):
         return groups[int(torch.multinomial(sizes, 1, generator=generator))]
 
     @cached_property
-    def _groups(self) -> dict[SnappedConditions, list[Scan]]:
+    def _groups(self) -> dict[SnappedConditions, list[LabelledScan]]:
         """
         Raises:
             DatasetInvalid: a scan does not tell a condition that nothing simulates.
         """
         simulated = {INVERSION_TIME} if self.config.contrast else set()
         wanted = {condition.name for condition in self.config.conditions} - simulated
-        groups: dict[SnappedConditions, list[Scan]] = {}
+        groups: dict[SnappedConditions, list[LabelledScan]] = {}
         for scan in self.scans:
             if missing := sorted(wanted - set(scan.conditions)):
                 raise DatasetInvalid(
@@ -109,7 +109,9 @@ class SpacingBatches(Dataset[Batch]):
         return groups
 
 
-def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, generator: Generator) -> SnappedSpacing:
+def draw_spacing(
+    grid: SpacingGrid, scans: list[LabelledScan], config: TrainingConfig, generator: Generator
+) -> SnappedSpacing:
     """One spacing for a batch, snapped and within the trained range."""
     sampling = config.sampling
     low, high = (torch.tensor(ends) for ends in zip(*grid.range_mm, strict=True))
@@ -124,7 +126,7 @@ def draw_spacing(grid: SpacingGrid, scans: list[Scan], config: TrainingConfig, g
 
 
 def draw_patch(
-    scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
+    scan: LabelledScan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
 ) -> tuple[Tensor, Tensor]:
     """An augmented crop of a scan at ``spacing``: image (r, a, s) as z-scored as the scan, labels (r, a, s) int64.
 
@@ -141,7 +143,7 @@ def draw_patch(
     return image * inside, sampled[1:].argmax(dim=0) * inside
 
 
-def _sample(scan: Scan, classes: int, positions_mm: Tensor, spacing: SnappedSpacing) -> Tensor:
+def _sample(scan: LabelledScan, classes: int, positions_mm: Tensor, spacing: SnappedSpacing) -> Tensor:
     """(1 + classes, r, a, s): image and label shares at (r, a, s, 3) positions, seen through the voxels' profile.
 
     Only the part of the scan that the positions need is smoothed, and where the profile is wide only every few voxels
@@ -180,7 +182,7 @@ def _needed(index: Tensor, extent: int, ratio: float) -> tuple[int, int]:
 
 
 def _draw_centre_mm(
-    scan: Scan, spacing: SnappedSpacing, patch: tuple[int, ...], foreground: float, generator: Generator
+    scan: LabelledScan, spacing: SnappedSpacing, patch: tuple[int, ...], foreground: float, generator: Generator
 ) -> Tensor:
     """A centre that keeps the patch within the scan; the scan's own centre where it fits whole.
 

@@ -8,7 +8,7 @@ from torch import Generator
 
 from unet_factory.domain.frozen import Frozen
 from unet_factory.model.normalisation import zscore
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 INVERSION_TIME = "inversion_time_ms"
 
@@ -35,7 +35,7 @@ class InversionRecovery(Frozen):
         return self.draw(Generator().manual_seed(crc32(text.encode())))
 
 
-def with_inversion_time(scan: Scan, inversion_time_ms: float) -> Scan:
+def with_inversion_time(scan: LabelledScan, inversion_time_ms: float) -> LabelledScan:
     """The scan as inversion recovery would show it, z-scored; its conditions tell the inversion time.
 
     Signal |1 - 2 exp(-TI / T1)| for long repetition times; the rate 1 / T1 is taken to be linear in the intensity.

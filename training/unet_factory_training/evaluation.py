@@ -20,7 +20,7 @@ from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.model.unet import empty_unet
 from unet_factory_training.config import Precision
 from unet_factory_training.contrast import InversionRecovery, with_inversion_time
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Simulated:
     conditions: Mapping[str, float] = field(default_factory=dict)
 
 
-def simulate(scan: Scan, spacing_mm: SpacingMm, classes: int) -> Simulated:
+def simulate(scan: LabelledScan, spacing_mm: SpacingMm, classes: int) -> Simulated:
     """Scan and reference label map at ``spacing_mm``; untouched at the scan's own."""
     image = resample(scan.image, scan.spacing_ras_mm, spacing_mm)
     labels = resample_labels(scan.labels, classes, scan.spacing_ras_mm, spacing_mm)
@@ -84,7 +84,7 @@ def segment_simulated(
 def score_scan(
     hypernetwork: Hypernetwork,
     manifest: Manifest,
-    scan: Scan,
+    scan: LabelledScan,
     spacing_mm: SpacingMm,
     precision: Precision = "float32",
 ) -> Score:
@@ -98,14 +98,14 @@ def score_scan(
 def score_scans(
     hypernetwork: Hypernetwork,
     manifest: Manifest,
-    scans: Sequence[Scan],
+    scans: Sequence[LabelledScan],
     spacings: Sequence[SnappedSpacing | None],
     precision: Precision = "float32",
     contrast: InversionRecovery | None = None,
 ) -> list[Score]:
     """Every scan at every spacing; ``None`` stands for its own. With a ``contrast``, each time at one of its own."""
 
-    def score(scan: Scan, spacing_mm: SpacingMm) -> Score:
+    def score(scan: LabelledScan, spacing_mm: SpacingMm) -> Score:
         if contrast is not None:
             scan = with_inversion_time(scan, contrast.drawn_for(f"{scan.name} {spacing_mm}"))
         return score_scan(hypernetwork, manifest, scan, spacing_mm, precision)

@@ -19,7 +19,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
@@ -68,7 +68,7 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
 class _Reporter:
     """Progress, losses, states and validation; all by the first process alone."""
 
-    def __init__(self, trainer: Trainer, manifest: Manifest, validation: list[Scan], run_dir: Path) -> None:
+    def __init__(self, trainer: Trainer, manifest: Manifest, validation: list[LabelledScan], run_dir: Path) -> None:
         self.trainer, self.manifest, self.run_dir = trainer, manifest, run_dir
         self.validation = [scan.to(trainer.fabric.device) for scan in validation]
         self.leads = trainer.fabric.is_global_zero
@@ -150,7 +150,7 @@ def manifest_of(config: TrainingConfig) -> Manifest:
     )
 
 
-def _shares(scans: list[Scan], trainer: Trainer) -> Iterator[tuple[Batch, ...]]:
+def _shares(scans: list[LabelledScan], trainer: Trainer) -> Iterator[tuple[Batch, ...]]:
     """For each step left, the batches of this process; on a GPU they are made there, else by worker processes."""
     config, fabric = trainer.config, trainer.fabric
     per_step = config.optimisation.batches_per_step

@@ -25,7 +25,6 @@ _trail = logging.getLogger("unet_factory.audit_trail")
 class Action(StrEnum):
     CREATE = "create"
     RECEIVE = "receive"
-    QUOTE = "quote"
     READ_JOB = "read-job"
     READ_RESULT = "read-result"
     SEARCH = "search"
@@ -38,7 +37,7 @@ class Action(StrEnum):
     AUTHORISE = "authorise"
 
 
-class Outcome(StrEnum):
+class AuditOutcome(StrEnum):
     OK = "ok"
     REFUSED = "refused"
     FAILED = "failed"
@@ -49,7 +48,7 @@ class AuditLine(Frozen):
 
     time: str
     action: Action
-    outcome: Outcome
+    outcome: AuditOutcome
     key: str | None = None
     job: str | None = None
     request: str | None = None
@@ -81,7 +80,7 @@ def close_trail() -> None:
 
 def record(
     action: Action,
-    outcome: Outcome,
+    outcome: AuditOutcome,
     *,
     key: str | None = None,
     job: str | None = None,

@@ -22,7 +22,7 @@ from unet_factory_research.cka.options import CkaOptions, spacing_text
 from unet_factory_research.cka.regions import levels_of
 from unet_factory_research.cka.summary import summarise
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ def analyse(
     return summary
 
 
-def batches_of(scans: Sequence[Scan], options: CkaOptions) -> list[list[Crop]]:
+def batches_of(scans: Sequence[LabelledScan], options: CkaOptions) -> list[list[Crop]]:
     """Mini-batches of crops of different scans, as equal in size as they can be.
 
     Raises:

@@ -16,7 +16,7 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingMm
 from unet_factory.model.inference import pad_to_divisors
 from unet_factory.model.normalisation import zscore
 from unet_factory.model.resampling import resample
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 
 
 class CropTooLarge(FactoryError):
@@ -27,7 +27,7 @@ class CropTooLarge(FactoryError):
 class Crop:
     """A cube of ``extent_mm`` around ``centre_mm`` of a scan."""
 
-    scan: Scan
+    scan: LabelledScan
     centre_mm: SpacingMm
     extent_mm: float
 
@@ -41,7 +41,7 @@ class Field:
     spacing: SnappedSpacing
 
 
-def draw_crops(scans: Sequence[Scan], extent_mm: float, each: int, seed: int) -> list[list[Crop]]:
+def draw_crops(scans: Sequence[LabelledScan], extent_mm: float, each: int, seed: int) -> list[list[Crop]]:
     """``each`` rounds of one crop from every scan, uniform over where the crop lies within the scan.
 
     Raises:
@@ -101,7 +101,7 @@ def _linear(index: Tensor, extent: int) -> Tensor:
     return (1 - distance.abs()).clamp(min=0)
 
 
-def _draw_crop(scan: Scan, extent_mm: float, generator: Generator) -> Crop:
+def _draw_crop(scan: LabelledScan, extent_mm: float, generator: Generator) -> Crop:
     room = [n * mm - extent_mm for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
     if min(room) < 0:
         held = extent_mm + min(room)

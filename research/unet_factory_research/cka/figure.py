@@ -1,4 +1,4 @@
-"""The figure of an analysis (paper, Fig. 3 a to h), as PNG and SVG."""
+"""The figure of an analysis (paper, Fig. 3 a to h), as PNG."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -19,7 +19,6 @@ _STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 8,
     "savefig.dpi": 110,
-    "svg.hashsalt": "unet-factory",
     "image.interpolation": "nearest",
 }
 
@@ -27,7 +26,7 @@ _STYLE: Any = {
 def draw_figure(
     maps: Maps, layers: Layers, spacings: Sequence[str], along_mm: Sequence[float], folder: Path, name: str
 ) -> None:
-    """Write ``NAME.png`` and ``NAME.svg``: the first checkpoint's maps, and in (h) the mean over pairs of checkpoints.
+    """Write ``NAME.png``: the first checkpoint's maps, and in (h) the mean over pairs of checkpoints.
 
     ``spacings``: each as text; ``along_mm``: each as the number of the linear models.
     """
@@ -38,7 +37,6 @@ def draw_figure(
             draw(panel)
             panel.set_title(f"({letter}) {panel.get_title()}", fontsize=8)
         figure.savefig(folder / f"{name}.png")
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 def _drawings(

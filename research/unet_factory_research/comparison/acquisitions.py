@@ -9,7 +9,7 @@ from unet_factory.domain.spacing import SpacingGrid, SpacingMm
 from unet_factory_research.comparison.config import NATIVE, Comparison, Segment, inversion_region
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import with_inversion_time
-from unet_factory_training.datasets import Scan
+from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.evaluation import draw_spacings
 
 
@@ -19,12 +19,12 @@ class Acquisition(NamedTuple):
     spacing_mm: SpacingMm
     inversion_time_ms: float | None = None
 
-    def contrast_of(self, scan: Scan) -> Scan:
+    def contrast_of(self, scan: LabelledScan) -> LabelledScan:
         return scan if self.inversion_time_ms is None else with_inversion_time(scan, self.inversion_time_ms)
 
 
 def acquisitions_of(
-    comparison: Comparison, scan: Scan, number: int, config: TrainingConfig
+    comparison: Comparison, scan: LabelledScan, number: int, config: TrainingConfig
 ) -> dict[Acquisition, list[str]]:
     """How a scan, ``number`` of its split from zero, is simulated, each with the regions that it counts for.
 
@@ -40,7 +40,7 @@ def acquisitions_of(
     return acquisitions
 
 
-def _spacings_of(comparison: Comparison, scan: Scan, number: int, step_mm: float) -> dict[SpacingMm, list[str]]:
+def _spacings_of(comparison: Comparison, scan: LabelledScan, number: int, step_mm: float) -> dict[SpacingMm, list[str]]:
     regions: dict[str, list[SpacingMm]] = {NATIVE: [scan.spacing_ras_mm]}
     for name, interval in comparison.intervals.items():
         seed = crc32(f"{name} {scan.name}".encode())

@@ -30,7 +30,6 @@ _STYLE: Any = {
     "grid.alpha": 0.3,
     "legend.frameon": False,
     "savefig.dpi": 150,
-    "svg.hashsalt": "unet-factory",
     "axes.prop_cycle": cycler(color=["#0072b2", "#56b4e9", "#d55e00", "#e69f00", "#009e73", "#cc79a7"]),
 }
 
@@ -46,7 +45,6 @@ def draw_figures(
         with rc_context(_STYLE):
             figure = draw()
             figure.savefig(folder / f"{name}.png", bbox_inches="tight")
-            figure.savefig(folder / f"{name}.svg", bbox_inches="tight", metadata={"Date": None})
         drawn.append(name)
 
     if summary["curves"]:

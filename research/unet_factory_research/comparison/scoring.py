@@ -26,7 +26,7 @@ from unet_factory_research.comparison.measures import LabelMeasures, measure_lab
 from unet_factory_research.comparison.runs import Run
 from unet_factory_training.config import Precision, TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME
-from unet_factory_training.datasets import Scan, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 from unet_factory_training.evaluation import Simulated, segment_simulated, simulate
 from unet_factory_training.loop import manifest_of
 
@@ -56,7 +56,7 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ScanScore:
     measures: list[LabelMeasures]
     seconds: float
     peak_bytes: int | None
@@ -123,7 +123,7 @@ COLUMNS = [*_CASE_COLUMNS, "label", *MEASURES, "seconds", "peak_bytes"]
 
 def _file_of(
     contender: Contender,
-    scan: Scan,
+    scan: LabelledScan,
     acquisitions: Mapping[Acquisition, list[str]],
     precision: Precision,
     config: TrainingConfig,
@@ -142,14 +142,17 @@ def _file_of(
 
 
 def _score_scan(
-    contenders: Sequence[Contender], scan: Scan, acquisitions: Mapping[Acquisition, list[str]], precision: Precision
+    contenders: Sequence[Contender],
+    scan: LabelledScan,
+    acquisitions: Mapping[Acquisition, list[str]],
+    precision: Precision,
 ) -> dict[Contender, list[dict[str, Any]]]:
     """A scan is simulated once for all contenders, and a network is asked once where policies make no difference."""
     rows: dict[Contender, list[dict[str, Any]]] = {contender: [] for contender in contenders}
     for at, regions in acquisitions.items() if contenders else ():
         classes = contenders[0].checkpoint.manifest.architecture.classes
         simulated = simulate(at.contrast_of(scan), at.spacing_mm, classes)
-        outcomes: dict[tuple[str, SpacingPlan], Outcome] = {}
+        outcomes: dict[tuple[str, SpacingPlan], ScanScore] = {}
         for contender in contenders:
             asked = contender.network, contender.plan(at.spacing_mm)
             if asked not in outcomes:
@@ -158,10 +161,10 @@ def _score_scan(
     return rows
 
 
-def _outcome(contender: Contender, simulated: Simulated, precision: Precision) -> Outcome:
+def _outcome(contender: Contender, simulated: Simulated, precision: Precision) -> ScanScore:
     predicted, seconds, peak_bytes = _timed_segmentation(contender, simulated, precision)
     classes = contender.checkpoint.manifest.architecture.classes
-    return Outcome(measure_labels(predicted, simulated.labels, classes, simulated.spacing_mm), seconds, peak_bytes)
+    return ScanScore(measure_labels(predicted, simulated.labels, classes, simulated.spacing_mm), seconds, peak_bytes)
 
 
 def _timed_segmentation(
@@ -177,7 +180,7 @@ def _timed_segmentation(
     return predicted, seconds, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
-def _rows(scan: Scan, at: Acquisition, regions: Sequence[str], outcome: Outcome) -> list[dict[str, Any]]:
+def _rows(scan: LabelledScan, at: Acquisition, regions: Sequence[str], outcome: ScanScore) -> list[dict[str, Any]]:
     spacing = dict(zip(SPACING_COLUMNS, at.spacing_mm, strict=True))
     cost = {"seconds": outcome.seconds, "peak_bytes": outcome.peak_bytes}
     return [

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unet_factory.platform.audit import Action, Outcome, record
+from unet_factory.platform.audit import Action, AuditOutcome, record
 
 _SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
 
@@ -54,7 +54,7 @@ def _action(state: dict[str, Any], status: int) -> Action | None:
     return known or (Action.AUTHORISE if status == HTTPStatus.FORBIDDEN else None)
 
 
-def _outcome(status: int) -> Outcome:
+def _outcome(status: int) -> AuditOutcome:
     if status >= _SERVER_ERROR:
-        return Outcome.FAILED
-    return Outcome.REFUSED if status >= HTTPStatus.BAD_REQUEST else Outcome.OK
+        return AuditOutcome.FAILED
+    return AuditOutcome.REFUSED if status >= HTTPStatus.BAD_REQUEST else AuditOutcome.OK

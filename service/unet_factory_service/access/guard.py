@@ -23,7 +23,7 @@ from unet_factory_service.errors import RouteClosed, ScopeMissing, Unauthenticat
 
 
 @dataclass(frozen=True)
-class Rule:
+class AccessRule:
     """``scope`` None: any key will do."""
 
     scope: Scope | None = None
@@ -31,35 +31,33 @@ class Rule:
     public: bool = False
 
 
-_PUBLIC = Rule(public=True)
+_PUBLIC = AccessRule(public=True)
 _STUDY, _SERIES = "/dicomweb/studies/{study}", "/dicomweb/studies/{study}/series/{series}"
 _INSTANCE = f"{_SERIES}/instances/{{instance}}"
-_SEARCH = Rule(Scope.READ, Action.SEARCH)
-_READ_RESULT = Rule(Scope.READ, Action.READ_RESULT)
+_SEARCH = AccessRule(Scope.READ, Action.SEARCH)
+_READ_RESULT = AccessRule(Scope.READ, Action.READ_RESULT)
 
 # By method (HEAD is GET) and path template. Health and figures are public: probes and scrapers hold no keys, and
 # neither tells of a patient, a caller or a job.
-RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, AccessRule] = {
     "GET /openapi.json": _PUBLIC,
     "GET /livez": _PUBLIC,
     "GET /readyz": _PUBLIC,
     "GET /v2/health/live": _PUBLIC,
     "GET /v2/health/ready": _PUBLIC,
     "GET /metrics": _PUBLIC,
-    "GET /models": Rule(),
-    "GET /models/{name}": Rule(),
-    "GET /unet": Rule(Scope.WEIGHTS),
-    "POST /quote": Rule(Scope.SEGMENT),
-    "POST /segmentations": Rule(Scope.SEGMENT, Action.CREATE),
-    "GET /segmentations/{job_id}": Rule(Scope.READ, Action.READ_JOB),
-    "GET /segmentations/{job_id}/events": Rule(Scope.READ, Action.READ_JOB),
+    "GET /models": AccessRule(),
+    "GET /models/{name}": AccessRule(),
+    "GET /unet": AccessRule(Scope.WEIGHTS),
+    "POST /segmentations": AccessRule(Scope.SEGMENT, Action.CREATE),
+    "GET /segmentations/{job_id}": AccessRule(Scope.READ, Action.READ_JOB),
+    "GET /segmentations/{job_id}/events": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/labelmap": _READ_RESULT,
     "GET /segmentations/{job_id}/seg": _READ_RESULT,
     "GET /segmentations/{job_id}/report": _READ_RESULT,
-    "GET /segmentations/{job_id}/rtstruct": _READ_RESULT,
-    "DELETE /segmentations/{job_id}": Rule(Scope.SEGMENT, Action.DELETE),
-    "POST /dicomweb/studies": Rule(Scope.SEGMENT, Action.RECEIVE),
-    f"POST {_STUDY}": Rule(Scope.SEGMENT, Action.RECEIVE),
+    "DELETE /segmentations/{job_id}": AccessRule(Scope.SEGMENT, Action.DELETE),
+    "POST /dicomweb/studies": AccessRule(Scope.SEGMENT, Action.RECEIVE),
+    f"POST {_STUDY}": AccessRule(Scope.SEGMENT, Action.RECEIVE),
     "GET /dicomweb/studies": _SEARCH,
     "GET /dicomweb/series": _SEARCH,
     "GET /dicomweb/instances": _SEARCH,
@@ -72,15 +70,15 @@ RULES: Mapping[str, Rule] = {
     f"GET {_STUDY}/metadata": _READ_RESULT,
     f"GET {_SERIES}/metadata": _READ_RESULT,
     f"GET {_INSTANCE}/metadata": _READ_RESULT,
-    "GET /deliveries": Rule(Scope.ADMIN, Action.LIST_EXPORTS),
-    "POST /deliveries/{delivery_id}/replay": Rule(Scope.ADMIN, Action.REPLAY_EXPORT),
+    "GET /deliveries": AccessRule(Scope.ADMIN, Action.LIST_EXPORTS),
+    "POST /deliveries/{delivery_id}/replay": AccessRule(Scope.ADMIN, Action.REPLAY_EXPORT),
 }
 
 _BEARER = HTTPBearer(auto_error=False, scheme_name="bearer", description="an API key")
 _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header", description="an API key")
 
 
-def rule_of(method: str, path: str) -> Rule | None:
+def rule_of(method: str, path: str) -> AccessRule | None:
     """The rule for a route's path template; None where nobody has decided."""
     return RULES.get(f"{'GET' if method == 'HEAD' else method} {path}")
 
@@ -145,7 +143,7 @@ def document_access(document: dict[str, Any]) -> None:
             operation["responses"] |= {str(status): answer for status, answer in refused.items()}
 
 
-def _check_scope(key: ApiKey, rule: Rule | None) -> None:
+def _check_scope(key: ApiKey, rule: AccessRule | None) -> None:
     if rule is None:
         raise RouteClosed("nobody may use this address while API keys are required")
     if rule.scope is not None and not key.allows(rule.scope):

@@ -25,7 +25,7 @@ from unet_factory.volume.dicom import pack_series
 from unet_factory_service.access.callers import on_behalf_of
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb.received import DueSeries, Submission
-from unet_factory_service.dicomweb.routing import Rule
+from unet_factory_service.dicomweb.routing import RoutingRule
 from unet_factory_service.errors import NotReady, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.submission import submit
@@ -119,11 +119,11 @@ class Reception:
         log.info("a received series of %d instances becomes job %s", len(files), job.id)
         return "submitted"
 
-    def _rule_for(self, file: Path) -> Rule | None:
+    def _rule_for(self, file: Path) -> RoutingRule | None:
         routing = self._gateway.routing
         return None if routing is None else routing.rule_for(dcmread(file, stop_before_pixels=True))
 
-    def _submit(self, series_id: str, files: list[Path], rule: Rule, submission: Submission) -> Job:
+    def _submit(self, series_id: str, files: list[Path], rule: RoutingRule, submission: Submission) -> Job:
         """The key holds until the job is recorded with the series: dying in between makes no second job."""
         key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
         caller = on_behalf_of(self._received.owner(series_id), self._gateway.keys, self._gateway.settings)
@@ -131,7 +131,7 @@ class Reception:
             pack_series(files, folder / "upload")
             job = submit(self._gateway, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key, caller)
         self._received.record(series_id, Submission(submission.digest, job.id, submission.jobs + 1))
-        audit.record(audit.Action.CREATE, audit.Outcome.OK, key=caller.key_id, job=job.id)
+        audit.record(audit.Action.CREATE, audit.AuditOutcome.OK, key=caller.key_id, job=job.id)
         return job
 
     def _stands(self, job_id: str) -> bool:
@@ -150,12 +150,12 @@ class Reception:
                 log.info("job %s is superseded: more of its series has come", job_id)
 
 
-def _fields(rule: Rule) -> dict[str, str]:
+def _fields(rule: RoutingRule) -> dict[str, str]:
     given = {"conditions": conditions_text(rule.conditions), "send_to": ",".join(rule.send_to)}
     return {"model": rule.model, "outside": rule.outside.value} | {name: text for name, text in given.items() if text}
 
 
-def _digest(files: list[Path], rule: Rule) -> str:
+def _digest(files: list[Path], rule: RoutingRule) -> str:
     """Of which instances there are and what is to be done with them; an instance's name is a digest of its UID."""
     content = "\n".join([*sorted(file.name for file in files), rule.model_dump_json()])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -65,7 +65,7 @@ class Match(Frozen):
         )
 
 
-class Rule(Frozen):
+class RoutingRule(Frozen):
     """What is done with a series that matches."""
 
     match: Match = Match()
@@ -76,9 +76,9 @@ class Rule(Frozen):
 
 
 class Routing(Frozen):
-    rules: tuple[Rule, ...] = Field(min_length=1)
+    rules: tuple[RoutingRule, ...] = Field(min_length=1)
 
-    def rule_for(self, header: Dataset) -> Rule | None:
+    def rule_for(self, header: Dataset) -> RoutingRule | None:
         """The first rule that matches a series of which ``header`` is one instance's."""
         return next((rule for rule in self.rules if rule.match.holds(header)), None)
 
@@ -106,10 +106,10 @@ def _default(registry: ModelRegistry) -> Routing | None:
     if not registry.all():
         return None
     manifest = registry.get().manifest
-    return Routing(rules=(Rule(match=Match(modality=manifest.modality), model=manifest.name),))
+    return Routing(rules=(RoutingRule(match=Match(modality=manifest.modality), model=manifest.name),))
 
 
-def _check_names(rule: Rule, file: Path, registry: ModelRegistry, destinations: Destinations) -> None:
+def _check_names(rule: RoutingRule, file: Path, registry: ModelRegistry, destinations: Destinations) -> None:
     try:
         snap_conditions(registry.get(rule.model).manifest.conditions, rule.conditions)
         for name in rule.send_to:

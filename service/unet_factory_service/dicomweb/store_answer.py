@@ -25,14 +25,14 @@ class Instance(NamedTuple):
     sop_instance_uid: str
 
 
-class Failure(NamedTuple):
+class FailedInstance(NamedTuple):
     """``instance`` is None for what is no DICOM at all."""
 
     instance: Instance | None
     reason: FailureReason
 
 
-def store_answer(stored: Sequence[Instance], failed: Sequence[Failure]) -> tuple[int, dict[str, Any]]:
+def store_answer(stored: Sequence[Instance], failed: Sequence[FailedInstance]) -> tuple[int, dict[str, Any]]:
     """(status, body in the DICOM JSON model): 200 all were stored, 202 some, 409 none.
 
     Retrieve URLs stay empty: what is received here is worked on, not archived.
@@ -57,7 +57,7 @@ def _reference(instance: Instance) -> Dataset:
     return item
 
 
-def _failure(failure: Failure) -> Dataset:
+def _failure(failure: FailedInstance) -> Dataset:
     item = Dataset()
     if failure.instance is not None:
         item.ReferencedSOPClassUID = failure.instance.sop_class_uid

@@ -16,7 +16,7 @@ from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
-from unet_factory_service.dicomweb.store_answer import Failure, FailureReason, Instance, store_answer
+from unet_factory_service.dicomweb.store_answer import FailedInstance, FailureReason, Instance, store_answer
 from unet_factory_service.documentation import Responses, problems
 from unet_factory_service.segmentations.dicom_parts import receive_dicom_parts
 from unet_factory_service.segmentations.submission import check_capacity
@@ -91,7 +91,7 @@ def _put_down(
     outcomes = [_put(gateway, file, instance, owner) for file, instance in found]
     gateway.received.announce(series_ids, owner)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, FailedInstance)]
     RECEIVED_INSTANCES.labels("stored").inc(len(stored))
     RECEIVED_INSTANCES.labels("failed").inc(len(failed))
     if failed:
@@ -99,31 +99,33 @@ def _put_down(
     return store_answer(stored, failed)
 
 
-def _put(gateway: GatewayContext, file: Path, instance: Instance | Failure, owner: str) -> Instance | Failure:
-    if isinstance(instance, Failure):
+def _put(
+    gateway: GatewayContext, file: Path, instance: Instance | FailedInstance, owner: str
+) -> Instance | FailedInstance:
+    if isinstance(instance, FailedInstance):
         return instance
     series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
     try:
         gateway.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
     except StorageFull:
-        return Failure(instance, FailureReason.OUT_OF_RESOURCES)
+        return FailedInstance(instance, FailureReason.OUT_OF_RESOURCES)
     return instance
 
 
-def _identify(file: Path, study_uid: str | None) -> Instance | Failure:
+def _identify(file: Path, study_uid: str | None) -> Instance | FailedInstance:
     """Who the instance in a file is, or why it cannot be stored; its pixels are looked at when its job starts."""
     try:
         header = dcmread(file, stop_before_pixels=True, specific_tags=[*_UIDS, "TransferSyntaxUID"])
         uids = [str(header.get(keyword) or "") for keyword in _UIDS]
     except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
-        return Failure(None, FailureReason.CANNOT_UNDERSTAND)
+        return FailedInstance(None, FailureReason.CANNOT_UNDERSTAND)
     instance = Instance(*uids)
     if not UID(instance.sop_instance_uid).is_valid or not UID(instance.sop_class_uid).is_valid:
-        return Failure(None, FailureReason.CANNOT_UNDERSTAND)
+        return FailedInstance(None, FailureReason.CANNOT_UNDERSTAND)
     if not all(UID(uid).is_valid for uid in instance) or not _same_class(header, instance):
-        return Failure(instance, FailureReason.DOES_NOT_MATCH)
+        return FailedInstance(instance, FailureReason.DOES_NOT_MATCH)
     if study_uid is not None and instance.study_uid != study_uid:
-        return Failure(instance, FailureReason.DOES_NOT_MATCH)
+        return FailedInstance(instance, FailureReason.DOES_NOT_MATCH)
     return instance
 
 

@@ -13,7 +13,7 @@ from redis import Redis
 
 from tests.service.keyed import keyed_gateway, small_scan
 from unet_factory.platform.api_keys import Scope
-from unet_factory.platform.audit import Action, Outcome, close_trail, open_trail, record
+from unet_factory.platform.audit import Action, AuditOutcome, close_trail, open_trail, record
 from unet_factory.platform.settings import Settings
 
 JOB_ID = "0" * 32
@@ -80,20 +80,20 @@ def test_what_is_refused_for_its_content_is_an_access_too(
 
 
 def test_lines_are_appended_for_the_owners_eyes_and_follow_a_rotation(trail: Path) -> None:
-    record(Action.EXPORT, Outcome.OK, job=JOB_ID, destination="archive")
+    record(Action.EXPORT, AuditOutcome.OK, job=JOB_ID, destination="archive")
     assert stat.S_IMODE(trail.stat().st_mode) == 0o600
     trail.rename(trail.with_suffix(".1"))
-    record(Action.DELETE, Outcome.OK, job=JOB_ID)
+    record(Action.DELETE, AuditOutcome.OK, job=JOB_ID)
     assert [line["action"] for path in (trail.with_suffix(".1"), trail) for line in lines(path)] == ["export", "delete"]
     open_trail(str(trail))
-    record(Action.FETCH, Outcome.FAILED, job=JOB_ID)
+    record(Action.FETCH, AuditOutcome.FAILED, job=JOB_ID)
     assert [line["action"] for line in lines(trail)] == ["delete", "fetch"]
 
 
 def test_a_line_that_cannot_be_written_is_counted_and_told(trail: Path, caplog: pytest.LogCaptureFixture) -> None:
     open_trail("/dev/full")
     before = REGISTRY.get_sample_value("unet_factory_audit_failures_total")
-    record(Action.DELETE, Outcome.OK, job=JOB_ID)
+    record(Action.DELETE, AuditOutcome.OK, job=JOB_ID)
     assert before is not None
     assert REGISTRY.get_sample_value("unet_factory_audit_failures_total") == before + 1
     (error,) = [record for record in caplog.records if record.levelname == "ERROR"]

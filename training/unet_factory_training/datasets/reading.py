@@ -20,7 +20,7 @@ from unet_factory_training.datasets.subject import Subject
 
 
 @dataclass(frozen=True, eq=False)
-class Scan:
+class LabelledScan:
     """One labelled scan in memory, axes (R, A, S): ``image`` (r, a, s) float32, ``labels`` (r, a, s) uint8.
 
     ``conditions``: what is known of its acquisition besides the spacing, by the names of a model's conditions.
@@ -37,12 +37,12 @@ class Scan:
         """(labelled voxels, 3) int16: the indices of every voxel that is not background."""
         return torch.nonzero(self.labels).to(torch.int16)
 
-    def to(self, device: torch.device) -> "Scan":
+    def to(self, device: torch.device) -> "LabelledScan":
         """The same scan on a device."""
         return replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
-def read_scan(subject: Subject, config: DatasetConfig) -> Scan:
+def read_scan(subject: Subject, config: DatasetConfig) -> LabelledScan:
     """Load image and labels, both reoriented to RAS+, the image z-scored.
 
     Raises:
@@ -54,7 +54,7 @@ def read_scan(subject: Subject, config: DatasetConfig) -> Scan:
         raise DatasetInvalid(f"{subject.name}: image {image.data.shape} and labels {labels.data.shape} differ in shape")
     classes = torch.from_numpy(classes_of(labels.data, label_map_of(config), subject.label.name))
     conditions = subject.conditions
-    return Scan(subject.name, zscore(torch.from_numpy(image.data)), classes, image.spacing_ras_mm, conditions)
+    return LabelledScan(subject.name, zscore(torch.from_numpy(image.data)), classes, image.spacing_ras_mm, conditions)
 
 
 def _read_ras(path: Path, config: DatasetConfig) -> Volume:
