@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.jobs import Job
 from unet_factory.domain.spacing import SpacingMm
+from unet_factory.domain.working_spacing import SpacingPlan
 from unet_factory.model.checkpoint import load_unet
-from unet_factory.model.inference import segment
-from unet_factory.model.normalisation import zscore
+from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.resampling import resample, resample_labels
 from unet_factory.volume import read_header, read_volume
 from unet_factory_cli.demo_service import threads
@@ -89,17 +89,12 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
     """The label map (r, a, s) of the scan by a standalone network in plain PyTorch, on the device that the job had."""
     torch.set_num_threads(threads())
     device = torch.device((result.job.device or "cpu").split()[0])
-    unet = load_unet(network).to(device)
+    unet, volume = load_unet(network, device), read_volume(result.scan.path)
     assert unet.manifest is not None
-    with torch.inference_mode():
-        labels = segment(
-            unet,
-            zscore(torch.from_numpy(read_volume(result.scan.path).data).to(device)),
-            window=unet.manifest.window,
-            divisors=unet.divisors,
-        )
-    found: NDArray[np.uint8] = labels.cpu().numpy()
-    return found
+    plan = SpacingPlan(volume.spacing_ras_mm, volume.spacing_ras_mm, unet.manifest.spacing, unet.manifest.out_of_range)
+    execution = Execution(device, unet.manifest.window, unet.divisors)
+    labels: NDArray[np.uint8] = segment_scan(unet, torch.from_numpy(volume.data), plan, execution).numpy()
+    return labels
 
 
 def _read_scan(image_path: Path, labels_path: Path) -> DemoScan:

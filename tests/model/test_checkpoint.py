@@ -1,5 +1,6 @@
 """Files: what is written is what is read, equal askers get equal bytes, and damage is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import (
     load_checkpoint,
     load_unet,
-    parse_standalone,
+    parse_unet,
     save_checkpoint,
     standalone_bytes,
 )
@@ -69,7 +70,7 @@ def test_half_precision_standalone_is_half_the_size(checkpoint_path: Path) -> No
     checkpoint = load_checkpoint(checkpoint_path)
     full, half = standalone_bytes(checkpoint, SPACING), standalone_bytes(checkpoint, SPACING, "float16")
     assert len(half) < 0.7 * len(full)
-    exact, rounded = parse_standalone(full)[0], parse_standalone(half)[0]
+    exact, rounded = parse_unet(full).state_dict(), parse_unet(half).state_dict()
     for name, tensor in exact.items():
         assert torch.equal(tensor.half().float(), rounded[name])
 
@@ -95,4 +96,12 @@ def test_damaged_standalone_is_refused(checkpoint_path: Path) -> None:
     blob = standalone_bytes(load_checkpoint(checkpoint_path), SPACING)
     for damaged in (b"", b"text", blob[:-7], blob[8:]):
         with pytest.raises(CheckpointInvalid):
-            parse_standalone(damaged)
+            parse_unet(damaged)
+
+
+def test_a_standalone_network_of_another_architecture_is_refused(checkpoint_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_path)
+    wider = checkpoint.manifest.architecture.model_copy(update={"channels": (4, 16)})
+    wrong = replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"architecture": wider}))
+    with pytest.raises(CheckpointInvalid, match="size mismatch"):
+        parse_unet(standalone_bytes(wrong, SPACING))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from unet_factory.domain.manifest import Architecture
-from unet_factory.model.inference import count_windows, logits, pad_to_divisors, segment
+from unet_factory.model.inference import count_windows, logits, pad_to_divisors
 from unet_factory.model.unet import UNet
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8, 8), blocks=1)
@@ -26,9 +26,10 @@ def test_any_shape_is_segmented_on_its_own_grid(shape: tuple[int, int, int]) -> 
     torch.manual_seed(1)
     network = UNet(ARCHITECTURE).eval()
     with torch.inference_mode():
-        labels = segment(network, torch.randn(shape), window=(32, 32, 32), divisors=network.divisors)
-    assert labels.shape == shape
-    assert labels.dtype == torch.uint8
+        found = logits(network, torch.randn(shape), window=(32, 32, 32), divisors=network.divisors)
+    assert found.shape == (ARCHITECTURE.classes, *shape)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
 
 
 def test_one_window_is_the_plain_network(unet: UNet) -> None:

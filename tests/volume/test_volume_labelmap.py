@@ -24,7 +24,8 @@ from tests.fixtures.volume_files import (
 )
 from tests.fixtures.volume_files import write_volume as write_scan
 from unet_factory.domain.errors import GeometryInvalid, MalformedRequest, NotAVolume, StorageFull
-from unet_factory.volume import read_header, read_volume, write_labelmap
+from unet_factory.domain.manifest import Label
+from unet_factory.volume import read_header, read_volume, volumes_ml, write_labelmap
 
 LABELS = (phantom() % 4).astype(np.uint8)
 GRID_FIELDS = (
@@ -165,3 +166,9 @@ def test_the_source_may_be_replaced_by_its_labels(tmp_path: Path) -> None:
     source = write_nifti(tmp_path / "scan.nii.gz")
     write_labelmap(source, LABELS, source)
     np.testing.assert_array_equal(read_volume(source).data, LABELS)
+
+
+def test_volumes_are_counted_on_the_scans_own_grid() -> None:
+    labels = [Label(value=value, name=name) for value, name in enumerate(["background", "a", "b", "c"])]
+    segmented = np.array([[[0, 1, 1, 2]]], np.uint8)
+    assert volumes_ml(segmented, (10.0, 5.0, 2.0), labels) == pytest.approx({"a": 0.2, "b": 0.1, "c": 0.0})

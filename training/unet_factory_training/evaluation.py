@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 import torch
 from monai.metrics import compute_dice
 from torch import Generator, Tensor
-from torch.func import functional_call
 from torch.nn import functional
 
 from unet_factory.domain.conditions import choose_conditions
@@ -14,10 +13,8 @@ from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
 from unet_factory.domain.working_spacing import plan_spacing
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.inference import logits
-from unet_factory.model.normalisation import zscore
+from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.resampling import resample, resample_labels
-from unet_factory.model.unet import empty_unet
 from unet_factory_training.config import Precision
 from unet_factory_training.contrast import InversionRecovery, with_inversion_time
 from unet_factory_training.datasets import LabelledScan
@@ -56,29 +53,17 @@ def segment_simulated(
     outside: OutsidePolicy = OutsidePolicy.CLAMP,
     precision: Precision = "float32",
 ) -> Tensor:
-    """The label map (r, a, s) on the simulated grid, made as the service makes it: at that spacing, or, where it was
-    not trained, under the policy at the closest one that was.
+    """The label map (r, a, s), uint8 on the CPU, on the simulated grid, voxel for voxel as a worker makes it: at that
+    spacing, or, where it was not trained, under the policy at the closest one that was.
+
+    Raises:
+        NoContrast, SpacingOutOfRange: as a worker would fail.
     """
-
-    def network(batch: Tensor) -> Tensor:
-        with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
-            result: Tensor = functional_call(unet, weights, (batch,), strict=True)
-        return result
-
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside)
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
-    unet = empty_unet(manifest.architecture, plan.snapped).eval()
-    weights = hypernetwork.generate(plan.snapped, conditions)
-    with torch.inference_mode():
-        image = simulated.image.to(hypernetwork.bias.device)
-        blended = logits(
-            network,
-            zscore(resample(image, plan.native_mm, plan.working_mm)),
-            window=manifest.window_at(plan.snapped),
-            divisors=unet.divisors,
-        )
-        shape = simulated.image.shape
-        return resample(blended, plan.working_mm, plan.native_mm, shape).argmax(dim=0).to("cpu", torch.uint8)
+    unet = hypernetwork.unet(plan.snapped, conditions)
+    execution = Execution(hypernetwork.bias.device, manifest.window_at(plan.snapped), unet.divisors, precision)
+    return segment_scan(unet, simulated.image, plan, execution)
 
 
 def score_scan(

@@ -15,8 +15,8 @@ from unet_factory.domain.conditions import SnappedConditions, snap_conditions
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.manifest import Manifest, StandaloneManifest
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.hypernetwork import Hypernetwork, Weights
-from unet_factory.model.unet import UNet, empty_unet
+from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.model.unet import UNet, unet_of
 from unet_factory.platform.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
@@ -77,8 +77,8 @@ def standalone_bytes(
     return save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
 
 
-def parse_standalone(blob: bytes, device: torch.device | str = "cpu") -> tuple[Weights, StandaloneManifest]:
-    """Weights (float32) and manifest of a standalone file's bytes.
+def parse_unet(blob: bytes, device: torch.device | str = "cpu") -> UNet:
+    """A standalone network from its file's bytes, as :func:`load_unet`.
 
     Raises:
         CheckpointInvalid: the bytes are damaged or are no standalone network.
@@ -86,18 +86,22 @@ def parse_standalone(blob: bytes, device: torch.device | str = "cpu") -> tuple[W
     try:
         tensors: dict[str, Tensor] = load(blob)
         manifest = read_standalone_manifest(blob)
-    except SafetensorError as error:
+        weights = {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}
+        unet = unet_of(weights, manifest.architecture, manifest.spacing)
+    except (RuntimeError, SafetensorError) as error:
         raise CheckpointInvalid(f"not a standalone network: {error}") from error
-    return {name: tensor.to(device, torch.float32) for name, tensor in tensors.items()}, manifest
-
-
-def load_unet(path: Path | str) -> UNet:
-    """A standalone network as a plain ``torch.nn.Module`` in evaluation mode; its manifest is ``unet.manifest``."""
-    weights, manifest = parse_standalone(Path(path).read_bytes())
-    unet = empty_unet(manifest.architecture, manifest.spacing)
-    unet.load_state_dict(weights, strict=True, assign=True)
     unet.manifest = manifest
-    return unet.requires_grad_(False).eval()
+    return unet
+
+
+def load_unet(path: Path | str, device: torch.device | str = "cpu") -> UNet:
+    """A standalone network as a plain float32 ``torch.nn.Module`` in evaluation mode, with its ``manifest``.
+
+    Raises:
+        CheckpointInvalid: the file is damaged or is no standalone network.
+        OSError: there is no such file.
+    """
+    return parse_unet(Path(path).read_bytes(), device)
 
 
 def write_atomically(path: Path, blob: bytes) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unet_factory.domain.conditions import Condition, SnappedConditions, snap_conditions
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
-from unet_factory.model.unet import UNet, weight_shapes
+from unet_factory.model.unet import UNet, unet_of, weight_shapes
 
 Weights = dict[str, Tensor]
 
@@ -72,6 +72,10 @@ class Hypernetwork(nn.Module):
         with torch.inference_mode():
             weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
         return weights
+
+    def unet(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> UNet:
+        """The network for a snapped spacing, ready to segment, with the weights of :meth:`generate`."""
+        return unet_of(self.generate(snapped, conditions), self.architecture, snapped)
 
     @property
     def _encoded_width(self) -> int:

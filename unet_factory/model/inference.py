@@ -1,11 +1,21 @@
-"""From a volume to a label map: pad to the network's divisor, windows with Gaussian blending, crop, argmax."""
+"""From a scan to its label map: the one pipeline of worker, validation, evaluation, research and demo.
+
+Native is the rule: the network is made for the scan's spacing and nothing is resampled. Where the policy or the caller
+wants another working spacing, the image is resampled to it on the axes that need it, and the logits back.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
+
+from unet_factory.domain.working_spacing import SpacingPlan, check_working_size
+from unet_factory.model.normalisation import zscore
+from unet_factory.model.resampling import resample
 
 WINDOW_OVERLAP = 0.5
 
@@ -13,27 +23,68 @@ Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
 
 
-def segment(
+@dataclass(frozen=True)
+class Execution:
+    """How the work is done: the part that hardware decides.
+
+    ``window``: voxels (r, a, s) of the largest window given to the network; a scan within it is segmented in one piece.
+    ``divisors``: the network takes extents that are multiples of these. With ``stitch_on_host`` only single windows are
+    on the device; the volume and the blended logits stay on the host.
+    """
+
+    device: torch.device
+    window: tuple[int, int, int]
+    divisors: tuple[int, ...]
+    precision: Literal["float32", "bfloat16"] = "float32"
+    stitch_on_host: bool = False
+
+    def reduced(self) -> "Execution":
+        """The same in less memory: windows of half the extent, stitched on the host."""
+        r, a, s = (
+            max(2 * divisor, extent // 2 // divisor * divisor)
+            for extent, divisor in zip(self.window, self.divisors, strict=True)
+        )
+        return Execution(self.device, (r, a, s), self.divisors, self.precision, stitch_on_host=True)
+
+
+def segment_scan(
     network: Network,
-    volume: Tensor,
+    scan: Tensor,
+    plan: SpacingPlan,
+    execution: Execution,
     *,
-    window: Sequence[int],
-    divisors: Sequence[int],
+    max_voxels: int | None = None,
     on_window: OnWindow | None = None,
 ) -> Tensor:
-    """The label map of a normalised volume, on the volume's own grid.
+    """The label map of a scan, on its own grid.
 
     Args:
-        network: (1, 1, *space) -> (1, classes, *space) logits.
-        volume: (r, a, s), normalised, on the network's device.
-        window: extents of the largest window given to the network; a volume within it is segmented in one piece.
-        divisors: the network wants extents that are multiples of these.
+        network: (1, 1, *space) -> (1, classes, *space) logits, made for ``plan.snapped``, on ``execution.device``.
+        scan: (r, a, s) float32, intensities as read, at ``plan.native_mm``, on any device.
+        max_voxels: of the scan at the working spacing; no limit if None.
         on_window: called before each window with (done, total); may raise to stop the work.
 
     Returns:
-        (r, a, s) uint8 class indices.
+        (r, a, s) uint8 class indices, on the CPU.
+
+    Raises:
+        VolumeTooLarge: the working spacing is so fine that the scan would exceed ``max_voxels``.
+        NoContrast: the intensities are all alike, or further apart than float32 can tell.
     """
-    return logits(network, volume, window=window, divisors=divisors, on_window=on_window).argmax(dim=0).to(torch.uint8)
+    if max_voxels is not None:
+        check_working_size(scan.shape, plan, max_voxels)
+    home = torch.device("cpu") if execution.stitch_on_host else execution.device
+    with torch.inference_mode():
+        volume = zscore(resample(scan.to(home), plan.native_mm, plan.working_mm))
+        blended = logits(
+            _placed(network, execution, home),
+            volume,
+            window=execution.window,
+            divisors=execution.divisors,
+            on_window=on_window,
+        )
+        del volume
+        return _largest_class(blended, plan, scan.shape).cpu()
 
 
 def logits(
@@ -44,7 +95,14 @@ def logits(
     divisors: Sequence[int],
     on_window: OnWindow | None = None,
 ) -> Tensor:
-    """As :func:`segment`, but the blended logits: (classes, r, a, s)."""
+    """The logits of a normalised volume: padded to the network's divisors, in windows with Gaussian blending, cropped.
+
+    Args:
+        volume: (r, a, s), normalised.
+
+    Returns:
+        (classes, r, a, s) float32. The other arguments are as in :func:`segment_scan` and :class:`Execution`.
+    """
     padded = pad_to_divisors(volume, divisors)
     extents = [
         min(whole, _round_up(part, divisor))
@@ -81,12 +139,38 @@ def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:
 
 
 def count_windows(extents: Sequence[int], window: Sequence[int]) -> int:
-    """How many windows :func:`segment` will run, following the blending library's own layout."""
+    """How many windows :func:`logits` runs, following the blending library's own layout."""
     count = 1
     for whole, part in zip(extents, window, strict=True):
         step = max(1, int(part * (1 - WINDOW_OVERLAP))) if part < whole else part
         count *= 1 if part >= whole else -(-(whole - part) // step) + 1
     return count
+
+
+def _placed(network: Network, execution: Execution, home: torch.device) -> Network:
+    """The network for windows that lie on ``home``, in the precision wanted."""
+
+    def run(window: Tensor) -> Tensor:
+        with torch.autocast(
+            execution.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16", cache_enabled=False
+        ):
+            return network(window.to(execution.device)).to(home)
+
+    return run
+
+
+def _largest_class(blended: Tensor, plan: SpacingPlan, shape: Sequence[int]) -> Tensor:
+    """Arg max over the classes on the scan's own grid: (classes, r', a', s') logits -> (r, a, s) uint8.
+
+    Class by class with a running maximum, so memory on the scan's grid does not grow with the number of classes.
+    """
+    best = resample(blended[0], plan.working_mm, plan.native_mm, shape)
+    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    for value in range(1, blended.shape[0]):
+        candidate = resample(blended[value], plan.working_mm, plan.native_mm, shape)
+        labels.masked_fill_(candidate > best, value)
+        best = torch.maximum(best, candidate)
+    return labels
 
 
 def _round_up(value: int, multiple: int) -> int:

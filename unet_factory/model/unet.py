@@ -4,7 +4,7 @@ The topology has no opinion on where its weights come from: standalone networks 
 hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
@@ -142,6 +142,17 @@ def empty_unet(architecture: Architecture, spacing: SnappedSpacing | None = None
     """
     with torch.device("meta"):
         return UNet(architecture, None if spacing is None else architecture.strides(spacing))
+
+
+def unet_of(weights: Mapping[str, Tensor], architecture: Architecture, spacing: SnappedSpacing) -> UNet:
+    """The network for ``spacing`` that ``weights`` make, in evaluation mode, on their device; they are not copied.
+
+    Raises:
+        RuntimeError: names or shapes do not fit the architecture.
+    """
+    unet = empty_unet(architecture, spacing).requires_grad_(False).eval()
+    unet.load_state_dict(weights, strict=True, assign=True)
+    return unet
 
 
 def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:

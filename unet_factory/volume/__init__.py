@@ -5,7 +5,7 @@ Every failure is a ``FactoryError``.
 """
 
 from unet_factory.volume.header import Volume, VolumeHeader
-from unet_factory.volume.labelmap import write_labelmap
+from unet_factory.volume.labelmap import volumes_ml, write_labelmap
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.reading import read_header, read_volume
 from unet_factory.volume.sniff import sniff_format
@@ -18,5 +18,6 @@ __all__ = [
     "read_header",
     "read_volume",
     "sniff_format",
+    "volumes_ml",
     "write_labelmap",
 ]

@@ -2,8 +2,9 @@
 
 import errno
 import gzip
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid, MalformedRequest, StorageFull
+from unet_factory.domain.manifest import Label
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
 from unet_factory.volume.header import VolumeHeader
@@ -23,6 +26,8 @@ from unet_factory.volume.payload import COMPRESSION_LEVEL
 from unet_factory.volume.reading import read_header
 from unet_factory.volume.sniff import sniff_format
 from unet_factory.volume.stored import StoredGrid
+
+MM3_PER_ML = 1000.0
 
 _Writer = Callable[[Path, StoredGrid, NDArray[np.uint8]], tuple[bytes, bytes]]
 _WRITERS: dict[str, _Writer] = {
@@ -56,6 +61,12 @@ def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path, head
     head, voxels = _WRITERS[suffix](source, grid, as_stored(labels_ras, grid.affine))
     with _replacing(path) as target:
         _write(target, head, voxels, gzipped=suffix == ".nii.gz")
+
+
+def volumes_ml(labels_ras: NDArray[np.uint8], spacing_ras_mm: SpacingMm, labels: Sequence[Label]) -> dict[str, float]:
+    """Millilitres by label name in a label map (r, a, s) on a grid of ``spacing_ras_mm``, background left out."""
+    voxel_ml = math.prod(spacing_ras_mm) / MM3_PER_ML
+    return {label.name: np.count_nonzero(labels_ras == label.value) * voxel_ml for label in labels if label.value != 0}
 
 
 def _grid(source: Path, header: VolumeHeader | None) -> StoredGrid:

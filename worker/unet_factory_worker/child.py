@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from redis import Redis
 from redis.exceptions import RedisError
-from torch.func import functional_call
 
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.spacing import SnappedSpacing
@@ -19,7 +18,6 @@ from unet_factory.jobs.presence import PRESENCE_TTL_S, WorkerPresence, announce,
 from unet_factory.jobs.store import JobStore
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
-from unet_factory.model.unet import empty_unet
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.metrics import forget_dead_processes
 from unet_factory.platform.settings import Settings
@@ -136,17 +134,10 @@ def _presence(device: torch.device, checkpoints: dict[str, Checkpoint]) -> Worke
 
 def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:
     """Send the smallest input through a network, so that libraries load and the device wakes now."""
-    architecture, grid = checkpoint.manifest.architecture, checkpoint.manifest.grid
-    finest = SnappedSpacing(*grid.min_um)
-    unet, weights = empty_unet(architecture, finest).eval(), checkpoint.hypernetwork.generate(finest)
+    unet = checkpoint.hypernetwork.unet(SnappedSpacing(*checkpoint.manifest.grid.min_um))
     extents = tuple(2 * divisor for divisor in unet.divisors)
     with torch.inference_mode():
-        logits(
-            lambda batch: functional_call(unet, weights, (batch,), strict=True),
-            torch.zeros(extents, device=device),
-            window=extents,
-            divisors=unet.divisors,
-        )
+        logits(unet, torch.zeros(extents, device=device), window=extents, divisors=unet.divisors)
 
 
 _context: WorkerContext | None = None

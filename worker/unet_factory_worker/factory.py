@@ -13,8 +13,8 @@ from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.checkpoint import Checkpoint, parse_standalone, standalone_bytes
-from unet_factory.model.unet import UNet, empty_unet
+from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
+from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.weight_cache import WeightCache, weight_key
 
@@ -71,7 +71,7 @@ class WeightFactory:
             metrics.WEIGHT_CACHE_HITS.inc()
             return ReadyNetwork(unet, cached=True)
         blob, cached = self._blob(checkpoint, request)
-        self._ready[key] = self._load(blob)
+        self._ready[key] = parse_unet(blob, self._device)
         while len(self._ready) > self._capacity:
             self._ready.popitem(last=False)
         return ReadyNetwork(self._ready[key], cached)
@@ -112,9 +112,3 @@ class WeightFactory:
         blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype, request.conditions)
         metrics.WEIGHT_GENERATION_SECONDS.observe(time.perf_counter() - started)
         return blob
-
-    def _load(self, blob: bytes) -> UNet:
-        weights, manifest = parse_standalone(blob, self._device)
-        unet = empty_unet(manifest.architecture, manifest.spacing)
-        unet.load_state_dict(weights, strict=True, assign=True)
-        return unet.requires_grad_(False).eval()

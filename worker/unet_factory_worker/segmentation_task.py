@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
@@ -18,17 +19,17 @@ from unet_factory.domain.jobs import JobState, PolicyReport, Problem, Segmentati
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.problems import TYPE_PREFIX, problem_of
 from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
+from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
-from unet_factory.volume import Volume, VolumeHeader, read_volume, write_labelmap
+from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
 from unet_factory.volume.dicom import read_series
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobLost, Lease
 from unet_factory_worker.memory import PeakMemory
-from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
 
 log = logging.getLogger(__name__)
 
@@ -170,13 +171,13 @@ class Attempt:
             try:
                 labels = segment_scan(
                     unet,
-                    volume.data,
+                    torch.from_numpy(volume.data),
                     plan,
                     execution,
                     max_voxels=settings.max_voxels,
                     on_window=self._on_window,
                 )
-                return labels, reduced
+                return labels.numpy(), reduced
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise

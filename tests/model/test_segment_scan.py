@@ -13,23 +13,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from unet_factory.domain.errors import NoContrast, SpacingOutOfRange, VolumeTooLarge
-from unet_factory.domain.manifest import Label
 from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm
-from unet_factory.domain.working_spacing import plan_spacing
-from unet_factory.model.checkpoint import Checkpoint, load_unet, standalone_bytes
+from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
+from unet_factory.model.checkpoint import load_checkpoint, load_unet, standalone_bytes
+from unet_factory.model.inference import Execution, Network, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.volume import read_volume, write_labelmap
-from unet_factory_worker.segmenter import Execution, segment_scan, volumes_ml
 
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 CPU = Execution(torch.device("cpu"), window=(32, 32, 32), divisors=(2, 2, 2))
-MANY = 10**9
 
 
 @pytest.fixture(scope="module")
-def unet(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> UNet:
+def unet(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> UNet:
     """The network for 1 x 0.5 x 2 mm as anyone loads it from its file."""
     path = tmp_path_factory.mktemp("unet") / "unet.safetensors"
+    checkpoint = load_checkpoint(tiny_models / "tiny.safetensors")
     path.write_bytes(standalone_bytes(checkpoint, GRID.snap((1.0, 0.5, 2.0))))
     return load_unet(path)
 
@@ -39,7 +38,7 @@ def unet(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> UN
 def test_a_native_scan_gets_what_plain_pytorch_gives(unet: UNet, shape: tuple[int, int, int], seed: int) -> None:
     scan = noise(shape, seed)
     plan = plan_spacing((1.0, 0.5, 2.0), GRID, OutsidePolicy.REJECT)
-    segmented = segment_scan(unet, scan, plan, CPU, max_voxels=MANY)
+    segmented = labels_of(unet, scan, plan)
     assert segmented.dtype == np.uint8
     np.testing.assert_array_equal(segmented, plain_pytorch(unet, scan))
 
@@ -49,7 +48,7 @@ def test_a_scan_without_contrast_is_refused(unet: UNet, values: NDArray[np.float
     """A network sees anatomy even in nothing."""
     plan = plan_spacing((1.0, 0.5, 2.0), GRID, OutsidePolicy.REJECT)
     with pytest.raises(NoContrast, match="must differ"):
-        segment_scan(unet, values.reshape(3, 3, 3).astype(np.float32), plan, CPU, max_voxels=MANY)
+        labels_of(unet, values.reshape(3, 3, 3).astype(np.float32), plan)
 
 
 @pytest.mark.parametrize("axes", ["LPS", "SAR", "IRP", "ASR", "PIL"])
@@ -110,7 +109,7 @@ def test_a_resampled_scan_keeps_its_grid_and_its_anatomy(native_mm: SpacingMm, c
         centres = torch.linspace(-1.5, 1.5, classes)[None, :, None, None, None]
         return -50 * (window - centres) ** 2
 
-    segmented = segment_scan(intensity_bands, height, plan, CPU, max_voxels=MANY)
+    segmented = labels_of(intensity_bands, height, plan)
     assert segmented.shape == extent
     normalised = (height - height.mean()) / height.std()
     expected = np.abs(normalised[None] - np.linspace(-1.5, 1.5, classes)[:, None, None, None]).argmin(axis=0)
@@ -127,9 +126,9 @@ def test_smaller_windows_on_the_host_see_the_whole_scan() -> None:
         return torch.cat([-window, window], dim=1)
 
     largest = 32
-    whole = segment_scan(sign, scan, plan, CPU, max_voxels=MANY)
+    whole = labels_of(sign, scan, plan)
     largest = 16
-    np.testing.assert_array_equal(segment_scan(sign, scan, plan, CPU.reduced(), max_voxels=MANY), whole)
+    np.testing.assert_array_equal(labels_of(sign, scan, plan, CPU.reduced()), whole)
     smallest = CPU
     for _ in range(6):
         smallest = smallest.reduced()
@@ -139,13 +138,14 @@ def test_smaller_windows_on_the_host_see_the_whole_scan() -> None:
 def test_a_working_spacing_that_makes_the_scan_too_large_is_refused() -> None:
     plan = plan_spacing((3.5, 3.5, 3.5), GRID, OutsidePolicy.CLAMP, (0.5, 0.5, 0.5))
     with pytest.raises(VolumeTooLarge):
-        segment_scan(lambda window: window, noise((10, 10, 10), 0), plan, CPU, max_voxels=70**3 - 1)
+        segment_scan(lambda window: window, torch.zeros(10, 10, 10), plan, CPU, max_voxels=70**3 - 1)
 
 
-def test_volumes_are_counted_on_the_scans_own_grid() -> None:
-    labels = [Label(value=value, name=name) for value, name in enumerate(["background", "a", "b", "c"])]
-    segmented = np.array([[[0, 1, 1, 2]]], np.uint8)
-    assert volumes_ml(segmented, (10.0, 5.0, 2.0), labels) == pytest.approx({"a": 0.2, "b": 0.1, "c": 0.0})
+def labels_of(
+    network: Network, scan: NDArray[np.float32], plan: SpacingPlan, execution: Execution = CPU
+) -> NDArray[np.uint8]:
+    labels: NDArray[np.uint8] = segment_scan(network, torch.from_numpy(scan), plan, execution).numpy()
+    return labels
 
 
 def noise(shape: tuple[int, ...], seed: int) -> NDArray[np.float32]:
@@ -172,6 +172,6 @@ def label_file(unet: UNet, image: nibabel.Nifti1Image, folder: Path) -> NDArray[
     nibabel.save(image, folder / "scan.nii.gz")
     volume = read_volume(folder / "scan.nii.gz")
     plan = plan_spacing(volume.spacing_ras_mm, GRID, OutsidePolicy.REJECT)
-    labels = segment_scan(unet, volume.data, plan, CPU, max_voxels=MANY)
+    labels = labels_of(unet, volume.data, plan)
     write_labelmap(folder / "labels.nii.gz", labels, folder / "scan.nii.gz")
     return np.asarray(nibabel.Nifti1Image.from_filename(folder / "labels.nii.gz").dataobj)
