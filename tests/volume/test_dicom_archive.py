@@ -97,6 +97,15 @@ def test_too_many_members_are_refused(files: list[Path], tmp_path: Path) -> None
     assert read_header(tmp_path / "a.zip", limits=VolumeLimits(members=7)).shape == SCAN.shape
 
 
+def test_limits_that_an_operator_raised_hold_for_the_voxels_too(tmp_path: Path) -> None:
+    """As many members as an operator allows, more than are allowed by default."""
+    others = {f"{index}.txt": b"" for index in range(VolumeLimits().members)}
+    path = zipped(series(SCAN, affine_ras()), tmp_path / "a.zip", others)
+    allowed = VolumeLimits(members=len(others) + 7)
+    assert read_header(path, limits=allowed).shape == SCAN.shape
+    np.testing.assert_array_equal(read_volume(path, limits=allowed).data, SCAN)
+
+
 @pytest.mark.parametrize("zip64", [False, True])
 @pytest.mark.parametrize("comment", [b"", b"a comment"])
 def test_a_huge_directory_is_not_even_loaded(tmp_path: Path, zip64: bool, comment: bytes) -> None:

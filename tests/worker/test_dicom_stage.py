@@ -15,6 +15,8 @@ from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.conftest import Submit
 from tests.worker.dicom_results import frames_by_source
 from unet_factory.domain.jobs import Job, JobState
+from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.model.checkpoint import Checkpoint
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
 from unet_factory_worker.child import WorkerContext
@@ -96,6 +98,20 @@ def test_a_scan_that_nothing_can_refer_to_fails_with_a_reason(
     job = run(context, submit(zipped(slices, tmp_path / "a.zip").read_bytes()))
     assert job.error is not None
     assert job.error.type.endswith(":dicom-incomplete")
+
+
+def test_a_scan_is_parsed_once(context: WorkerContext, submit: Submit, scan: bytes, checkpoint: Checkpoint) -> None:
+    """Once it is loaded, a job needs its upload no more: neither for the label map nor for the DICOM results."""
+
+    def lose_upload(*_: object) -> None:
+        context.blobs.remove(job_id, "input.nii")
+
+    unet, _ = context.factory.network("tiny", checkpoint.digest, SnappedSpacing(1000, 1000, 1000))
+    unet.register_forward_pre_hook(lose_upload)
+    job_id = submit(scan, spacing_ras_mm=(1.0, 1.0, 1.0))
+    job = run(context, job_id)
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert context.blobs.names(job_id) == ["labelmap.nii.gz", "report.dcm", "seg.dcm"]
 
 
 def test_other_scans_have_no_such_results(context: WorkerContext, submit: Submit) -> None:

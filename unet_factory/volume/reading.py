@@ -16,10 +16,10 @@ from unet_factory.volume.voxels import read_voxels_ras
 def read_header(
     path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
 ) -> VolumeHeader:
-    """Validate the limits, the geometry and the length of the file at ``path`` without loading its voxels.
+    """Check the limits, the geometry and the length of the file at ``path`` without loading its voxels.
 
-    ``spacing_ras_mm`` overrules the file: its own spacing is then neither needed nor believed, the directions of its
-    axes are, and the columns of ``affine`` get the given lengths.
+    A given ``spacing_ras_mm`` overrules the file's own spacing, which may then be missing or wrong; the directions of
+    its axes still count, and the columns of ``affine`` get the given lengths.
 
     Raises:
         NotAVolume: not NIfTI, MHA, NRRD or DICOM; truncated or damaged; voxels that are not one real number each.
@@ -38,21 +38,22 @@ def read_header(
 def read_volume(
     path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
 ) -> Volume:
-    """Load the file at ``path`` as float32 in RAS+; parameters and errors as in ``read_header``.
+    """Load the file at ``path`` as float32 in RAS+; of a DICOM file the ``DicomVolume``, which keeps its headers.
 
-    A volume with NaN or infinite voxels is refused (NotAVolume names their number): what they should count as is the
-    sender's to say, and one of them would spoil the normalisation of the whole scan.
+    Parameters and errors are those of ``read_header``. A volume with NaN or infinite voxels is refused as well
+    (NotAVolume gives their number): only the sender can say what they stand for, and a single one would spoil the
+    normalisation of the whole scan.
     """
     if _is_dicom(path, limits):
-        from unet_factory.volume.dicom import read_series, read_series_volume
+        from unet_factory.volume.dicom import read_series_volume
 
-        return read_series_volume(path, read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm))
+        return read_series_volume(path, limits=limits, spacing_ras_mm=spacing_ras_mm)
     stored, header = _read_checked(path, limits, spacing_ras_mm)
     return Volume(read_voxels_ras(path, stored), header.spacing_ras_mm, header)
 
 
 def _is_dicom(path: Path, limits: VolumeLimits) -> bool:
-    """pydicom is imported only behind this question."""
+    """Whether to read the file with pydicom, which is imported only then."""
     check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
     return sniff_format(path, limits) == "dicom"
 

@@ -24,7 +24,7 @@ from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
-from unet_factory.volume.dicom import read_series
+from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
@@ -127,9 +127,9 @@ class Attempt:
                 self._write(labels, source, volume.header)
             policy = _report(plan, request, reduced_memory=reduced)
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
-            if volume.header.format == "dicom":
+            if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
-                    self._write_dicom(labels, found_ml, source, self._provenance(manifest, plan, policy))
+                    self._write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
         self._finish(JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml)
 
     @contextmanager
@@ -205,13 +205,11 @@ class Attempt:
             self._put(result)
 
     def _write_dicom(
-        self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], source: Path, provenance: Provenance
+        self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], series: DicomSeries, provenance: Provenance
     ) -> None:
-        request = self.request
-        limits = self.context.settings.volume_limits
-        series = read_series(source, limits=limits, spacing_ras_mm=request.spacing_ras_mm)
+        seg_type = self.request.seg_type
         with self.context.blobs.scratch() as folder:
-            for result in write_dicom_results(folder, labels, found_ml, series, provenance, request.seg_type):
+            for result in write_dicom_results(folder, labels, found_ml, series, provenance, seg_type):
                 self._put(result)
 
     def _provenance(self, manifest: Manifest, plan: SpacingPlan, policy: PolicyReport) -> Provenance:

@@ -4,6 +4,14 @@ Importing this imports pydicom; ``unet_factory.volume`` does so only when it mee
 """
 
 from unet_factory.volume.dicom.packing import dicom_files, extract_series, pack_series
-from unet_factory.volume.dicom.series import DicomSeries, read_series, read_series_volume
+from unet_factory.volume.dicom.series import DicomSeries, DicomVolume, read_series, read_series_volume
 
-__all__ = ["DicomSeries", "dicom_files", "extract_series", "pack_series", "read_series", "read_series_volume"]
+__all__ = [
+    "DicomSeries",
+    "DicomVolume",
+    "dicom_files",
+    "extract_series",
+    "pack_series",
+    "read_series",
+    "read_series_volume",
+]

@@ -39,6 +39,13 @@ class DicomSeries:
     slices: tuple[Slice, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class DicomVolume(Volume):
+    """A series' voxels, with the series whose headers DICOM results refer to."""
+
+    series: DicomSeries
+
+
 def read_series(
     path: Path,
     *,
@@ -82,12 +89,16 @@ def read_series(
     )
 
 
-def read_series_volume(path: Path, series: DicomSeries, *, limits: VolumeLimits = DEFAULT_LIMITS) -> Volume:
-    """The voxels of ``series``, as read from ``path``: float32 in RAS+, rescaled frame by frame.
+def read_series_volume(
+    path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
+) -> DicomVolume:
+    """The one series at ``path`` with its voxels: float32 in RAS+, rescaled frame by frame.
 
     Raises:
         NotAVolume: pixel data that cannot be decoded, or values that are not finite in float32.
+        Otherwise as :func:`read_series`.
     """
+    series = read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm)
     header = series.header
     data_ras = np.empty(header.shape_ras, np.float32)
     data = as_stored(data_ras, header.affine)
@@ -97,7 +108,8 @@ def read_series_volume(path: Path, series: DicomSeries, *, limits: VolumeLimits 
     _check_finite(data_ras)
     with readable("a DICOM object"):
         note = replace_far_padding(data, series.slices)
-    return Volume(data_ras, header.spacing_ras_mm, replace(header, notes=(*header.notes, note)) if note else header)
+    noted = replace(header, notes=(*header.notes, note)) if note else header
+    return DicomVolume(data_ras, header.spacing_ras_mm, noted, series)
 
 
 def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
