@@ -56,7 +56,7 @@ def serve(
     workers: Annotated[int, typer.Option(help="How many workers.", min=1)] = 1,
 ) -> None:
     """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL names one, servers of its own."""
-    with clear_errors():
+    with clear_errors("serve"):
         from unet_factory_cli.serve import ServeOptions
         from unet_factory_cli.serve import serve as run
 
@@ -66,7 +66,7 @@ def serve(
 @app.command()
 def gateway(host: Host = "127.0.0.1", port: Port = DEFAULT_PORT) -> None:
     """Run the HTTP gateway alone, set up by UNET_FACTORY_* variables."""
-    with clear_errors():
+    with clear_errors("service"):
         from unet_factory_cli.roles import run_gateway
 
         run_gateway(host, port)
@@ -75,7 +75,7 @@ def gateway(host: Host = "127.0.0.1", port: Port = DEFAULT_PORT) -> None:
 @app.command()
 def worker() -> None:
     """Run one worker alone, set up by UNET_FACTORY_* variables."""
-    with clear_errors():
+    with clear_errors("worker"):
         from unet_factory_cli.roles import run_worker
 
         run_worker()
@@ -84,7 +84,7 @@ def worker() -> None:
 @app.command()
 def courier() -> None:
     """Run one courier alone, set up by UNET_FACTORY_* variables: fetches series, delivers results and webhooks."""
-    with clear_errors():
+    with clear_errors("courier"):
         from unet_factory_cli.roles import run_courier
 
         run_courier()
@@ -103,7 +103,7 @@ def dicom_listen(
     api_key: ApiKey = None,
 ) -> None:
     """Receive series by DICOM C-STORE and pass them on to the gateway, whose rules decide what becomes of them."""
-    with clear_errors():
+    with clear_errors("listener"):
         from unet_factory_cli.roles import run_listener
 
         run_listener(allow, spool, ae_title, host, port, quiet, after_abort, url, api_key)
@@ -117,7 +117,7 @@ def train(
     changes: Changes = None,
 ) -> None:
     """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
-    with clear_errors():
+    with clear_errors("training"):
         from unet_factory_cli.roles import run_training
 
         run_training(config, run_dir, device, changes or [])
@@ -134,7 +134,7 @@ def compare(
     device: Device = None,
 ) -> None:
     """Train methods on equal terms, score them over spacings, and write tables and figures; resumes what is there."""
-    with clear_errors():
+    with clear_errors("research"):
         from unet_factory_cli.roles import run_comparison
 
         run_comparison(config, output, checkpoint or [], only, arm or [], publish, device)
@@ -151,7 +151,7 @@ def evaluate(
     changes: Changes = None,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
-    with clear_errors():
+    with clear_errors("training"):
         from unet_factory_cli.roles import run_evaluation
 
         run_evaluation(config, checkpoint, split, draws, publish, card, changes or [])
@@ -165,7 +165,7 @@ def compress(
     scan: Annotated[Path | None, typer.Option(help="Measure on this volume's centre; default: on noise.")] = None,
 ) -> None:
     """Shrink a checkpoint to fewer heads; refuse where its networks would no longer answer the same."""
-    with clear_errors():
+    with clear_errors("training"):
         from unet_factory_cli.roles import run_compression
 
         run_compression(checkpoint, tolerance, output, scan)
@@ -189,7 +189,7 @@ def cka(
     device: Device = None,
 ) -> None:
     """Compare the layers of generated networks: within one, across spacings, across checkpoints (CKA)."""
-    with clear_errors():
+    with clear_errors("research"):
         from unet_factory_cli.roles import run_cka
 
         crop_options = {"crop_mm": crop_mm, "crops": crops, "batch": batch, "seed": seed}
@@ -217,7 +217,7 @@ def segment(
     api_key: ApiKey = None,
 ) -> None:
     """Segment a scan, on its own grid; of a DICOM series also as DICOM objects for its study."""
-    with clear_errors():
+    with clear_errors("cli"):
         from unet_factory_cli import remote
 
         wanted = remote.Results(output, report, seg_type)
@@ -237,7 +237,7 @@ def unet(
     api_key: ApiKey = None,
 ) -> None:
     """Fetch the standalone network for a spacing."""
-    with clear_errors():
+    with clear_errors("cli"):
         from unet_factory_cli import remote
 
         remote.unet(remote.Address.of(url, api_key), spacing, output, dtype, condition or [], model, outside)
@@ -246,7 +246,7 @@ def unet(
 @app.command()
 def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List the service's models."""
-    with clear_errors():
+    with clear_errors("cli"):
         from unet_factory_cli import remote
 
         remote.models(remote.Address.of(url, api_key))
@@ -259,7 +259,7 @@ def list_deliveries(
     api_key: ApiKey = None,
 ) -> None:
     """List deliveries that were given up, or that wait for their next attempt."""
-    with clear_errors():
+    with clear_errors("cli"):
         from unet_factory_cli import remote, remote_deliveries
 
         remote_deliveries.show(remote.Address.of(url, api_key), state)
@@ -273,7 +273,7 @@ def replay(
     api_key: ApiKey = None,
 ) -> None:
     """Make deliveries due again, at once."""
-    with clear_errors():
+    with clear_errors("cli"):
         from unet_factory_cli import remote, remote_deliveries
 
         remote_deliveries.replay(remote.Address.of(url, api_key), ids or [], every)
@@ -290,7 +290,7 @@ def create(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key. It is written to standard output, this once."""
-    with clear_errors():
+    with clear_errors("service"):
         from unet_factory_cli import keys
 
         folder = data_dir or _user_data_dir()
@@ -300,7 +300,7 @@ def create(
 @keys.command("list")
 def list_keys(data_dir: DataDir = None) -> None:
     """List all keys, without their secrets: nobody has those."""
-    with clear_errors():
+    with clear_errors("service"):
         from unet_factory_cli import keys
 
         keys.show(data_dir or _user_data_dir())
@@ -309,7 +309,7 @@ def list_keys(data_dir: DataDir = None) -> None:
 @keys.command()
 def revoke(key_id: KeyId, data_dir: DataDir = None) -> None:
     """End a key at once, for good."""
-    with clear_errors():
+    with clear_errors("service"):
         from unet_factory_cli import keys
 
         keys.revoke(data_dir or _user_data_dir(), key_id)
@@ -322,7 +322,7 @@ def rotate(
     data_dir: DataDir = None,
 ) -> None:
     """Give a key a new secret; its id and its jobs stay."""
-    with clear_errors():
+    with clear_errors("service"):
         from unet_factory_cli import keys
 
         keys.rotate(data_dir or _user_data_dir(), key_id, overlap)
@@ -334,7 +334,7 @@ def demo(
     models: Annotated[Path | None, typer.Option(help="Folder of models; default: the project's own.")] = None,
 ) -> None:
     """Show everything on real scans: start the factory, segment at many spacings, compare with experts, stop it."""
-    with clear_errors():
+    with clear_errors("demo"):
         from unet_factory_cli.demo import run_demo
 
         run_demo(output, models)

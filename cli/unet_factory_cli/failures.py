@@ -20,8 +20,11 @@ class CommandFailed(Exception):
 
 
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Say what went wrong on standard error and end the command."""
+def clear_errors(extra: str) -> Iterator[None]:
+    """Say what went wrong on standard error and end the command.
+
+    ``extra``: the one of this distribution that brings the packages which the command needs.
+    """
     try:
         yield
     except CommandFailed as failure:
@@ -29,13 +32,18 @@ def clear_errors() -> Iterator[None]:
     except FactoryError as error:
         raise _ended(f"{error.title}: {error}", FAILED) from None
     except ModuleNotFoundError as error:
-        extras = "service,courier,worker,training,dev"
-        raise _ended(f"the package {error.name} is missing; install unet-factory[{extras}]", FAILED) from None
+        raise _ended(_missing(error.name or "", extra), FAILED) from None
 
 
 def say(message: str) -> None:
     """A line for the person at the terminal, apart from the command's output."""
     typer.echo(message, err=True)
+
+
+def _missing(package: str, extra: str) -> str:
+    if package.partition(".")[0] == "unet_factory_research":
+        return "the experiments are not installed with the package; run them from the project's source: make setup"
+    return f"the package {package} is missing; install it: pip install 'unet-factory[{extra}]'"
 
 
 def _ended(message: str, exit_code: int) -> typer.Exit:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import ValidationError
 
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.failures import MISUSED, CommandFailed
 from unet_factory_cli.own_key import own_key
 
 if TYPE_CHECKING:
+    from unet_factory.platform.settings import Settings
     from unet_factory_research.comparison.compare import Stage
     from unet_factory_training.datasets import Split
     from unet_factory_training.overrides import Overrides
@@ -218,12 +218,14 @@ def _faults_of(config: Path, kind: str) -> Iterator[None]:
         raise CommandFailed(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
 
 
-def read_settings() -> Settings:
+def read_settings() -> "Settings":
     """What the environment says.
 
     Raises:
         CommandFailed: it says something that is none.
     """
+    from unet_factory.platform.settings import Settings
+
     try:
         return Settings()
     except ValidationError as error:

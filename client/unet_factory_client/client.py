@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
-from httpx_sse import SSEError, connect_sse
 
 from unet_factory.domain.conditions import conditions_text
 from unet_factory.domain.jobs import Job, JobState, LabelMapFormat, SegmentationType
@@ -167,6 +166,8 @@ class FactoryClient:
 
     def events(self, job_id: str) -> Iterator[Job]:
         """The job now and whenever it changes, until it is final or the connection ends."""
+        from httpx_sse import connect_sse
+
         with connect_sse(self._http, "GET", f"/segmentations/{job_id}/events") as source:
             if source.response.is_error:
                 source.response.read()
@@ -230,6 +231,8 @@ class FactoryClient:
 
     def _follow(self, job_id: str, on_progress: OnProgress | None) -> Job:
         """The job's state when its event stream ended, for whatever reason."""
+        from httpx_sse import SSEError
+
         job = self.job(job_id)
         try:
             for job in self.events(job_id):

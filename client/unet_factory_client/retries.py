@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import httpx
-import stamina
 
 from unet_factory_client.problems import FactoryProblem
 
@@ -20,6 +19,8 @@ def retried(send: Callable[[], httpx.Response], retry_for_s: float) -> httpx.Res
         FactoryProblem: the service refused it, or was still busy in the end.
         httpx.TransportError: the service could not be reached.
     """
+    import stamina
+
     attempts = None if retry_for_s > 0 else 1
     for attempt in stamina.retry_context(
         _worth_retrying, attempts=attempts, timeout=retry_for_s or None, wait_jitter=0.2

@@ -1,0 +1,167 @@
+"""What the wheel holds, and that each way of installing it needs no more than it declares."""
+
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from email import message_from_bytes
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from tests.fixtures.project import PROJECT
+from unet_factory.model.checkpoint import load_checkpoint, standalone_bytes
+
+pytestmark = pytest.mark.slow
+
+Install = Callable[..., Path]
+
+OPEN_A_NETWORK = """
+import sys, torch
+from unet_factory import load_unet
+with torch.no_grad():
+    print(load_unet(sys.argv[1])(torch.ones(1, 1, 16, 16, 16)).shape[1])
+absent = {"numpy", "nibabel", "redis", "fsspec", "monai", "httpx"}
+print(sorted(absent & sys.modules.keys()))
+"""
+ASK_NOBODY = """
+import httpx
+from unet_factory_client import FactoryClient
+try:
+    FactoryClient("http://127.0.0.1:9", retry_for_s=0).models()
+except httpx.ConnectError:
+    print("nobody there")
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from this checkout by the build backend that is installed, so that no index is asked."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "--wheel-dir", str(folder), str(PROJECT)], check=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture
+def install(wheel: Path, tmp_path: Path) -> Install:
+    """``install(*names)``: the Python of an environment that holds the wheel, the distributions named and theirs."""
+
+    def install(*names: str) -> Path:
+        environment = tmp_path / "environment"
+        venv.create(environment, symlinks=True)
+        (site,) = environment.glob("lib/python*/site-packages")
+        for name in with_requirements(names):
+            for entry in top_level_entries(name):
+                if not (site / entry.name).exists():
+                    (site / entry.name).symlink_to(entry)
+        python = environment / "bin" / "python"
+        pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+        subprocess.run([*pip, str(wheel)], check=True)
+        return python
+
+    return install
+
+
+def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
+    roles = ("service", "worker", "courier", "listener", "client", "cli", "training")
+    assert packages == {"unet_factory", *(f"unet_factory_{role}" for role in roles)}
+    assert {"unet_factory/py.typed", "unet_factory_client/py.typed"} <= names
+    assert not [name for name in names if "research" in name or "test" in name]
+
+
+def test_the_base_install_declares_the_client_and_no_more(wheel: Path) -> None:
+    assert declared(wheel) == {"httpx", "httpx-sse", "pydantic", "stamina"}
+
+
+def test_the_client_imports_with_httpx_and_pydantic_only(install: Install) -> None:
+    imported = "import unet_factory_client; print(*unet_factory_client.__all__)"
+    assert "FactoryClient" in run(install("httpx", "pydantic"), "-c", imported).stdout
+
+
+def test_the_client_works_with_what_the_base_install_declares(install: Install, wheel: Path) -> None:
+    assert run(install(*declared(wheel)), "-c", ASK_NOBODY).stdout == "nobody there\n"
+
+
+def test_a_network_opens_with_torch_and_safetensors_only(install: Install, tiny_models: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(tiny_models / "tiny.safetensors")
+    (tmp_path / "unet.safetensors").write_bytes(
+        standalone_bytes(checkpoint, checkpoint.manifest.grid.snap((1.0, 1.0, 1.0)))
+    )
+    python = install("pydantic", "safetensors", "torch")
+    classes, imported = run(python, "-c", OPEN_A_NETWORK, str(tmp_path / "unet.safetensors")).stdout.splitlines()
+    assert (classes, imported) == ("3", "[]")
+
+
+def test_a_command_names_the_extra_that_it_lacks(install: Install, wheel: Path) -> None:
+    python = install(*declared(wheel))
+    assert "pip install 'unet-factory[cli]'" in run(python, "-m", "unet_factory_cli", "models", fails=True).stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["gateway"], "pip install 'unet-factory[service]'"),
+        (["worker"], "pip install 'unet-factory[worker]'"),
+        (["courier"], "pip install 'unet-factory[courier]'"),
+        (["serve"], "pip install 'unet-factory[serve]'"),
+        (["demo"], "pip install 'unet-factory[demo]'"),
+        (["keys", "list"], "pip install 'unet-factory[service]'"),
+        (["train", "{config}"], "pip install 'unet-factory[training]'"),
+        (["compare", "{config}", "-o", "out"], "the experiments are not installed with the package"),
+    ],
+)
+def test_a_role_names_the_extra_that_it_lacks(command: list[str], said: str, install: Install) -> None:
+    config = str(PROJECT / "configs" / "hippocampus-mr.yaml")
+    python = install("httpx", "pydantic", "pyyaml", "rich", "typer")
+    told = run(python, "-m", "unet_factory_cli", *(word.format(config=config) for word in command), fails=True).stderr
+    assert said in told
+    assert "Traceback" not in told
+
+
+def run(python: Path, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
+    """Away from the checkout, so that nothing is imported from it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "UNET_FACTORY"))}
+    done = subprocess.run(
+        [str(python), *arguments], capture_output=True, text=True, cwd=python.parent, env=environment, check=False
+    )
+    assert (done.returncode != 0) == fails, done.stderr
+    return done
+
+
+def declared(wheel: Path) -> set[str]:
+    """Names of the distributions that an install without extras brings."""
+    with zipfile.ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        lines = message_from_bytes(archive.read(metadata)).get_all("Requires-Dist", [])
+    return {line.name for line in map(Requirement, lines) if line.marker is None or line.marker.evaluate({"extra": ""})}
+
+
+def with_requirements(names: tuple[str, ...]) -> set[str]:
+    """The distributions named and, recursively, those that they require here."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = re.sub(r"[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        found.add(name)
+        needed = map(Requirement, distribution(name).requires or [])
+        waiting += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+def top_level_entries(name: str) -> set[Path]:
+    """The files and folders in this environment's ``site-packages`` that belong to a distribution."""
+    installed = distribution(name)
+    names = {file.parts[0] for file in installed.files or [] if file.parts[0] not in ("..", "__pycache__")}
+    return {Path(str(installed.locate_file(entry))) for entry in names}
