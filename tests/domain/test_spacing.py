@@ -59,7 +59,9 @@ def test_text_form_round_trips(spacing: tuple[float, float, float]) -> None:
     assert GRID.snap(parse_spacing(str(snapped))) == snapped
 
 
-@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "1,2,x", "1,,2", "0,1,1", "-1,1,1", "nan,1,1", "inf,1,1"])
+@pytest.mark.parametrize(
+    "text", ["", "1", "1,2", "1,2,3,4", "1,2,x", "1,,2", "0,1,1", "-1,1,1", "nan,1,1", "inf,1,1", "1_0,1,1"]
+)
 def test_bad_text_names_what_was_sent(text: str) -> None:
     with pytest.raises(SpacingInvalid) as caught:
         parse_spacing(text)

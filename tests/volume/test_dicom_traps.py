@@ -101,7 +101,13 @@ def frames_twice() -> list[Dataset]:
 def with_frames(stated: int) -> Dataset:
     scanned = enhanced(phantom(), AFFINE)
     scanned.NumberOfFrames = stated
+    scanned.PixelData = scanned.PixelData[: 60 * stated]
     return scanned
+
+
+def set_rows(one: Dataset, rows: int) -> Dataset:
+    one.Rows, one.PixelData = rows, one.PixelData[: 10 * rows]
+    return one
 
 
 def frames_of_echoes() -> list[Dataset]:
@@ -138,7 +144,7 @@ REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
         ("2 orientations", "6 slices", "1 slice", "image 3"),
     ),
     "another size": (
-        lambda: changed(2, "Rows", 5),
+        lambda: [*(slices := scan())[:2], set_rows(slices[2], 5), *slices[3:]],
         SlicesInconsistent,
         ("5 x 6: 6 slices", "5 x 5: 1 slice", "image 3"),
     ),

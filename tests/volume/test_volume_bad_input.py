@@ -1,10 +1,8 @@
 """Files that are no usable volume: each has its error, names its number, costs little and leaves nothing behind."""
 
 import gzip
-import tracemalloc
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fixtures.memory import peak_below
 from tests.fixtures.volume_files import affine_ras, phantom, write_mha, write_nifti, write_nrrd, write_volume
 from unet_factory.domain.errors import FactoryError, GeometryInvalid, NotAVolume, SpacingInvalid, VolumeTooLarge
 from unet_factory.volume import VolumeLimits, read_header, read_volume, sniff_format
 
 RAW = phantom().tobytes(order="F")
 NIFTI_BYTES = 352 + len(RAW)
-
-
-@contextmanager
-def peak_below(limit_bytes: int) -> Iterator[None]:
-    tracemalloc.start()
-    try:
-        yield
-        assert tracemalloc.get_traced_memory()[1] < limit_bytes
-    finally:
-        tracemalloc.stop()
 
 
 def refuses(path: Path, error: type[FactoryError], named: str) -> None:

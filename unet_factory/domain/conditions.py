@@ -12,6 +12,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from unet_factory.domain.errors import ConditionInvalid
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.numbers import parse_number
 
 SnappedConditions = tuple[float, ...]
 """One value per condition of a model, in the manifest's order, on its grid."""
@@ -94,7 +95,7 @@ def parse_conditions(text: str) -> dict[str, float]:
     for part in text.split(","):
         name, equals, number = part.partition("=")
         try:
-            value = float(number)
+            value = parse_number(number)
         except ValueError:
             value = math.nan
         if not equals or not math.isfinite(value) or name.strip() in values:

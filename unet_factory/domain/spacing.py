@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from unet_factory.domain.errors import SpacingInvalid, SpacingOutOfRange
+from unet_factory.domain.numbers import parse_number
 
 UM_PER_MM = 1000
 MAX_SPACING_MM = 1000.0
@@ -76,7 +77,7 @@ def parse_spacing(text: str) -> SpacingMm:
         SpacingInvalid: not three comma-separated positive finite numbers.
     """
     try:
-        values = [float(part) for part in text.split(",")]
+        values = [parse_number(part) for part in text.split(",")]
     except ValueError:
         raise SpacingInvalid(
             f"spacing {text!r}: expected three comma-separated numbers in mm (R,A,S), such as 1,0.5,0.5",

@@ -7,24 +7,25 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import copyfileobj
-from tempfile import SpooledTemporaryFile
-from typing import IO, BinaryIO, Self, cast
+from typing import IO, Protocol, Self
 
 from unet_factory.domain.errors import NotAVolume, StorageFull
+from unet_factory.volume.dicom_start import HEAD_BYTES, is_dicom
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
-HEAD_BYTES = 132
-_DICM_AT = 128
-_BARE_DATASET = tuple(bytes((8, 0, element, 0)) for element in (0, 1, 5, 8, 0x16))  # group 0008, no preamble
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
 _END_BYTES, _END64_BYTES, _LOCATOR64_BYTES, _MAX_COMMENT_BYTES = 22, 56, 20, 2**16
 _DIRECTORY_BYTES_PER_MEMBER = 1024
 _ENCRYPTED = 1
-_IN_MEMORY_BYTES = 32 * 2**20
-_COPIED_AT_ONCE = 2**20
+_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+class Readable(Protocol):
+    """What is read forwards, at most ``size`` bytes at a time; no bytes mean its end."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class Archive:
@@ -58,23 +59,16 @@ class Archive:
 
     def head(self, index: int, count: int) -> bytes:
         """At most the first ``count`` bytes of a member."""
-        with self._stream(index) as stream:
+        with self.member(index) as stream:
             return stream.read(count)
 
     @contextmanager
-    def member(self, index: int) -> Iterator[BinaryIO]:
-        """A member as a seekable file; its checksum has been verified."""
-        if self._zip is None:
-            with _damage():
-                file = self._path.open("rb")
-            with file:
-                yield file
-            return
-        with SpooledTemporaryFile(_IN_MEMORY_BYTES) as copy:
-            with self._stream(index) as stream:
-                copyfileobj(stream, copy, _COPIED_AT_ONCE)
-            copy.seek(0)
-            yield cast(BinaryIO, copy)
+    def member(self, index: int) -> Iterator[Readable]:
+        """A member, to be read forwards; it is not unpacked to anywhere. Its checksum is verified at its end."""
+        with _damage():
+            opened = self._path.open("rb") if self._zip is None else self._zip.open(self._members[index])
+        with opened as stream:
+            yield stream if self._zip is None else _Member(stream)
 
     def _open_zip(self, limits: VolumeLimits) -> None:
         with _damage():
@@ -98,17 +92,16 @@ class Archive:
         if any(member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for member in self._members):
             raise NotAVolume("the zip archive is compressed by an unusual method; readable are stored and deflated")
 
-    @contextmanager
-    def _stream(self, index: int) -> Iterator[IO[bytes]]:
+
+class _Member:
+    """What a zip member inflates to; damage shows as NotAVolume."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
         with _damage():
-            opened = self._path.open("rb") if self._zip is None else self._zip.open(self._members[index])
-            with opened as stream:
-                yield stream
-
-
-def is_dicom(head: bytes) -> bool:
-    """Whether a file with these first ``HEAD_BYTES`` is a DICOM object, with or without its preamble."""
-    return head[_DICM_AT : _DICM_AT + 4] == b"DICM" or head[:4] in _BARE_DATASET
+            return self._stream.read(size)
 
 
 def holds_dicom(path: Path, limits: VolumeLimits) -> bool:
@@ -121,7 +114,7 @@ def holds_dicom(path: Path, limits: VolumeLimits) -> bool:
 def _damage() -> Iterator[None]:
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGED as error:
         raise NotAVolume("the zip archive is damaged") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

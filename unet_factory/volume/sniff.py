@@ -5,7 +5,8 @@ import struct
 from pathlib import Path
 
 from unet_factory.domain.errors import NotAVolume
-from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom, is_dicom
+from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom
+from unet_factory.volume.dicom_start import APPLE_DOUBLE, is_dicom
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
 from unet_factory.volume.stored import FileFormat
@@ -63,6 +64,8 @@ def _impression(head: bytes) -> str:
         return "is empty"
     if head.startswith(ZIP_MAGICS):
         return "is a zip archive without a DICOM object"
+    if head.startswith(APPLE_DOUBLE):
+        return "is what macOS leaves beside a file (._NAME), not the file itself"
     if head.startswith((b"\x89HDF", b"CDF")):
         return "is an HDF5 or NetCDF file (MINC?)"
     if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):

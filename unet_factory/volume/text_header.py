@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unet_factory.domain.errors import NotAVolume
+from unet_factory.domain.numbers import parse_number, parse_whole_number
 from unet_factory.volume.payload import first_bytes
 
 MAX_HEADER_BYTES = 2**20
@@ -70,7 +71,7 @@ def axis_lengths(fields: Fields, key: str, count_key: str) -> list[int]:
 def numbers(key: str, text: str, count: int) -> list[float]:
     """``count`` numbers, which may be ``nan`` or ``inf``."""
     try:
-        values = [float(word) for word in re.split(r"[\s,]+", text.strip())]
+        values = [parse_number(word) for word in re.split(r"[\s,]+", text.strip())]
     except ValueError:
         values = []
     if len(values) != count:
@@ -86,7 +87,7 @@ def one_of(key: str, value: str, allowed: Sequence[str]) -> str:
 
 def _whole_numbers(fields: Fields, key: str) -> list[int]:
     try:
-        return [int(word) for word in required(fields, key).split()]
+        return [parse_whole_number(word) for word in required(fields, key).split()]
     except ValueError:
         raise NotAVolume(f"{key} is {shown(fields[key])}, not whole numbers") from None
 

@@ -6,8 +6,9 @@ from hashlib import sha256
 from typing import TypeVar
 
 from unet_factory.domain.errors import NotAVolume, SeriesMixed, SlicesInconsistent
-from unet_factory.volume.archive import HEAD_BYTES, Archive, is_dicom
+from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
+from unet_factory.volume.dicom_start import HEAD_BYTES, is_debris, is_dicom
 from unet_factory.volume.limits import VolumeLimits
 
 _COPIED_AT_ONCE = 2**20
@@ -67,14 +68,16 @@ def _chosen(
 
 
 def _objects(archive: Archive, limits: VolumeLimits) -> tuple[list[DicomObject], int]:
-    """All DICOM objects, and how many members are something else. A DICOMDIR is neither."""
+    """All DICOM objects, and how many members are something else. A DICOMDIR is neither, and what a file manager
+    leaves beside the scans is not worth a word."""
     objects, others = [], 0
     for index in range(len(archive)):
+        head = archive.head(index, HEAD_BYTES)
+        if not is_dicom(head):
+            others += not is_debris(head)
+            continue
         with archive.member(index) as stream:
-            if not is_dicom(stream.read(HEAD_BYTES)):
-                others += 1
-                continue
-            found = read_object(index, stream, limits.decompressed_bytes)
+            found = read_object(stream, limits, member=index)
         if not found.is_directory:
             objects.append(found)
     return objects, others

@@ -1,4 +1,8 @@
-"""DICOM objects from the members of an archive: headers without pixel data, and what is known of their pixel data."""
+"""DICOM objects: headers without pixel data, and what is known of their pixel data.
+
+``read_object`` is the one bounded reader for every way in: uploads, STOW-RS, C-STORE, series that are pulled. What the
+bytes show counts, not what the meta information states: the encoding is found from the first elements of the data set.
+"""
 
 import io
 import logging
@@ -8,31 +12,42 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.filebase import DicomFileLike
-from pydicom.filereader import read_dataset, read_partial, read_preamble
-from pydicom.filewriter import write_file_meta_info
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from unet_factory.domain.errors import NotAVolume, VolumeTooLarge
+from unet_factory.domain.errors import FactoryError, NotAVolume, VolumeTooLarge
+from unet_factory.volume.archive import Readable
+from unet_factory.volume.dicom.streams import HeaderStream, Inflating, Rest, skip
+from unet_factory.volume.dicom_start import HEAD_BYTES, Encoding, data_set_start, first_group, found_encoding
+from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
 _ALL_PIXEL_DATA = (0x7FE00008, 0x7FE00009, PIXEL_DATA)  # float, double, integer
-_ENDS = (0x7FE00000, 0xFFFC0000)  # what lies behind holds no more of the header
-_PREAMBLE_BYTES = 128
+_PADDING_GROUP = 0xFFFC0000  # what lies behind holds no more of the header
+_META_GROUP = 0x0002
+_MAX_TRAILING_BYTES = 64 * 2**20  # after the pixel data: private elements, signatures, padding
+_ENCAPSULATION_BYTES = 4096  # for each frame: offsets, item tags, and headers of code streams
 _MODALITIES = frozenset(
     "CT MR PT NM US XA RF CR DX MG OT SC SEG SR PR KO RTSTRUCT RTDOSE RTPLAN RTIMAGE REG FID DOC RWV M3D SM OPT".split()  # noqa: SIM905
 )
 BROKEN = (  # what pydicom raises for damaged headers and pixel data
-    *(InvalidDicomError, ValueError, LookupError, TypeError, AttributeError, EOFError, NotImplementedError, NameError),
-    *(BytesLengthException, OverflowError, MemoryError, struct.error, RecursionError, zlib.error),
+    *(InvalidDicomError, ValueError, LookupError, TypeError, AttributeError, EOFError, NameError, ArithmeticError),
+    *(BytesLengthException, MemoryError, struct.error, zlib.error, RuntimeError, AssertionError),
 )
+
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 
 # pydicom quotes faulty values, which may be a patient's, in its warnings and in its log
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
@@ -42,25 +57,56 @@ warnings.filterwarnings("ignore", module="pydicom")
 
 @dataclass(frozen=True)
 class PixelElement:
-    """``tag``, and ``stated_bytes`` (None: encapsulated) of the ``found_bytes`` that the file still has for it."""
+    """``tag``, and ``stated_bytes`` (None: encapsulated) of the ``found_bytes`` that the object still has for it.
+
+    The value begins ``at`` bytes after the start of the file or, where the object is deflated, after the start of what
+    inflates from the byte ``deflated_from`` of the file. ``vr`` is None where implicit.
+    """
 
     tag: int
+    vr: str | None
     stated_bytes: int | None
     found_bytes: int
+    at: int
+    deflated_from: int | None
+
+    @property
+    def is_encapsulated(self) -> bool:
+        return self.stated_bytes is None
 
 
 @dataclass(frozen=True, eq=False)
 class DicomObject:
-    """The ``member`` of the archive, its header, and its pixel data where it has any."""
+    """The ``member`` of the archive, its header, its pixel data where it has any, and the encoding it was found in."""
 
     member: int
     dataset: FileDataset
     pixels: PixelElement | None
+    encoding: Encoding
+
+    @property
+    def stated_syntax(self) -> UID | None:
+        """The transfer syntax that the meta information states, if any."""
+        stated = self.dataset.file_meta.get("TransferSyntaxUID")
+        return UID(str(stated)) if stated else None
+
+    @property
+    def is_as_stated(self) -> bool:
+        """Whether the object is encoded as its meta information states."""
+        stated, pixels = self.stated_syntax, self.pixels
+        if stated is None or pixels is None:
+            return True
+        is_deflated = pixels.deflated_from is not None
+        return (
+            is_deflated == (stated == DeflatedExplicitVRLittleEndian)
+            and self.encoding == _stated_encoding(stated)
+            and pixels.is_encapsulated == (stated not in NATIVE)
+        )
 
     @property
     def sop_class(self) -> UID:
-        meta = getattr(self.dataset, "file_meta", FileMetaDataset())
-        return UID(str(self.dataset.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or ""))
+        stated = self.dataset.get("SOPClassUID") or self.dataset.file_meta.get("MediaStorageSOPClassUID")
+        return UID(str(stated or ""))
 
     @property
     def modality(self) -> str:
@@ -81,15 +127,18 @@ class DicomObject:
         return self.pixels is not None if name == self.sop_class else "Image Storage" in name
 
 
-def read_object(member: int, stream: BinaryIO, max_bytes: int) -> DicomObject:
-    """The object in ``stream`` without its pixel data.
+def read_object(stream: Readable, limits: VolumeLimits = DEFAULT_LIMITS, *, member: int = 0) -> DicomObject:
+    """The DICOM object in ``stream``, with or without preamble and meta information, less its pixel data.
+
+    The memory it takes is bounded by ``limits``, whatever the object inflates to; the pixel data is counted, not kept,
+    and to no more than the header says is needed. ``unet_factory.domain.uids.read_uid`` reads the UIDs of ``dataset``.
 
     Raises:
-        NotAVolume: damaged.
-        VolumeTooLarge: a deflated object inflates to more than ``max_bytes``.
+        NotAVolume: damaged, or truncated so that a deflated object or a zip member ends early.
+        VolumeTooLarge: a header beyond ``limits``, or much more data than the image needs.
     """
-    with readable("a DICOM object"), inflated(stream, max_bytes) as plain:
-        return _read_header(member, plain)
+    with readable("a DICOM object"):
+        return _read(stream, limits, member)
 
 
 @contextmanager
@@ -100,72 +149,108 @@ def readable(name: str) -> Iterator[None]:
     except (*BROKEN, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the machine's, not pydicom's
+        if isinstance(error.__context__, FactoryError):
+            raise error.__context__ from None  # the stream's, which pydicom covers inside a sequence
         raise NotAVolume(f"{name} is damaged: its header cannot be read") from error
 
 
-@contextmanager
-def inflated(stream: BinaryIO, max_bytes: int) -> Iterator[BinaryIO]:
-    """``stream``, or where its data set is deflated the same object in explicit VR little endian.
-
-    pydicom would inflate it too, but without a bound.
-
-    Raises:
-        NotAVolume: damaged deflated data.
-        VolumeTooLarge: it inflates to more than ``max_bytes``.
-    """
-    meta = _file_meta(stream)
-    if meta is None or meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        stream.seek(0)
-        yield stream
-        return
-    decoder = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = decoder.decompress(stream.read(), max_bytes)
-    if decoder.unconsumed_tail:
-        raise VolumeTooLarge(f"a deflated DICOM object inflates to more than {max_bytes} bytes", allowed=max_bytes)
-    if not decoder.eof:
-        raise NotAVolume("truncated: the data of a deflated DICOM object ends early")
-    with io.BytesIO() as plain:
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        plain.write(bytes(_PREAMBLE_BYTES) + b"DICM")
-        write_file_meta_info(DicomFileLike(plain), meta, enforce_standard=False)
-        plain.write(data)
-        plain.seek(0)
-        yield plain
-
-
-def transfer_syntax(dataset: Dataset) -> UID:
-    """That of the file; where it states none, the one that its data set was found to be in."""
-    meta = getattr(dataset, "file_meta", FileMetaDataset())
+def _read(stream: Readable, limits: VolumeLimits, member: int) -> DicomObject:
+    plain = HeaderStream(stream, limits)
+    plain.seek(data_set_start(plain.read(HEAD_BYTES)))
+    meta = _file_meta(plain)
     stated = meta.get("TransferSyntaxUID")
-    if stated:
-        return UID(str(stated))
-    implicit, little = dataset.original_encoding
-    if not little:
-        return pydicom.uid.ExplicitVRBigEndian
-    return pydicom.uid.ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
-
-
-def _file_meta(stream: BinaryIO) -> FileMetaDataset | None:
-    """The group 0002; the stream is left behind it. None without a preamble, as such files have no such group."""
-    stream.seek(0)
-    if read_preamble(stream, force=True) is None:
-        return None
-    return FileMetaDataset(read_dataset(stream, False, True, stop_when=lambda tag, _vr, _length: tag >> 16 != 2))
-
-
-def _read_header(member: int, stream: BinaryIO) -> DicomObject:
-    found: list[tuple[int, int, int]] = []
-
-    def at_pixel_data(tag: BaseTag, _vr: str | None, length: int) -> bool:
-        if tag in _ALL_PIXEL_DATA:
-            found.append((int(tag), length, stream.tell()))
-        return bool(found) or tag >= _ENDS[1]
-
-    dataset = read_partial(stream, stop_when=at_pixel_data, force=True)
+    header, deflated_from = plain, None
+    encoding = _peeked(plain)
+    if encoding is None and (stated == DeflatedExplicitVRLittleEndian or _inflates(plain)):
+        deflated_from = plain.tell()
+        header = HeaderStream(Inflating(plain.rest()), limits)
+        encoding = _peeked(header)
+    encoding = encoding or _stated_encoding(stated)
+    dataset, element = _header(header, encoding)
+    found = FileDataset(None, dataset, None, meta, encoding.implicit, encoding.little)  # type: ignore[arg-type]
     pixels = None
-    if found:
-        tag, length, at = found[0]
-        stated = None if length == UNDEFINED_LENGTH else length
-        pixels = PixelElement(tag, stated, stream.seek(0, io.SEEK_END) - at)
-    dataset.buffer = None  # all of the header is in memory, the stream will be closed
-    return DicomObject(member, dataset, pixels)
+    if element is not None:
+        tag, vr, length, at = element
+        header.seek(at)
+        is_file = deflated_from is None and isinstance(stream, io.IOBase) and stream.seekable()
+        counted = _file_bytes(stream) - at if is_file else _counted(header.rest(), _needed(found, length), limits)
+        stated_bytes = None if length == UNDEFINED_LENGTH else length
+        pixels = PixelElement(tag, vr, stated_bytes, counted, at, deflated_from)
+    return DicomObject(member, found, pixels, encoding)
+
+
+def _file_meta(stream: HeaderStream) -> FileMetaDataset:
+    """The group 0002, empty where there is none; ``stream`` is left behind it."""
+    at = stream.tell()
+    head = stream.read(HEAD_BYTES)
+    stream.seek(at)
+    encoding = found_encoding(head) or Encoding(implicit=False, little=True)
+    if len(head) < 2 or first_group(head, encoding) != _META_GROUP:
+        return FileMetaDataset()
+    dataset = read_dataset(stream, *encoding, stop_when=lambda tag, _vr, _length: tag >> 16 != _META_GROUP)  # type: ignore[arg-type]
+    return FileMetaDataset(dataset)
+
+
+def _peeked(stream: HeaderStream) -> Encoding | None:
+    at = stream.tell()
+    head = stream.read(HEAD_BYTES)
+    stream.seek(at)
+    return found_encoding(head)
+
+
+def _inflates(stream: HeaderStream) -> bool:
+    """Whether the data set is deflated though its meta information does not say so."""
+    at = stream.tell()
+    head = stream.read(HEAD_BYTES)
+    stream.seek(at)
+    try:
+        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        return False
+    return found_encoding(inflated) is not None
+
+
+def _stated_encoding(syntax: str | None) -> Encoding:
+    """Of a data set without a syntax: the default one (PS3.5 section 10.1)."""
+    return Encoding(syntax in (None, ImplicitVRLittleEndian), syntax != ExplicitVRBigEndian)
+
+
+def _header(stream: HeaderStream, encoding: Encoding) -> tuple[Dataset, tuple[int, str | None, int, int] | None]:
+    """All before the pixel data, and its tag, VR, stated length, and where its value begins."""
+    found: list[tuple[int, str | None, int, int]] = []
+
+    def at_pixel_data(tag: BaseTag, vr: str | None, length: int) -> bool:
+        if tag in _ALL_PIXEL_DATA:
+            found.append((int(tag), vr, length, stream.tell()))
+        return bool(found) or tag >= _PADDING_GROUP
+
+    dataset = read_dataset(stream, *encoding, stop_when=at_pixel_data)  # type: ignore[arg-type]
+    return dataset, found[0] if found else None
+
+
+def _file_bytes(stream: Readable) -> int:
+    assert isinstance(stream, io.IOBase)
+    return stream.seek(0, io.SEEK_END)
+
+
+def _counted(rest: Rest, needed: int, limits: VolumeLimits) -> int:
+    """How many bytes there are, none of them kept."""
+    allowed = min(needed + _MAX_TRAILING_BYTES, limits.decompressed_bytes)
+    found = skip(rest, allowed + 1)
+    if found > allowed:
+        raise VolumeTooLarge(
+            f"a DICOM object inflates to more than {allowed} bytes behind its header; its image needs {needed}",
+            allowed=allowed,
+        )
+    return found
+
+
+def _needed(dataset: Dataset, length: int) -> int:
+    """The bytes of pixel data that the image has by its header; 0 where this does not say."""
+    try:
+        columns, rows, frames = int(dataset.Columns), int(dataset.Rows), int(dataset.get("NumberOfFrames") or 1)
+        bits = int(dataset.BitsAllocated) * int(dataset.get("SamplesPerPixel") or 1)
+    except BROKEN:
+        return 0
+    native = max(0, columns * rows * frames * bits // 8)
+    return native if length != UNDEFINED_LENGTH else 2 * native + max(0, frames) * _ENCAPSULATION_BYTES

@@ -4,16 +4,15 @@ import zipfile
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from shutil import copyfileobj
-from typing import IO
 
-from unet_factory.volume.archive import HEAD_BYTES, Archive, is_dicom
+from unet_factory.volume.archive import Archive, Readable
 from unet_factory.volume.dicom.choice import images_of_series
+from unet_factory.volume.dicom.streams import PIECE_BYTES
+from unet_factory.volume.dicom_start import HEAD_BYTES, is_dicom
 from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import first_bytes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same files are the same bytes
-_COPIED_AT_ONCE = 2**20
 
 
 def pack_series(files: Iterable[Path], target: Path) -> None:
@@ -44,6 +43,7 @@ def extract_series(source: Path, target: Path, series_uid: str | None, limits: V
                 _add(archive, index, member)
 
 
-def _add(archive: zipfile.ZipFile, index: int, source: IO[bytes]) -> None:
+def _add(archive: zipfile.ZipFile, index: int, source: Readable) -> None:
     with archive.open(zipfile.ZipInfo(f"{index:06d}.dcm", _EPOCH), "w", force_zip64=True) as member:
-        copyfileobj(source, member, _COPIED_AT_ONCE)
+        while piece := source.read(PIECE_BYTES):
+            member.write(piece)

@@ -2,31 +2,33 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from typing import BinaryIO
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
 
 import numpy as np
 import pydicom.uid as uids
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import iter_pixels
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import as_pixel_options
 
 from unet_factory.domain.errors import NotAVolume
-from unet_factory.volume.archive import Archive
+from unet_factory.volume.archive import Archive, Readable
 from unet_factory.volume.dicom import jpeg
-from unet_factory.volume.dicom.objects import BROKEN, PIXEL_DATA, DicomObject, inflated, readable, transfer_syntax
+from unet_factory.volume.dicom.objects import BROKEN, NATIVE, PIXEL_DATA, DicomObject, PixelElement, readable
 from unet_factory.volume.dicom.slices import Slice
+from unet_factory.volume.dicom.streams import PIECE_BYTES, Inflating, read_exactly, skip
 from unet_factory.volume.limits import VolumeLimits
 
 # which plugin decodes what: fixed, so that the same file gives the same voxels wherever more of them are installed
 _PLUGINS: dict[uids.UID, str] = {
-    **dict.fromkeys((uids.ImplicitVRLittleEndian, uids.ExplicitVRLittleEndian, uids.ExplicitVRBigEndian), ""),
-    uids.DeflatedExplicitVRLittleEndian: "",
     uids.RLELossless: "pydicom",  # pylibjpeg-rle panics on damaged data, which no handler of errors catches
     **dict.fromkeys(jpeg.SYNTAXES, jpeg.PLUGIN),
     **dict.fromkeys((uids.JPEGLSLossless, uids.JPEGLSNearLossless), "pyjpegls"),
     **dict.fromkeys((uids.JPEG2000Lossless, uids.JPEG2000), "pylibjpeg"),
     **dict.fromkeys((uids.HTJ2KLossless, uids.HTJ2KLosslessRPCL, uids.HTJ2K), "pylibjpeg"),
 }
+_IN_MEMORY_BYTES = 32 * 2**20
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
@@ -34,16 +36,19 @@ def check_pixels(image: DicomObject, name: str) -> np.dtype[np.generic]:
     """The type of the stored values of an image, which is grey, readable and complete as far as its header can tell.
 
     Raises:
-        NotAVolume: colours, an unknown compression, bits that cannot be, or truncated pixel data.
+        NotAVolume: colours, an unknown compression, bits that cannot be, or pixel data of another length than its
+            description has.
     """
     dataset = image.dataset
     with readable(name):
         _check_grey(dataset, name)
         dtype = _dtype(dataset, name)
-        syntax = transfer_syntax(dataset)
-        if syntax not in _PLUGINS:
-            raise NotAVolume(f"{name} is compressed by a method that cannot be read: {syntax.name}")
-        _check_complete(image, name, dtype, encapsulated=syntax.is_compressed and not syntax.is_deflated)
+        pixels = image.pixels
+        if pixels is None or pixels.tag != PIXEL_DATA:
+            raise NotAVolume(f"truncated: {name} has no pixel data of whole numbers")
+        if pixels.is_encapsulated:
+            _check_compression(image.stated_syntax, name)
+        _check_length(dataset, pixels, name, dtype)
         return dtype
 
 
@@ -57,28 +62,101 @@ def read_slices(
     """
     sources = {one.source.member: one.source for one in slices}
     for member, source in sources.items():
-        wanted = [(index, one) for index, one in enumerate(slices) if one.source.member == member]
-        with archive.member(member) as stream, inflated(stream, limits.decompressed_bytes) as plain:
-            syntax = transfer_syntax(source.dataset)
-            syntax = uids.ExplicitVRLittleEndian if syntax.is_deflated else syntax
-            frames = [one.frame - 1 for _, one in wanted]
-            with closing(_decoded(plain, frames, syntax)) as decoded:
-                for index, one in wanted:
-                    yield index, _rescaled(_next(decoded, one), one)
+        wanted = sorted(
+            ((index, one) for index, one in enumerate(slices) if one.source.member == member),
+            key=lambda pair: pair[1].frame,
+        )
+        frames = [one.frame - 1 for _, one in wanted]
+        with closing(stored_frames(archive, source, frames, limits)) as decoded:
+            for index, one in wanted:
+                yield index, _rescaled(_next(decoded, one), one)
 
 
-def _decoded(stream: BinaryIO, frames: list[int], syntax: uids.UID) -> Generator[NDArray[np.generic], None, None]:
-    """Frames (from 0), each (row, column), one in memory at a time."""
+def stored_frames(
+    archive: Archive, image: DicomObject, frames: Sequence[int], limits: VolumeLimits
+) -> Generator[NDArray[np.generic], None, None]:
+    """The ``frames`` (from 0, ascending) of a checked image, each (row, column) in the type of its stored values.
+
+    One is in memory at a time, and what is compressed goes through a file that is deleted.
+    """
+    pixels = image.pixels
+    assert pixels is not None
+    with archive.member(image.member) as stream:
+        source: Readable = stream
+        if pixels.deflated_from is not None:
+            skip(stream, pixels.deflated_from)
+            source = Inflating(stream)
+        skip(source, pixels.at)
+        if pixels.is_encapsulated:
+            yield from _decoded(source, image, frames, min(pixels.found_bytes, limits.decompressed_bytes))
+        else:
+            yield from _native(source, image, frames)
+
+
+def _native(source: Readable, image: DicomObject, frames: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+    dataset, pixels = image.dataset, image.pixels
+    assert pixels is not None
+    dtype = _dtype(dataset, "an image")
+    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    frame_bytes = rows * columns * dtype.itemsize
+    in_file = dtype.newbyteorder("<" if image.encoding.little else ">")
+    if dtype.itemsize == 1 and not image.encoding.little and pixels.vr in (None, "OW"):
+        source = _SwappedPairs(source)
+    at = 0
+    for frame in frames:
+        skip(source, frame * frame_bytes - at)
+        at = (frame + 1) * frame_bytes
+        stored = np.frombuffer(read_exactly(source, frame_bytes), in_file)
+        yield _without_unused_bits(stored.astype(dtype), int(dataset.BitsStored)).reshape(rows, columns)
+
+
+def _without_unused_bits(stored: NDArray[np.generic], bits: int) -> NDArray[np.generic]:
+    """Above the bits that are stored may lie anything (PS3.5 section 8.1.1)."""
+    unused = 8 * stored.itemsize - bits
+    shifted: NDArray[np.generic] = np.right_shift(np.left_shift(stored, unused), unused)
+    return shifted
+
+
+class _SwappedPairs:
+    """``source`` with the bytes of each pair swapped: 8-bit pixels in words of the big-endian syntax."""
+
+    def __init__(self, source: Readable) -> None:
+        self._source, self._ahead = source, b""
+
+    def read(self, size: int, /) -> bytes:
+        while len(self._ahead) < size:
+            pairs = read_exactly(self._source, PIECE_BYTES)
+            if not pairs:
+                break
+            self._ahead += np.frombuffer(pairs + b"\0" * (len(pairs) % 2), "u2").byteswap().tobytes()
+        piece, self._ahead = self._ahead[:size], self._ahead[size:]
+        return piece
+
+
+def _decoded(
+    source: Readable, image: DicomObject, frames: Sequence[int], max_bytes: int
+) -> Iterator[NDArray[np.generic]]:
     jpeg.register()
-    yield from iter_pixels(
-        stream, indices=frames, raw=True, decoding_plugin=_PLUGINS[syntax], transfer_syntax_uid=syntax
-    )
+    syntax = image.stated_syntax
+    assert syntax is not None
+    options = as_pixel_options(image.dataset, transfer_syntax_uid=syntax, pixel_keyword="PixelData")
+    with SpooledTemporaryFile(_IN_MEMORY_BYTES) as copy:
+        left = max_bytes
+        while left and (piece := source.read(min(left, PIECE_BYTES))):
+            copy.write(piece)
+            left -= len(piece)
+        copy.seek(0)
+        decoder = get_decoder(syntax)
+        for pixels, _ in decoder.iter_array(
+            cast(BinaryIO, copy), indices=frames, raw=True, decoding_plugin=_PLUGINS[syntax], **options
+        ):
+            yield pixels
 
 
 def _next(decoded: Iterator[NDArray[np.generic]], one: Slice) -> NDArray[np.generic]:
     try:
         return next(decoded)
-    except (*BROKEN, RuntimeError, StopIteration) as error:
+    except (*BROKEN, StopIteration) as error:
         raise NotAVolume(f"{one.name} cannot be decoded: its pixel data is truncated or damaged") from error
 
 
@@ -111,18 +189,43 @@ def _dtype(dataset: Dataset, name: str) -> np.dtype[np.generic]:
     return np.dtype(f"{'i' if signed else 'u'}{allocated // 8}")
 
 
-def _check_complete(image: DicomObject, name: str, dtype: np.dtype[np.generic], *, encapsulated: bool) -> None:
-    dataset, pixels = image.dataset, image.pixels
+def _check_compression(syntax: uids.UID | None, name: str) -> None:
+    if syntax is None or syntax in NATIVE:
+        raise NotAVolume(
+            f"the pixel data of {name} is compressed, but its meta information states none ({_named(syntax)}); "
+            "state the transfer syntax that it is in"
+        )
+    if syntax not in _PLUGINS:
+        raise NotAVolume(f"{name} is compressed by a method that cannot be read: {_named(syntax)}")
+
+
+def _named(syntax: uids.UID | None) -> str:
+    if syntax is None:
+        return "no transfer syntax"
+    return syntax.name if syntax.name != syntax else "an unknown transfer syntax"
+
+
+def _check_length(dataset: Dataset, pixels: PixelElement, name: str, dtype: np.dtype[np.generic]) -> None:
+    """Native pixel data is as long as its description says. Less than a row or a column more cannot come of one wrong
+    number of rows, columns, frames or bits, and is padding."""
     columns, rows, frames = int(dataset.Columns), int(dataset.Rows), int(dataset.get("NumberOfFrames") or 1)
-    if pixels is None or pixels.tag != PIXEL_DATA:
-        raise NotAVolume(f"truncated: {name} has no pixel data of whole numbers")
     if min(columns, rows, frames) < 1:
         raise NotAVolume(f"{name} has {columns} columns, {rows} rows and {frames} frames")
+    if pixels.stated_bytes is None:
+        return
     needed = columns * rows * frames * dtype.itemsize
-    if not encapsulated and (pixels.stated_bytes is None or min(pixels.stated_bytes, pixels.found_bytes) < needed):
-        found = min(pixels.stated_bytes or 0, pixels.found_bytes)
+    found = min(pixels.stated_bytes, pixels.found_bytes)
+    described = f"{columns} x {rows} pixels of {8 * dtype.itemsize} bits, {frames} times"
+    if found < needed:
         raise NotAVolume(
-            f"truncated: {name} needs {needed} bytes of pixel data, found {found}",
+            f"truncated: {name} needs {needed} bytes of pixel data, found {found} ({described})",
             expected_bytes=needed,
             found_bytes=found,
+        )
+    if pixels.stated_bytes - needed >= max(2, min(columns, rows) * dtype.itemsize):
+        raise NotAVolume(
+            f"{name} has {pixels.stated_bytes} bytes of pixel data and describes {needed} of them ({described}); rows, "
+            "columns, frames or bits are not what is stored",
+            expected_bytes=needed,
+            found_bytes=pixels.stated_bytes,
         )

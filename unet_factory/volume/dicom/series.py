@@ -76,7 +76,7 @@ def read_series(
         stack = stacked(slices, spacing_given=spacing_ras_mm is not None)
     stored = _stored(stack, np.result_type(*dtypes))
     check_claims(stored, limits)
-    notes += stack.notes + _inverted(images)
+    notes += stack.notes + _inverted(images) + _misstated(images)
     header = header_of(stored, trusted_grid(stored, spacing_ras_mm), notes)
     sources = {one.source.member: one.source for one in stack.slices}
     places = {member: index for index, member in enumerate(sources)}
@@ -134,6 +134,13 @@ def _inverted(images: list[DicomObject]) -> tuple[str, ...]:
         if inverted
         else ()
     )
+
+
+def _misstated(images: list[DicomObject]) -> tuple[str, ...]:
+    count = sum(not image.is_as_stated for image in images)
+    verb, whose = ("is", "its") if count == 1 else ("are", "their")
+    noted = f"{counted(count, 'image')} {verb} not encoded as {whose} meta information states; read as encoded"
+    return (noted,) if count else ()
 
 
 def _check_finite(data: NDArray[np.float32]) -> None:
