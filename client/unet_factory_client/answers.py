@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, Label
 from unet_factory.domain.spacing import SpacingMm
-from unet_factory_client.files import whole_file
+from unet_factory.platform.atomic_files import whole_file
 
 
 class ModelDescription(BaseModel):

@@ -12,8 +12,9 @@ import httpx
 from unet_factory.domain.conditions import conditions_text
 from unet_factory.domain.jobs import Job, JobState, LabelMapFormat, SegmentationType
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
+from unet_factory.platform.atomic_files import whole_file
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
-from unet_factory_client.files import one_file, whole_file
+from unet_factory_client.files import one_file
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, raise_for_problem, retried
 

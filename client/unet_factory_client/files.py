@@ -1,23 +1,11 @@
-"""Files on the caller's disk: results appear whole or not at all, a folder of DICOM files is sent as one."""
+"""What the caller sends: a scan's file, or a folder of DICOM files as one."""
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from unet_factory.domain.errors import NotAVolume
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; takes the place of ``path`` when the block succeeds, else is removed."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ UIDs. A series with the file ``open`` in its folder has a sender that is at work
 """
 
 import hashlib
-import os
 import secrets
 import shutil
 import threading
@@ -14,6 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from unet_factory.platform.atomic_files import sync
 
 _OPEN = "open"
 
@@ -48,17 +49,15 @@ class Spool:
         """
         partial = self._partial / secrets.token_hex(16)
         try:
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+            partial.write_bytes(content)
+            sync(partial)
             with self._lock:
                 folder = self._series / series_id
                 folder.mkdir(mode=0o700, exist_ok=True)
                 (folder / _OPEN).touch()
                 partial.replace(folder / f"{instance_id}.dcm")
-                _sync(folder)
-                _sync(self._series)
+                sync(folder)
+                sync(self._series)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -117,11 +116,3 @@ def digest_of(*uids: str) -> str:
 def _identity(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_ino, status.st_mtime_ns
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

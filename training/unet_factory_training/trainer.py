@@ -1,10 +1,8 @@
 """Everything that changes while training, on however many processes (paper, equation 1)."""
 
-import errno
 import math
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,10 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unet_factory.domain.errors import CheckpointInvalid, StorageFull
+from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 from unet_factory_training.batches import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.network import SpacingConditionedUNet
@@ -75,22 +74,19 @@ class Trainer:
         Raises:
             StorageFull: there is no room; the message says what is still there.
         """
-        partial = path.with_suffix(".partial")
         state = {
             "iteration": self.iteration,
             "hypernetwork": self.hypernetwork.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
-        with self._room_for(path):
-            try:
-                with partial.open("wb") as file:
-                    torch.save(state, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
+        kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
+        with (
+            storage_errors(f"no room to save the state of iteration {self.iteration}; {kept}"),
+            whole_file(path, path.with_suffix(PARTIAL_SUFFIX)) as partial,
+            partial.open("wb") as file,
+        ):
+            torch.save(state, file)
 
     def resume(self, path: Path) -> None:
         """Continue from a saved state, if there is one; nothing but tensors and numbers is unpickled."""
@@ -124,16 +120,6 @@ class Trainer:
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
         loss: Tensor = self.loss(self.network(images, batch.spacing, batch.conditions).float(), labels)
         return loss
-
-    @contextmanager
-    def _room_for(self, path: Path) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
-            kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
-            raise StorageFull(f"no room to save the state of iteration {self.iteration}; {kept}") from error
 
 
 def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:

@@ -1,7 +1,6 @@
 """Files: the checkpoint of a hypernetwork and the standalone U-Net. safetensors with a JSON manifest, never pickle."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from unet_factory.domain.manifest import Manifest, StandaloneManifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, unet_of
+from unet_factory.platform.atomic_files import whole_file
 from unet_factory.platform.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
@@ -36,7 +36,8 @@ def save_checkpoint(path: Path, hypernetwork: Hypernetwork, manifest: Manifest, 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in hypernetwork.state_dict().items()}
     tensors["heads"] = tensors["heads"].to(DTYPES[heads])
     blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
-    write_atomically(path, blob)
+    with whole_file(path) as partial:
+        partial.write_bytes(blob)
     return hashlib.sha256(blob).hexdigest()
 
 
@@ -102,16 +103,3 @@ def load_unet(path: Path | str, device: torch.device | str = "cpu") -> UNet:
         OSError: there is no such file.
     """
     return parse_unet(Path(path).read_bytes(), device)
-
-
-def write_atomically(path: Path, blob: bytes) -> None:
-    """The whole file or none: written beside its place, synced, then renamed."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(blob)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

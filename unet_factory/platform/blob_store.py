@@ -4,9 +4,7 @@ Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never 
 (yet) lies beside the jobs, in a folder of its own.
 """
 
-import errno
 import os
-import secrets
 import shutil
 import tempfile
 import time
@@ -18,15 +16,15 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from unet_factory.domain.errors import StorageFull
+from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 
 _JOBS = "jobs"
 _SCRATCH = "scratch"
-_PARTIAL = ".partial"
+_FULL = "there is no room left for uploads and results, try again later"
 
 
 class BlobStore:
-    """Files of jobs. Local results are written beside their place and renamed, so half a file is never seen."""
+    """Files of jobs. Local results are written beside their place and renamed, so nobody ever sees half a file."""
 
     def __init__(self, url: str, collection: str = _JOBS) -> None:
         self._fs, self._root = fsspec.core.url_to_fs(url)
@@ -42,15 +40,11 @@ class BlobStore:
             StorageFull: there is no room for it; nothing stays behind.
         """
         target = self._path(job_id, name)
-        with storage_errors():
+        with storage_errors(_FULL):
             self._fs.makedirs(self._folder(job_id), exist_ok=True)
             if self._is_local:
-                partial = Path(f"{target}.{secrets.token_hex(4)}{_PARTIAL}")  # two may bring the same at a time
-                try:
+                with whole_file(Path(target)) as partial:
                     shutil.move(source, partial)
-                    partial.replace(target)
-                finally:
-                    partial.unlink(missing_ok=True)
             else:
                 self._fs.put_file(str(source), target)
                 source.unlink(missing_ok=True)
@@ -84,7 +78,7 @@ class BlobStore:
 
         One that a killed process leaves behind goes with :meth:`purge_scratch`.
         """
-        with storage_errors():
+        with storage_errors(_FULL):
             self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
                 raise RuntimeError(f"{self._scratch} belongs to somebody else; scans would be put into it")
@@ -116,7 +110,7 @@ class BlobStore:
             listed = self._fs.ls(self._folder(job_id), detail=False, refresh=True)
         except FileNotFoundError:
             return []
-        return sorted(name for path in listed if not (name := Path(str(path)).name).endswith(_PARTIAL))
+        return sorted(name for path in listed if not (name := Path(str(path)).name).endswith(PARTIAL_SUFFIX))
 
     @property
     def _is_local(self) -> bool:
@@ -134,17 +128,6 @@ class BlobStore:
 
     def _folder(self, job_id: str) -> str:
         return f"{self._root}/{self._collection}/{job_id}"
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn a full disk into :class:`StorageFull`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("there is no room left for uploads and results; try again later") from error
-        raise
 
 
 def _modified(entry: dict[str, Any]) -> float:

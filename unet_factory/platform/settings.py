@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from unet_factory.volume import VolumeLimits
+from unet_factory.domain.volume_limits import VolumeLimits
 
 
 class Settings(BaseSettings):

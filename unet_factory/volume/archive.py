@@ -1,6 +1,5 @@
 """The members of a zip archive, or a bare file as its own only member: read within limits, never extracted by name."""
 
-import errno
 import struct
 import zipfile
 import zlib
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import IO, Protocol, Self
 
 from unet_factory.domain.errors import NotAVolume, StorageFull
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
+from unet_factory.platform.atomic_files import FULL_DISK_ERRNOS
 from unet_factory.volume.dicom_start import HEAD_BYTES, is_dicom
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_limit
+from unet_factory.volume.limits import check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")
@@ -117,7 +118,7 @@ def _damage() -> Iterator[None]:
     except _DAMAGED as error:
         raise NotAVolume("the zip archive is damaged") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL_DISK_ERRNOS:
             raise StorageFull("no space left to unpack the archive") from error
         raise NotAVolume(f"the file cannot be read: {error.strerror or 'damaged'}") from error
 

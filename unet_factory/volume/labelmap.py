@@ -1,21 +1,18 @@
 """Label maps on the grid of the scan that they belong to."""
 
-import errno
 import gzip
 import math
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.domain.errors import GeometryInvalid, MalformedRequest, StorageFull
+from unet_factory.domain.errors import GeometryInvalid, MalformedRequest
 from unet_factory.domain.manifest import Label
 from unet_factory.domain.spacing import SpacingMm
+from unet_factory.platform.atomic_files import storage_errors, whole_file
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
 from unet_factory.volume.header import VolumeHeader
@@ -59,7 +56,11 @@ def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path, head
     check_affine(grid.affine)
     _check_labels(labels_ras, in_ras_order(grid.shape, grid.affine))
     head, voxels = _WRITERS[suffix](source, grid, as_stored(labels_ras, grid.affine))
-    with _replacing(path) as target:
+    with (
+        storage_errors("the label map could not be written"),
+        whole_file(path) as partial,
+        partial.open("xb") as target,
+    ):
         _write(target, head, voxels, gzipped=suffix == ".nii.gz")
 
 
@@ -90,21 +91,3 @@ def _write(target: BinaryIO, header: bytes, voxels: bytes, *, gzipped: bool) -> 
         return
     with gzip.GzipFile("", "wb", COMPRESSION_LEVEL, target, mtime=0) as stream:
         stream.writelines((header, voxels))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside ``path`` that takes its place when it is complete and on the disk, and vanishes otherwise."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
-    try:
-        with part.open("xb") as target:
-            yield target
-            target.flush()
-            os.fsync(target.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull(f"the label map could not be written: {error.strerror}") from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)

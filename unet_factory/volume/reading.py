@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from unet_factory.domain.spacing import SpacingMm
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.formats import read_stored
 from unet_factory.volume.geometry import trusted_grid
 from unet_factory.volume.header import Volume, VolumeHeader, header_of
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_claims, check_limit
+from unet_factory.volume.limits import check_claims, check_limit
 from unet_factory.volume.payload import check_length, file_bytes
 from unet_factory.volume.sniff import sniff_format
 from unet_factory.volume.stored import StoredVolume

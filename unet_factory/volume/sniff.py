@@ -5,9 +5,9 @@ import struct
 from pathlib import Path
 
 from unet_factory.domain.errors import NotAVolume
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.archive import ZIP_MAGICS, holds_dicom
 from unet_factory.volume.dicom_start import APPLE_DOUBLE, is_dicom
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
 from unet_factory.volume.stored import FileFormat
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
-from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, write_atomically
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.platform.atomic_files import whole_file
 from unet_factory_research.comparison.acquisitions import Acquisition, acquisitions_of
 from unet_factory_research.comparison.config import Comparison, slug
 from unet_factory_research.comparison.measures import LabelMeasures, measure_labels
@@ -108,7 +109,8 @@ def score_all(
         for contender, rows in _score_scan(missing, scan, acquisitions, comparison.precision).items():
             table = pd.DataFrame(rows).assign(subject=subject.patient or subject.name)
             files[contender].parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(files[contender], table.to_csv(index=False, float_format="%.6g").encode())
+            with whole_file(files[contender]) as partial:
+                table.to_csv(partial, index=False, float_format="%.6g")
         if missing:
             log.info("scan %d of %d: %.0f s", number + 1, len(subjects), time.perf_counter() - started)
         parts += [pd.read_csv(path).assign(arm=c.arm, seed=c.seed) for c, path in files.items() if path.exists()]

@@ -79,8 +79,6 @@ class ReceivedSeries:
         Raises:
             StorageFull: there is no room for it.
         """
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
         self._blobs.put(series_id, f"{instance_id}.dcm", file)
 
     @contextmanager

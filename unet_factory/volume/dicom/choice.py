@@ -6,10 +6,10 @@ from hashlib import sha256
 from typing import TypeVar
 
 from unet_factory.domain.errors import NotAVolume, SeriesMixed, SlicesInconsistent
+from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
 from unet_factory.volume.dicom_start import HEAD_BYTES, is_debris, is_dicom
-from unet_factory.volume.limits import VolumeLimits
 
 _COPIED_AT_ONCE = 2**20
 

@@ -27,10 +27,10 @@ from pydicom.uid import (
 )
 
 from unet_factory.domain.errors import FactoryError, NotAVolume, VolumeTooLarge
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.archive import Readable
 from unet_factory.volume.dicom.streams import HeaderStream, Inflating, Rest, skip
 from unet_factory.volume.dicom_start import HEAD_BYTES, Encoding, data_set_start, first_group, found_encoding
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF

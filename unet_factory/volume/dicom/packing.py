@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.archive import Archive, Readable
 from unet_factory.volume.dicom.choice import images_of_series
 from unet_factory.volume.dicom.streams import PIECE_BYTES
 from unet_factory.volume.dicom_start import HEAD_BYTES, is_dicom
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.payload import first_bytes
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # no time of writing: the same files are the same bytes

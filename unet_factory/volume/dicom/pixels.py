@@ -13,12 +13,12 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import as_pixel_options
 
 from unet_factory.domain.errors import NotAVolume
+from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.volume.archive import Archive, Readable
 from unet_factory.volume.dicom import jpeg
 from unet_factory.volume.dicom.objects import BROKEN, NATIVE, PIXEL_DATA, DicomObject, PixelElement, readable
 from unet_factory.volume.dicom.slices import Slice
 from unet_factory.volume.dicom.streams import PIECE_BYTES, Inflating, read_exactly, skip
-from unet_factory.volume.limits import VolumeLimits
 
 # which plugin decodes what: fixed, so that the same file gives the same voxels wherever more of them are installed
 _PLUGINS: dict[uids.UID, str] = {

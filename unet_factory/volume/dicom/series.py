@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 
 from unet_factory.domain.errors import NotAVolume
 from unet_factory.domain.spacing import SpacingMm
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.choice import counted, images_of_series
 from unet_factory.volume.dicom.objects import DicomObject, readable
@@ -18,7 +19,7 @@ from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
 from unet_factory.volume.dicom.stack import Stack, stacked
 from unet_factory.volume.geometry import as_stored, trusted_grid
 from unet_factory.volume.header import Volume, VolumeHeader, header_of
-from unet_factory.volume.limits import DEFAULT_LIMITS, VolumeLimits, check_claims, check_limit
+from unet_factory.volume.limits import check_claims, check_limit
 from unet_factory.volume.payload import file_bytes
 from unet_factory.volume.stored import Payload, StoredVolume, payload_bytes
 

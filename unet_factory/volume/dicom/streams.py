@@ -4,8 +4,8 @@ pieces. Nothing here holds more than the header, whatever follows it."""
 import zlib
 
 from unet_factory.domain.errors import NotAVolume, VolumeTooLarge
+from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.volume.archive import Readable
-from unet_factory.volume.limits import VolumeLimits
 
 PIECE_BYTES = 2**16
 _ITEM_TAGS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # little and big endian
