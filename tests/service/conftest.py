@@ -51,10 +51,12 @@ def running_gateway(settings: Settings) -> Iterator[Gateway]:
         while not server.started and thread.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
         url = "http://{}:{}".format(*listener.getsockname())
-        with httpx.Client(base_url=url, timeout=20) as http:
-            yield Gateway(url, http, server, thread)
-        server.should_exit = True
-        thread.join(STARTS_WITHIN_S)
+        try:
+            with httpx.Client(base_url=url, timeout=20) as http:
+                yield Gateway(url, http, server, thread)
+        finally:  # a test that failed must not leave a server that keeps the whole run from ending
+            server.should_exit = True
+            thread.join(STARTS_WITHIN_S)
         assert not thread.is_alive()
 
 
