@@ -11,6 +11,7 @@ import httpx
 
 from unet_factory.domain.conditions import conditions_text
 from unet_factory.domain.jobs import Job, JobState, LabelMapFormat, SegmentationType
+from unet_factory.domain.loopback import is_loopback
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
@@ -23,7 +24,6 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 OnProgress = Callable[[Job], None]
 
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")  # reached without the environment's proxies
 _PROBE_TIMEOUT_S = 5.0
 _RECONNECT_S = 0.5
 _WAIT_S = 30  # how long one request for a network may wait for a worker, below the timeout
@@ -41,9 +41,7 @@ class FactoryClient:
     ) -> None:
         url = httpx.URL(base_url.rstrip("/"))
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
-        self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=url.host not in _THIS_MACHINE
-        )
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not is_loopback(url.host))
         self._retry_for_s = retry_for_s
 
     def __enter__(self) -> Self:

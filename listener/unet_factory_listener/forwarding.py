@@ -13,9 +13,11 @@ from itertools import islice
 import httpx
 import stamina
 
+from unet_factory.domain.loopback import is_loopback
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_listener.options import ListenerOptions
-from unet_factory_listener.spool import Spool, SpooledFile, digest_of
+from unet_factory_listener.spool import Spool, SpooledFile
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,6 @@ _RETRY_FOR_S = 20.0
 _PAUSE_S = 10.0
 _TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 _CHUNK_BYTES = 2**20
-_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")  # reached without the environment's proxies
 _PASSING = {401, 403, 404, 408, 429}  # an operator's mistake, or a matter of time
 _SOP_INSTANCE, _REFERENCED, _FAILED, _REASON = "00081155", "00081199", "00081198", "00081197"
 _PASSING_REASONS = (0x0110, 0xA700)
@@ -45,9 +46,7 @@ class Forwarder:
         headers = {"Accept": "application/dicom+json"}
         if options.api_key:
             headers["Authorization"] = f"Bearer {options.api_key}"
-        self._http = httpx.Client(
-            base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=url.host not in _THIS_MACHINE
-        )
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=_TIMEOUT, trust_env=not is_loopback(url.host))
         self._not_before: dict[str, float] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -103,10 +102,10 @@ class Forwarder:
             GatewayAway: some are to be sent again.
         """
         told = answer.json() if answer.status_code in (200, 202, 409) else {}
-        stored = {digest_of(_value(item, _SOP_INSTANCE)) for item in told.get(_REFERENCED, {}).get("Value", [])}
+        stored = {uid_digest(_value(item, _SOP_INSTANCE)) for item in told.get(_REFERENCED, {}).get("Value", [])}
         self._spool.remove(file for file in batch if file.instance_id in stored)
         again = {
-            digest_of(_value(item, _SOP_INSTANCE))
+            uid_digest(_value(item, _SOP_INSTANCE))
             for item in told.get(_FAILED, {}).get("Value", [])
             if _value(item, _REASON) in map(str, _PASSING_REASONS)
         }

@@ -13,9 +13,10 @@ from typing import Any
 from pydicom import dcmread
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_listener.options import ANYBODY, ListenerOptions
-from unet_factory_listener.spool import Spool, digest_of
+from unet_factory_listener.spool import Spool
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,10 @@ class Receiver:
             return Status.CANNOT_UNDERSTAND
         if not (study_uid and series_uid and instance_uid):
             return Status.CANNOT_UNDERSTAND
-        series_id = digest_of(study_uid, series_uid)
+        series_id = uid_digest(study_uid, series_uid)
         with self._lock:
             self._brought[event.assoc].add(series_id)
-        return self._put(series_id, digest_of(instance_uid), content)
+        return self._put(series_id, uid_digest(instance_uid), content)
 
     def released(self, event: evt.Event) -> None:
         """Ended in good order: what it alone has brought needs to wait for no second try."""

@@ -4,7 +4,6 @@
 UIDs. A series with the file ``open`` in its folder has a sender that is at work, or that was cut off.
 """
 
-import hashlib
 import secrets
 import shutil
 import threading
@@ -106,11 +105,6 @@ class Spool:
         for folder in self._refused.iterdir():
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
-
-
-def digest_of(*uids: str) -> str:
-    """How a series or an instance is called here and in logs."""
-    return hashlib.sha256("/".join(uids).encode()).hexdigest()[:32]
 
 
 def _identity(path: Path) -> tuple[int, int]:

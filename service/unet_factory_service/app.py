@@ -9,9 +9,10 @@ import uvicorn
 from fastapi import Depends, FastAPI
 
 import unet_factory
+from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import configure_logging
-from unet_factory.platform.settings import Settings, is_loopback
+from unet_factory.platform.settings import Settings
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
 from unet_factory_service.dependencies import GatewayContext

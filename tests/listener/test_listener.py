@@ -18,9 +18,10 @@ from pynetdicom.association import Association
 
 from tests.fixtures.mr_series import mr_series
 from tests.system.processes import free_port, until
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.scp import listening
-from unet_factory_listener.spool import Spool, digest_of
+from unet_factory_listener.spool import Spool
 
 QUIET_S, AFTER_ABORT_S = 0.2, 30.0
 SUCCESS = 0x0000
@@ -189,8 +190,8 @@ def send_and_die(options: ListenerOptions, series: list[Dataset], end: str) -> N
 
 
 def id_of(series: list[Dataset]) -> str:
-    return digest_of(series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
+    return uid_digest(series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
 
 
 def instance_of(dataset: Dataset) -> str:
-    return digest_of(dataset.SOPInstanceUID)
+    return uid_digest(dataset.SOPInstanceUID)

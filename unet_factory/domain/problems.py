@@ -6,6 +6,13 @@ from unet_factory.domain.jobs import Problem
 TYPE_PREFIX = "urn:unet-factory:problem:"
 
 
+UNEXPECTED = Problem(
+    type=f"{TYPE_PREFIX}internal-error",
+    title="An unexpected error",
+    detail="an unexpected error ended the work; the operator finds its cause in the worker's log",
+)
+
+
 def problem_of(error: FactoryError) -> Problem:
     """The problem that says what was wrong and what is allowed."""
     return Problem(type=TYPE_PREFIX + error.slug, title=error.title, detail=str(error), details=error.details)

@@ -1,6 +1,5 @@
 """Everything an operator can set, one frozen value per process, read from ``UNET_FACTORY_*`` and passed in."""
 
-import ipaddress
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -8,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from unet_factory.domain.loopback import is_loopback
 from unet_factory.domain.volume_limits import VolumeLimits
 
 
@@ -103,11 +103,3 @@ class Settings(BaseSettings):
             decompressed_bytes=self.max_decompressed_bytes,
             voxels=self.max_voxels,
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether who listens there can be reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

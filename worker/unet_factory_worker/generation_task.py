@@ -6,7 +6,7 @@ from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import FactoryError, OutOfMemory
 from unet_factory.domain.jobs import GenerationRequest, Problem
-from unet_factory.domain.problems import TYPE_PREFIX, problem_of
+from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
@@ -34,16 +34,9 @@ def _problem_of_trying(request: GenerationRequest, context: WorkerContext) -> Pr
     except Exception as error:
         log.error("generation failed\n%s", safe_traceback(error))
         if not is_out_of_memory(error):
-            return _UNEXPECTED
+            return UNEXPECTED
     else:
         return None
     context.factory.forget_networks()
     release_memory(context.device)
     return problem_of(OutOfMemory(f"the memory of {context.device} does not hold the network; try again"))
-
-
-_UNEXPECTED = Problem(
-    type=f"{TYPE_PREFIX}internal-error",
-    title="The network could not be made",
-    detail="an unexpected error ended the generation; the operator finds it in the worker's log",
-)

@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
 from unet_factory.domain.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
-from unet_factory.domain.problems import TYPE_PREFIX, problem_of
+from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
@@ -62,14 +62,7 @@ def _problem_of(job_id: str, error: Exception) -> Problem:
     if isinstance(error, FileNotFoundError):
         return problem_of(JobExpired("the uploaded scan is no longer there"))
     log.error("job %s: unexpected error\n%s", job_id, safe_traceback(error))
-    return _UNEXPECTED
-
-
-_UNEXPECTED = Problem(
-    type=f"{TYPE_PREFIX}internal-error",
-    title="The job failed by an error of ours",
-    detail="an unexpected error ended the job; the operator finds it in the worker's log under the job's id",
-)
+    return UNEXPECTED
 
 
 @dataclass

@@ -5,7 +5,6 @@ is sent again takes its own place. In Redis: ``received:due`` (when to look at a
 purge it), ``received:SERIES`` (hash: what became of it), ``received:SERIES:lease``, ``received:job:ID`` (its series).
 """
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
 
@@ -159,15 +159,7 @@ class ReceivedSeries:
 
 def series_id_of(study_uid: str, series_uid: str, owner: str = "") -> str:
     """How a series is called here: nothing that is stored or logged tells its UIDs. Each owner's is another."""
-    return _digest(f"{study_uid}/{series_uid}/{owner}" if owner else f"{study_uid}/{series_uid}")
-
-
-def instance_id_of(sop_instance_uid: str) -> str:
-    return _digest(sop_instance_uid)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return uid_digest(study_uid, series_uid, *([owner] if owner else []))
 
 
 def _ms_from_now(seconds: float) -> int:

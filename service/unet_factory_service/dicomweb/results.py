@@ -5,7 +5,6 @@ What its objects say of the patient lies among the job's files. A job is read in
 it has succeeded.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +17,7 @@ from redis import Redis
 
 from unet_factory.domain.errors import JobExpired, JobUnknown
 from unet_factory.domain.jobs import JobState
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.jobs.store import DICOM_RESULTS, JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.access.callers import Caller
@@ -88,7 +88,7 @@ class ResultIndex:
     def instances(self, caller: Caller, study_uid: str | None = None) -> list[StoredInstance]:
         """All objects of the caller's jobs, or those of one study, as their jobs were made."""
         known: Any = self._redis.hgetall(DICOM_RESULTS)
-        wanted = None if study_uid is None else _digest(study_uid)
+        wanted = None if study_uid is None else uid_digest(study_uid)
         found = []
         for raw_id, raw_study in known.items():
             job_id, study = raw_id.decode(), raw_study.decode() or self._index(raw_id.decode())
@@ -132,7 +132,7 @@ class ResultIndex:
         if not headers:
             self._redis.hdel(DICOM_RESULTS, job_id)
             return ""
-        study = _digest(str(next(iter(headers.values())).StudyInstanceUID))
+        study = uid_digest(str(next(iter(headers.values())).StudyInstanceUID))
         entries = [{"name": name, "header": header.to_json_dict()} for name, header in headers.items()]
         with self._blobs.scratch() as folder:
             (folder / _INDEX).write_text(json.dumps(entries))
@@ -149,7 +149,3 @@ class ResultIndex:
                 with self._blobs.local(job_id, name) as path:
                     found[name] = dcmread(path, stop_before_pixels=True, specific_tags=list(_INDEXED))
         return found
-
-
-def _digest(study_uid: str) -> str:
-    return hashlib.sha256(study_uid.encode()).hexdigest()[:32]

@@ -11,11 +11,12 @@ from pydicom.uid import UID
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import StorageFull
+from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
-from unet_factory_service.dicomweb.received import instance_id_of, series_id_of
+from unet_factory_service.dicomweb.received import series_id_of
 from unet_factory_service.dicomweb.store_answer import FailedInstance, FailureReason, Instance, store_answer
 from unet_factory_service.documentation import Responses, problems
 from unet_factory_service.segmentations.dicom_parts import receive_dicom_parts
@@ -106,7 +107,7 @@ def _put(
         return instance
     series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
     try:
-        gateway.received.put(series_id, instance_id_of(instance.sop_instance_uid), file)
+        gateway.received.put(series_id, uid_digest(instance.sop_instance_uid), file)
     except StorageFull:
         return FailedInstance(instance, FailureReason.OUT_OF_RESOURCES)
     return instance
