@@ -8,6 +8,8 @@ from redis import Redis
 
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Manifest
 from unet_factory.domain.spacing import SpacingGrid
+from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
@@ -25,6 +27,11 @@ def redis(redis_server: EmbeddedServer) -> Iterator[Redis]:
     with Redis.from_url(redis_server.redis_url) as client:
         client.flushall()
         yield client
+
+
+@pytest.fixture
+def lifecycle(redis: Redis, settings: Settings) -> JobLifecycle:
+    return JobLifecycle(redis, BlobStore(settings.blob_url))
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,15 @@
 
 import logging
 import random
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from unet_factory.domain.errors import FactoryError
-from unet_factory.domain.jobs import DeliveryKind, JobState
+from unet_factory.domain.errors import FactoryError, QueueUnavailable
+from unet_factory.domain.jobs import DeliveryKind
 from unet_factory.jobs.deliveries import ClaimedDelivery, DeliveryStore
+from unet_factory.jobs.lease import Lease
 from unet_factory.platform import metrics
 from unet_factory.platform.audit import Action, AuditOutcome, record
 from unet_factory.platform.logs import safe_traceback
@@ -35,7 +33,7 @@ class Attempts:
     def run(self, claimed: ClaimedDelivery) -> None:
         """Whatever happens is written to the delivery; what cannot be written is left to the end of its lease."""
         try:
-            with self._held(claimed):
+            with self._lease_of(claimed):
                 outcome = self._outcome(claimed)
         except RedisError as error:
             log.warning("%s is left to its lease: %s", claimed.id, type(error).__name__)
@@ -43,6 +41,10 @@ class Attempts:
         metrics.DELIVERIES.labels(claimed.delivery.kind.value, outcome).inc()
         _audit(claimed, outcome)
         log.info("%s (%s) attempt %d: %s", claimed.id, claimed.delivery.kind, claimed.delivery.attempts, outcome)
+
+    def _lease_of(self, claimed: ClaimedDelivery) -> Lease:
+        lease_s = self.tasks.settings.lease_s
+        return Lease(claimed.id, lambda: self.deliveries.renew(claimed, lease_s), lease_s)
 
     def _outcome(self, claimed: ClaimedDelivery) -> str:
         if claimed.delivery.lost >= self.tasks.settings.job_attempts:
@@ -70,14 +72,14 @@ class Attempts:
             return
         try:
             self.publish(claimed.job_id)
-        except Exception as error:
+        except QueueUnavailable as error:
             log.warning("job %s could not be sent; maintenance will send it: %s", claimed.job_id, type(error).__name__)
 
     def _later(self, claimed: ClaimedDelivery, reason: str, after_s: float | None) -> str:
         settings, delivery = self.tasks.settings, claimed.delivery
         fetching = delivery.kind is DeliveryKind.FETCH
         max_age_s = settings.fetch_max_age_s if fetching else settings.delivery_max_age_s
-        age_s = time.time() - (delivery.since or time.time())
+        age_s = claimed.tried_for_s
         if delivery.attempts >= settings.delivery_attempts or age_s >= max_age_s:
             return self._give_up(claimed, f"{reason} (given up after {age_s:.0f} s)", None)
         delay_s = max(after_s or 0.0, backoff_s(delivery.attempts, settings.delivery_backoff_s, self._longest_s))
@@ -87,40 +89,16 @@ class Attempts:
 
     def _give_up(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> str:
         if claimed.delivery.kind is DeliveryKind.FETCH:
-            self._fail_job(claimed, reason, error)
+            self.tasks.fail_job(claimed, reason, error)
         else:  # long enough for somebody to replay it
-            self.tasks.jobs.keep(claimed.job_id, time.time() + self.tasks.settings.retention_s)
+            self.tasks.jobs.keep(claimed.job_id, self.tasks.settings.retention_s)
         self.deliveries.bury(claimed, reason)
         log.error("%s (%s) is dead: %s", claimed.id, claimed.delivery.kind, reason)
         return "dead"
 
-    def _fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
-        model = self.tasks.jobs.get(claimed.job_id).model
-        self.tasks.fail_job(claimed, reason, error)
-        metrics.JOBS.labels(model, JobState.FAILED.value).inc()
-
     @property
     def _longest_s(self) -> float:
         return self.tasks.settings.delivery_backoff_max_s
-
-    @contextmanager
-    def _held(self, claimed: ClaimedDelivery) -> Iterator[None]:
-        done = threading.Event()
-        renewal = threading.Thread(target=self._keep, args=(claimed, done), name="lease", daemon=True)
-        renewal.start()
-        try:
-            yield
-        finally:
-            done.set()
-
-    def _keep(self, claimed: ClaimedDelivery, done: threading.Event) -> None:
-        lease_s = self.tasks.settings.lease_s
-        while not done.wait(lease_s / 3):
-            try:
-                if not self.deliveries.renew(claimed, lease_s):
-                    return
-            except RedisError as error:
-                log.warning("%s: the lease cannot be renewed: %s", claimed.id, type(error).__name__)
 
 
 def _audit(claimed: ClaimedDelivery, outcome: str) -> None:

@@ -4,14 +4,13 @@ import logging
 import signal
 import threading
 from contextlib import suppress
-from functools import cached_property
 from types import FrameType
-from typing import Any
 
 from redis import Redis
 
-from unet_factory.domain.jobs import SEGMENT_QUEUE, SEGMENT_TASK
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.blob_store import BlobStore
@@ -44,8 +43,9 @@ def run(settings: Settings) -> None:
     check_secrets(destinations)
     redis = Redis.from_url(settings.redis_url)
     deliveries = DeliveryStore(redis)
-    tasks = DeliveryTasks(settings, destinations, JobStore(redis), BlobStore(settings.blob_url))
-    attempts = Attempts(deliveries, tasks, Publisher(settings.broker_url).segment)
+    blobs = BlobStore(settings.blob_url)
+    tasks = DeliveryTasks(settings, destinations, JobStore(redis), JobLifecycle(redis, blobs), blobs)
+    attempts = Attempts(deliveries, tasks, JobQueue(settings.broker_url).send_segmentation)
     dispatcher = Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination)
     stop = _stop_signals()
     if settings.metrics_port:
@@ -81,26 +81,6 @@ def _secrets_of(pacs: Pacs) -> list[SecretReference]:
     if auth is None:
         return []
     return [secret for secret in (auth.basic.password if auth.basic else None, auth.bearer) if secret]
-
-
-class Publisher:
-    """Sends fetched jobs to the workers; tasks are known by name only."""
-
-    def __init__(self, broker_url: str) -> None:
-        self._broker_url = broker_url
-        self._lock = threading.Lock()
-
-    def segment(self, job_id: str) -> None:
-        """Raises whatever Celery raises while the queue is away."""
-        with self._lock:
-            app = self._app
-        app.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE, ignore_result=True, retry=False)
-
-    @cached_property
-    def _app(self) -> Any:
-        from celery import Celery  # a second's import, which a courier without archives never needs
-
-        return Celery("unet_factory_courier", broker=self._broker_url, set_as_current=False)
 
 
 def _stop_signals() -> threading.Event:

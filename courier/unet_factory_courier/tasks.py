@@ -19,6 +19,7 @@ from unet_factory.domain.errors import (
 from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, DeliveryKind, Job, JobState, SegmentationRequest, Spacings
 from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.deliveries import ClaimedDelivery
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
@@ -41,6 +42,7 @@ class DeliveryTasks:
     settings: Settings
     destinations: Destinations
     jobs: JobStore
+    lifecycle: JobLifecycle
     blobs: BlobStore
 
     def run(self, claimed: ClaimedDelivery) -> None:
@@ -122,7 +124,7 @@ class DeliveryTasks:
     def fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
         """End a job whose scan cannot be had."""
         problem = problem_of(error or FetchFailed(f"{reason}, {claimed.delivery.attempts} attempts"))
-        self.jobs.end(claimed.job_id, JobState.FAILED, problem)
+        self.lifecycle.fail(claimed.job_id, problem)
 
 
 def _configured(archive: _Archive | None) -> _Archive:

@@ -11,8 +11,11 @@ from fastapi import Depends, Request
 from redis import Redis
 
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.keys import events_channel
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import Maintenance, run_maintenance
-from unet_factory.jobs.store import JobStore, events_channel
+from unet_factory.jobs.queue import JobQueue
+from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
@@ -23,7 +26,6 @@ from unet_factory_service.access.quotas import RequestQuota
 from unet_factory_service.dicomweb.received import ReceivedSeries
 from unet_factory_service.dicomweb.results import ResultIndex
 from unet_factory_service.dicomweb.routing import Routing, read_routing
-from unet_factory_service.publisher import Publisher
 from unet_factory_service.wakeups import Wakeups
 
 _MAINTENANCE_ENDS_WITHIN_S = 10.0
@@ -37,9 +39,10 @@ class GatewayContext:
     registry: ModelRegistry
     redis: Redis
     jobs: JobStore
+    lifecycle: JobLifecycle
     cache: WeightCache
     blobs: BlobStore
-    publisher: Publisher
+    queue: JobQueue
     wakeups: Wakeups
     destinations: Destinations
     deliveries: DeliveryStore
@@ -68,9 +71,10 @@ class GatewayContext:
             registry=registry,
             redis=redis,
             jobs=jobs,
+            lifecycle=JobLifecycle(redis, blobs),
             cache=WeightCache(Redis.from_url(settings.weights_url)),
             blobs=blobs,
-            publisher=Publisher(settings.broker_url),
+            queue=JobQueue(settings.broker_url),
             wakeups=Wakeups(),
             destinations=destinations,
             deliveries=DeliveryStore(redis),
@@ -100,12 +104,12 @@ class GatewayContext:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
             await asyncio.to_thread(maintenance.join, _MAINTENANCE_ENDS_WITHIN_S)
-            self.publisher.close()
+            self.queue.close()
             self.redis.close()
 
     def _maintain(self, stop: threading.Event) -> None:
-        self.publisher.warm_up()
-        maintenance = Maintenance(self.redis, self.blobs, self.publisher.segment, self.settings)
+        self.queue.warm_up()
+        maintenance = Maintenance(self.redis, self.blobs, self.queue.send_segmentation, self.settings)
         run_maintenance(maintenance, self.settings.maintenance_interval_s, stop)
 
 

@@ -58,6 +58,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     gateway_errors.QuotaExceeded: 429,
     errors.FetchFailed: 502,
     gateway_errors.NotReady: 503,
+    errors.QueueUnavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.StorageFull: 507,
 }

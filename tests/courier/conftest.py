@@ -21,6 +21,7 @@ from unet_factory.domain.jobs import (
 )
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
@@ -58,7 +59,7 @@ def blobs(settings: Settings) -> BlobStore:
 
 
 @pytest.fixture
-def submit(jobs: JobStore) -> Submit:
+def submit(jobs: JobStore, lifecycle: JobLifecycle) -> Submit:
     """A job with deliveries that a worker called «owner» runs already, unless its scan is still to be fetched."""
 
     def submit(*deliveries: Delivery, fetch: Delivery | None = None, **wishes: object) -> str:
@@ -72,16 +73,16 @@ def submit(jobs: JobStore) -> Submit:
         )
         jobs.create(job, request)
         if fetch is None:
-            assert jobs.claim(job_id, "owner", 60)
+            assert lifecycle.claim(job_id, "owner", 60)
         return job_id
 
     return submit
 
 
 @pytest.fixture
-def finish(jobs: JobStore) -> Finish:
+def finish(lifecycle: JobLifecycle) -> Finish:
     def finish(job_id: str, state: JobState = JobState.SUCCEEDED) -> None:
-        assert jobs.finish(job_id, "owner", state)
+        assert lifecycle.finish(job_id, "owner", state)
 
     return finish
 
@@ -107,12 +108,17 @@ def published() -> list[str]:
 
 @pytest.fixture
 def dispatcher(
-    settings: Settings, jobs: JobStore, blobs: BlobStore, deliveries: DeliveryStore, published: list[str]
+    settings: Settings,
+    jobs: JobStore,
+    lifecycle: JobLifecycle,
+    blobs: BlobStore,
+    deliveries: DeliveryStore,
+    published: list[str],
 ) -> Iterator[Run]:
     made = []
 
     def make(destinations: Destinations) -> Dispatcher:
-        attempts = Attempts(deliveries, DeliveryTasks(settings, destinations, jobs, blobs), published.append)
+        attempts = Attempts(deliveries, DeliveryTasks(settings, destinations, jobs, lifecycle, blobs), published.append)
         made.append(Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination))
         return made[-1]
 

@@ -11,7 +11,8 @@ from tests.courier.receiver import receiving
 from tests.system.processes import until
 from unet_factory.domain.errors import DestinationsInvalid
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState
-from unet_factory.jobs.deliveries import DeliveryStore, queue_of
+from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.keys import delivery_queue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.callback_rules import Address
 from unet_factory.platform.destinations import Destinations
@@ -109,7 +110,7 @@ def test_what_takes_its_courier_down_again_and_again_is_given_up(
         job_id = submit(hook(), callback_url=receiver.url)
         finish(job_id)
         for _ in range(3):
-            assert until(lambda: deliveries.claim(queue_of(hook()), "killed", 0.01)) is not None
+            assert until(lambda: deliveries.claim(delivery_queue(hook()), "killed", 0.01)) is not None
         (delivery,) = worked_off(dispatcher(local), jobs, job_id)
         assert (delivery.state, delivery.attempts, receiver.requests) == (DeliveryState.DEAD, 4, [])
         assert "3 times" in (delivery.last_error or "")

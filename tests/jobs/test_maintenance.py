@@ -11,6 +11,7 @@ from redis import Redis
 from unet_factory.domain.errors import JobExpired
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import ORPHAN_AGE_S, Maintenance
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
@@ -36,15 +37,15 @@ def maintenance(redis: Redis, blobs: BlobStore, sent: list[str], settings: Setti
 
 
 def test_what_has_expired_goes_with_its_files_in_whatever_state_it_is(
-    maintenance: Maintenance, redis: Redis, blobs: BlobStore, tmp_path: Path
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, tmp_path: Path, lifecycle: JobLifecycle
 ) -> None:
     jobs = JobStore(redis)
     running, lasting = record(jobs, blobs, tmp_path, lasts_s=-1), record(jobs, blobs, tmp_path, lasts_s=600)
-    assert jobs.claim(running, "owner", 60)
+    assert lifecycle.claim(running, "owner", 60)
     maintenance.purge_expired()
     with pytest.raises(JobExpired):
         jobs.get(running)
-    assert not jobs.update(running, "owner", progress=0.5)
+    assert not lifecycle.update(running, "owner", progress=0.5)
     assert jobs.get(lasting).state is JobState.QUEUED
     assert [job_id for job_id, _ in blobs.job_ids()] == [lasting]
     assert jobs.count_active() == 1
@@ -71,12 +72,18 @@ def test_files_without_a_record_go_once_they_are_old(
 
 
 def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
-    maintenance: Maintenance, redis: Redis, blobs: BlobStore, sent: list[str], settings: Settings, tmp_path: Path
+    maintenance: Maintenance,
+    redis: Redis,
+    blobs: BlobStore,
+    sent: list[str],
+    settings: Settings,
+    tmp_path: Path,
+    lifecycle: JobLifecycle,
 ) -> None:
     jobs = JobStore(redis)
     job_id = record(jobs, blobs, tmp_path, lasts_s=600)
     for attempt in range(1, settings.job_attempts + 1):
-        assert jobs.claim(job_id, f"owner {attempt}", 60)
+        assert lifecycle.claim(job_id, f"owner {attempt}", 60)
         redis.zadd("jobs:active", {job_id: time.time() - 2 * settings.lease_s})
         maintenance.reap()
         assert jobs.get(job_id).state is JobState.RUNNING, "its lease still holds"
@@ -89,18 +96,72 @@ def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
     assert sent == [job_id] * (settings.job_attempts - 1)
 
 
+def test_a_thousand_waiting_jobs_cost_one_short_look(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, sent: list[str], tmp_path: Path
+) -> None:
+    jobs = JobStore(redis)
+    ids = [record(jobs, blobs, tmp_path, lasts_s=600) for _ in range(1000)]
+    took_s = []
+    for _ in range(5):
+        started = time.perf_counter()
+        maintenance.reap()
+        took_s.append(time.perf_counter() - started)
+    assert sent == [], "they were recorded just now"
+    assert min(took_s) < 0.02
+    redis.zadd("jobs:active", dict.fromkeys(ids, time.time() - 60))
+    maintenance.reap()
+    assert sorted(sent) == sorted(ids)
+    maintenance.reap()
+    assert len(sent) == len(ids), "each counts as sent now"
+
+
+@pytest.mark.parametrize("clock_off_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_wrong_in_one_process_delays_nothing(
+    redis: Redis,
+    blobs: BlobStore,
+    sent: list[str],
+    settings: Settings,
+    tmp_path: Path,
+    lifecycle: JobLifecycle,
+    monkeypatch: pytest.MonkeyPatch,
+    clock_off_s: float,
+) -> None:
+    """A worker claims by its wrong clock and is killed; a message is lost; an upload waits to be purged."""
+    jobs, right = JobStore(redis), time.time
+    monkeypatch.setattr(time, "time", lambda: right() + clock_off_s)
+    killed, unsent, done = (record(jobs, blobs, tmp_path, lasts_s=86400) for _ in range(3))
+    assert lifecycle.claim(killed, "killed worker", 60)
+    assert lifecycle.claim(done, "worker", 60)
+    assert lifecycle.finish(done, "worker", JobState.SUCCEEDED)
+    monkeypatch.undo()
+    redis.delete(f"job:{killed}:lease")  # as its time to live does
+    quick = settings.model_copy(update={"lease_s": 0.2, "upload_retention_s": 0.2})
+    maintenance = Maintenance(redis, blobs, sent.append, quick)
+    time.sleep(0.3)
+    maintenance.reap()
+    maintenance.purge_uploads()
+    assert sorted(sent) == sorted([killed, unsent])
+    assert blobs.names(done) == []
+
+
 @pytest.mark.parametrize(("keeps_s", "goes"), [(0.0, True), (600.0, False), (None, False)])
 def test_an_upload_goes_so_long_after_its_jobs_end_and_the_result_stays(
-    redis: Redis, blobs: BlobStore, settings: Settings, tmp_path: Path, keeps_s: float | None, goes: bool
+    redis: Redis,
+    blobs: BlobStore,
+    settings: Settings,
+    tmp_path: Path,
+    keeps_s: float | None,
+    goes: bool,
+    lifecycle: JobLifecycle,
 ) -> None:
     jobs = JobStore(redis)
     maintenance = Maintenance(redis, blobs, print, settings.model_copy(update={"upload_retention_s": keeps_s}))
     ended, running = record(jobs, blobs, tmp_path, lasts_s=600), record(jobs, blobs, tmp_path, lasts_s=600)
     for job_id in (ended, running):
-        assert jobs.claim(job_id, "worker", 60)
+        assert lifecycle.claim(job_id, "worker", 60)
     blobs.put(ended, "labelmap.nii.gz", written(tmp_path / "result"))
     redis.hset(f"job:{ended}", "state", '"succeeded"')  # its worker was killed before it could say so anywhere else
-    list(jobs.active())
+    maintenance.reap()
     maintenance.purge_uploads()
     assert blobs.names(ended) == (["labelmap.nii.gz"] if goes else ["input.nii", "labelmap.nii.gz"])
     assert blobs.names(running) == ["input.nii"]
@@ -108,7 +169,12 @@ def test_an_upload_goes_so_long_after_its_jobs_end_and_the_result_stays(
 
 
 def test_the_server_drops_the_past_after_a_purge_and_not_before(
-    maintenance: Maintenance, redis: Redis, redis_server: EmbeddedServer, blobs: BlobStore, tmp_path: Path
+    maintenance: Maintenance,
+    lifecycle: JobLifecycle,
+    redis: Redis,
+    redis_server: EmbeddedServer,
+    blobs: BlobStore,
+    tmp_path: Path,
 ) -> None:
     jobs, history = JobStore(redis), redis_server.folder / "appendonlydir"
 
@@ -122,7 +188,7 @@ def test_the_server_drops_the_past_after_a_purge_and_not_before(
     job_id = record(jobs, blobs, tmp_path, lasts_s=600)
     maintenance.forget_the_past()
     assert on_disk(job_id)
-    jobs.purge(job_id)
+    lifecycle.purge(job_id)
     maintenance.forget_the_past()
     deadline = time.monotonic() + 10
     while on_disk(job_id):

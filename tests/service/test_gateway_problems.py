@@ -13,10 +13,10 @@ from redis import Redis
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.domain import errors
+from unet_factory.jobs.queue import JobQueue
 from unet_factory.platform.settings import Settings
 from unet_factory_service import errors as gateway_errors
 from unet_factory_service.problems import STATUS
-from unet_factory_service.publisher import Publisher
 
 JOB_ID = "0" * 32
 
@@ -142,12 +142,12 @@ def test_openapi_has_examples(http: httpx.Client) -> None:
 
 
 def test_a_broker_that_is_away_is_not_ready(tmp_path: Path) -> None:
-    publisher = Publisher(f"redis+socket://{tmp_path}/none")
+    queue = JobQueue(f"redis+socket://{tmp_path}/none")
     started = time.monotonic()
-    with pytest.raises(gateway_errors.NotReady):
-        publisher.segment(JOB_ID)
+    with pytest.raises(errors.QueueUnavailable):
+        queue.send_segmentation(JOB_ID)
     assert time.monotonic() - started < 5
-    publisher.close()
+    queue.close()
 
 
 def test_head_and_get_of_an_unknown_page_agree(gateway: Gateway) -> None:

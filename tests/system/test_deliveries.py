@@ -34,6 +34,7 @@ from unet_factory.domain.jobs import (
 )
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
@@ -68,6 +69,7 @@ class Desk:
     def __init__(self, redis: Redis, settings: Settings, folder: Path) -> None:
         self.jobs, self.deliveries, self.redis = JobStore(redis), DeliveryStore(redis), redis
         self.blobs = BlobStore(settings.blob_url)
+        self.lifecycle = JobLifecycle(redis, self.blobs)
         self.settings, self.folder = settings, folder
 
     def configure(self, pacs_url: str | None = None) -> None:
@@ -95,10 +97,10 @@ class Desk:
     def finished(self, *deliveries: Delivery, **wishes: Any) -> str:
         """A job with DICOM results that has succeeded."""
         job_id = self.submit(*deliveries, **wishes)
-        assert self.jobs.claim(job_id, "worker", 60)
+        assert self.lifecycle.claim(job_id, "worker", 60)
         for name, file in zip(("seg.dcm", "report.dcm"), written(mr_series(2), self.folder / job_id), strict=True):
             self.blobs.put(job_id, name, file)
-        assert self.jobs.finish(job_id, "worker", JobState.SUCCEEDED)
+        assert self.lifecycle.finish(job_id, "worker", JobState.SUCCEEDED)
         return job_id
 
     def delivered(self, job_id: str) -> Callable[[], bool]:

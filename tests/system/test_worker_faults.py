@@ -119,12 +119,11 @@ def test_cancel_and_purge_stop_a_running_job_and_leave_no_result(bench: Bench, w
     workers.get()
     cancelled, purged = bench.submit(LONG), bench.submit(LONG)
     until(lambda: bench.started(cancelled))
-    assert bench.jobs.end(cancelled, JobState.CANCELLED)
+    assert bench.lifecycle.cancel(cancelled)
     stopped = time.monotonic()
     until(lambda: bench.started(purged))
     log.info("after a cancel the worker was at the next job %.2f s later", time.monotonic() - stopped)
-    bench.blobs.delete(purged)
-    bench.jobs.purge(purged)
+    bench.lifecycle.purge(purged)
     other = bench.submit(SHORT)
     assert until(lambda: bench.ended(other)).state is JobState.SUCCEEDED
     assert bench.jobs.get(cancelled).state is JobState.CANCELLED
@@ -152,7 +151,7 @@ def test_a_network_is_made_before_queued_scans(bench: Bench, workers: Workers) -
     until(lambda: WeightCache(bench.redis).get(request))
     assert bench.jobs.get(running).state is JobState.SUCCEEDED
     assert not bench.jobs.get(queued).state.final
-    bench.jobs.end(queued, JobState.CANCELLED)
+    bench.lifecycle.cancel(queued)
     assert until(lambda: bench.ended(last)).state is JobState.SUCCEEDED
 
 
@@ -188,7 +187,7 @@ def test_told_to_stop_a_worker_finishes_its_job_and_told_again_it_leaves(bench: 
     until(lambda: told_to_stop_again_and_gone(worker), timeout_s=10)
     assert worker.wait() == 1
     assert bench.jobs.get(left).state is JobState.RUNNING
-    bench.jobs.end(left, JobState.CANCELLED)
+    bench.lifecycle.cancel(left)
 
 
 def test_a_worker_whose_model_cannot_be_loaded_ends_with_an_error(bench: Bench, tmp_path: Path) -> None:

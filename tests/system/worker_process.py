@@ -12,15 +12,10 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from celery import Celery
 from redis import Redis
 
 from tests.system.processes import alive, until
 from unet_factory.domain.jobs import (
-    GENERATE_TASK,
-    SEGMENT_QUEUE,
-    SEGMENT_TASK,
-    WEIGHTS_QUEUE,
     GenerationRequest,
     Job,
     PolicyReport,
@@ -28,7 +23,9 @@ from unet_factory.domain.jobs import (
     new_job_id,
 )
 from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.presence import WorkerPresence, present
+from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
@@ -80,7 +77,8 @@ class Bench:
 
     def __post_init__(self) -> None:
         self.jobs, self.blobs = JobStore(self.redis), BlobStore(self.settings.blob_url)
-        self._queue = Celery(broker=self.settings.broker_url, set_as_current=False)
+        self.lifecycle = JobLifecycle(self.redis, self.blobs)
+        self._queue = JobQueue(self.settings.broker_url)
         self.model = ModelRegistry.scan(self.settings.models_dir).get()
 
     def outage(self, length_s: float) -> None:
@@ -100,14 +98,14 @@ class Bench:
         request = SegmentationRequest(model=name, checkpoint_digest=digest, input_name="input.nii", **wishes)
         policy = PolicyReport(outside=OutsidePolicy.CLAMP)
         self.jobs.create(Job(id=job_id, model=name, policy=policy, created=now, expires=now + 600), request)
-        self._queue.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE)
+        self._queue.send_segmentation(job_id)
         return job_id
 
     def order_network(self, snapped_um: tuple[int, int, int]) -> GenerationRequest:
         request = GenerationRequest(
             model=self.model.manifest.name, checkpoint_digest=self.model.digest, snapped_um=snapped_um
         )
-        self._queue.send_task(GENERATE_TASK, args=[request.model_dump_json()], queue=WEIGHTS_QUEUE)
+        self._queue.send_generation(request)
         return request
 
     def started(self, job_id: str, attempt: int = 1) -> Job | None:

@@ -77,7 +77,7 @@ def test_a_job_done_again_delivers_the_same_bytes(
     assert (lost.state, lost.attempts) == (JobState.RUNNING, 1)
     names = ("seg.dcm", "report.dcm")
     before = [blob(context, lost, name, tmp_path).read_bytes() for name in names]
-    assert context.jobs.requeue(job_id)
+    assert context.lifecycle.requeue(job_id)
     job = run(context, job_id)
     assert (job.state, job.attempts) == (JobState.SUCCEEDED, 2)
     assert [blob(context, job, name, tmp_path).read_bytes() for name in names] == before

@@ -9,9 +9,8 @@ from redis import Redis
 
 from tests.worker.conftest import Submit
 from unet_factory.domain.errors import DeadlineExceeded
-from unet_factory.domain.jobs import JobState
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.lease import JobLost, Lease
+from unet_factory_worker.lease import JobHold, JobLost
 
 SCAN = np.zeros((4, 4, 4), np.float32)
 LEASE_S = 1.5  # short, and yet longer than a busy machine may keep a thread waiting
@@ -19,41 +18,41 @@ LEASE_S = 1.5  # short, and yet longer than a busy machine may keep a thread wai
 
 def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, submit: Submit) -> None:
     job_id = submit(SCAN)
-    assert context.jobs.claim(job_id, "me", LEASE_S)
-    with Lease(context.jobs, job_id, "me", LEASE_S, deadline_s=60.0) as lease:
+    assert context.lifecycle.claim(job_id, "me", LEASE_S)
+    with JobHold(context.lifecycle, job_id, "me", LEASE_S, deadline_s=60.0) as hold:
         time.sleep(2.5 * LEASE_S)
-        lease.check()
-        assert context.jobs.leased(job_id)
-        assert not context.jobs.requeue(job_id)
-    until(lambda: not context.jobs.leased(job_id))
-    assert context.jobs.requeue(job_id)
+        hold.check()
+        assert context.lifecycle.is_leased(job_id)
+        assert not context.lifecycle.requeue(job_id)
+    until(lambda: not context.lifecycle.is_leased(job_id))
+    assert context.lifecycle.requeue(job_id)
 
 
 @pytest.mark.parametrize("event", ["cancelled", "purged", "taken over"])
 def test_its_loss_is_noticed(context: WorkerContext, submit: Submit, redis: Redis, event: str) -> None:
     job_id = submit(SCAN)
-    assert context.jobs.claim(job_id, "me", LEASE_S)
-    with Lease(context.jobs, job_id, "me", LEASE_S, deadline_s=60.0) as lease:
-        lease.check()
+    assert context.lifecycle.claim(job_id, "me", LEASE_S)
+    with JobHold(context.lifecycle, job_id, "me", LEASE_S, deadline_s=60.0) as hold:
+        hold.check()
         if event == "cancelled":
-            context.jobs.end(job_id, JobState.CANCELLED)
+            context.lifecycle.cancel(job_id)
         elif event == "purged":
-            context.jobs.purge(job_id)
+            context.lifecycle.purge(job_id)
         else:
             redis.set(f"job:{job_id}:lease", "somebody else")
-        until(lambda: is_lost(lease))
+        until(lambda: is_lost(hold))
 
 
 def test_the_deadline_is_noticed(context: WorkerContext, submit: Submit) -> None:
     job_id = submit(SCAN)
-    assert context.jobs.claim(job_id, "me", 5.0)
-    with Lease(context.jobs, job_id, "me", 5.0, deadline_s=0.0) as lease, pytest.raises(DeadlineExceeded):
-        lease.check()
+    assert context.lifecycle.claim(job_id, "me", 5.0)
+    with JobHold(context.lifecycle, job_id, "me", 5.0, deadline_s=0.0) as hold, pytest.raises(DeadlineExceeded):
+        hold.check()
 
 
-def is_lost(lease: Lease) -> bool:
+def is_lost(hold: JobHold) -> bool:
     try:
-        lease.check()
+        hold.check()
     except JobLost:
         return True
     return False

@@ -153,7 +153,7 @@ def test_a_job_purged_while_its_result_is_put_down_leaves_nothing(context: Worke
     class PurgedMeanwhile(BlobStore):
         def put(self, job_id: str, name: str, source: Path) -> None:
             context.blobs.delete(job_id)
-            context.jobs.purge(job_id)
+            context.lifecycle.purge(job_id)
             super().put(job_id, name, source)
 
     job_id = submit(SCAN)
@@ -165,8 +165,8 @@ def test_a_job_purged_while_its_result_is_put_down_leaves_nothing(context: Worke
 
 def test_a_job_that_is_held_or_has_ended_is_left_alone(context: WorkerContext, submit: Submit) -> None:
     held, ended = submit(SCAN), submit(SCAN)
-    assert context.jobs.claim(held, "another owner", 60.0)
-    context.jobs.end(ended, JobState.CANCELLED)
+    assert context.lifecycle.claim(held, "another owner", 60.0)
+    context.lifecycle.cancel(ended)
     assert run(context, held).timings_s == {}
     assert run(context, ended).state is JobState.CANCELLED
 

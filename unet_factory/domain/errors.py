@@ -183,6 +183,12 @@ class FetchFailed(FactoryError):
     slug, title = "fetch-failed", "The series could not be fetched from the archive"
 
 
+class QueueUnavailable(FactoryError):
+    """The broker does not take messages now; the same request may succeed in a moment."""
+
+    slug, title = "not-ready", "The service is not ready"
+
+
 class ApiKeyUnknown(FactoryError):
     slug, title = "api-key-unknown", "There is no such API key"
 

@@ -1,6 +1,7 @@
 """What keeps promises while nobody asks: lost workers' jobs go back to the queue, expired ones are purged.
 
-Runs in gateways and workers alike, one at a time by a lock in Redis; every action is safe to repeat.
+Runs in gateways and workers alike, one at a time by a lock in Redis; every action is safe to repeat. None needs memory
+that a full server would not give, but for sending messages.
 """
 
 import logging
@@ -8,14 +9,20 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from unet_factory.domain.errors import JobExpired, JobUnknown, WorkerLost
-from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState, Job, JobState
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, WorkerLost
+from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState
 from unet_factory.domain.problems import problem_of
-from unet_factory.jobs.store import PURGED, JobStore
+from unet_factory.jobs.keys import PURGED
+from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.jobs.scripts import lua
+from unet_factory.jobs.store import JobStore, now_s
 from unet_factory.platform import metrics
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
@@ -25,11 +32,11 @@ log = logging.getLogger(__name__)
 ORPHAN_AGE_S = 3600.0
 _LOCK = "maintenance:lock"
 _ORPHANS_LOCK = "maintenance:orphans"
-_ORPHANS_INTERVAL_S = 60  # a listing of the whole store
+_FORGET_LOCK = "maintenance:forget"
+_ORPHANS_INTERVAL_S = 60.0  # a listing of the whole store
+_SCRATCH_INTERVAL_S = 60.0
 _RESEND_ANYWAY_S = 600.0
 _DELIVERING_RECHECK_S = 10.0
-_SCRATCH_INTERVAL_S = 60.0
-_FORGET_LOCK = "maintenance:forget"
 _FORGET_EVERY = 5  # intervals of maintenance: the server writes its file anew
 
 
@@ -38,44 +45,47 @@ class Maintenance:
 
     def __init__(self, redis: Redis, blobs: BlobStore, send: Callable[[str], None], settings: Settings) -> None:
         self._redis, self._blobs, self._send, self._settings = redis, blobs, send, settings
-        self._jobs = JobStore(redis)
+        self._jobs, self._lifecycle = JobStore(redis), JobLifecycle(redis, blobs)
+        self._take_turn = redis.register_script(lua("take_turn"))
+        self._reap = redis.register_script(lua("reap_jobs"))
+        self._postpone_purge = redis.register_script(lua("postpone_purge"))
         self._scratch_due = 0.0
 
     def run_once(self) -> None:
-        """Reap, then purge; at most once per interval over all processes, except for what lies on this machine."""
+        """Purge, then reap; at most once per interval over all processes, except for what lies on this machine.
+
+        A step that fails, as on a full disk, keeps none of the others from making room.
+
+        Raises:
+            redis.exceptions.ConnectionError, redis.exceptions.TimeoutError: the server is away.
+        """
         if time.monotonic() >= self._scratch_due:
             self._scratch_due = time.monotonic() + _SCRATCH_INTERVAL_S
-            self.purge_scratch()
-        interval_ms = round(self._settings.maintenance_interval_s * 1000)
-        if not self._redis.set(_LOCK, b"1", nx=True, px=max(1, interval_ms - 100)):
+            self._try(self.purge_scratch)
+        if not self._is_our_turn(_LOCK, self._settings.maintenance_interval_s - 0.1):
             return
-        self.reap()
-        self.purge_uploads()
-        self.purge_expired()
-        self.forget_the_past()
-        if self._redis.set(_ORPHANS_LOCK, b"1", nx=True, ex=_ORPHANS_INTERVAL_S):
-            self.purge_orphans()
+        for step in (self.purge_expired, self.purge_uploads, self.forget_the_past, self.reap):
+            self._try(step)
+        if self._is_our_turn(_ORPHANS_LOCK, _ORPHANS_INTERVAL_S):
+            self._try(self.purge_orphans)
 
     def reap(self) -> None:
         """Give jobs of dead workers back to the queue, and send queued jobs whose message may be lost again."""
-        for job in self._jobs.active(untouched_s=self._settings.lease_s):
-            if job.state is JobState.RUNNING and not self._jobs.leased(job.id):
-                self._retry_or_give_up(job)
-        queued = sum(job.ready_to_run for job in self._jobs.active())
-        messages_are_missing = self._redis.llen(SEGMENT_QUEUE) < queued
-        resend_after_s = self._settings.lease_s if messages_are_missing else _RESEND_ANYWAY_S
-        for job in self._jobs.active(untouched_s=resend_after_s):
-            if job.ready_to_run:
-                self._send_again(job.id)
+        found: Any = self._reap(args=[SEGMENT_QUEUE, self._settings.lease_s, _RESEND_ANYWAY_S])
+        lost, unsent = ([raw.decode() for raw in ids] for ids in found)
+        for job_id in lost:
+            with suppress(JobUnknown, JobExpired):  # purged in this moment
+                self._retry_or_give_up(job_id)
+        for job_id in unsent:
+            self._send(job_id)
 
     def purge_expired(self) -> None:
-        for job_id in self._jobs.due():
-            self._jobs.end(job_id, JobState.CANCELLED)
+        for job_id in self._jobs.expired_ids():
+            self._lifecycle.cancel(job_id)
             if self._still_delivering(job_id):
-                self._jobs.look_again(job_id, time.time() + _DELIVERING_RECHECK_S)
-                continue
-            self._jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
-            self._blobs.delete(job_id)
+                self._postpone_purge(args=[job_id, _DELIVERING_RECHECK_S])
+            else:
+                self._lifecycle.purge(job_id)
 
     def purge_scratch(self) -> None:
         """Temporary folders of this machine's killed processes."""
@@ -86,7 +96,7 @@ class Maintenance:
         if self._settings.upload_retention_s is None:
             return
         for job_id in self._jobs.uploads_since(self._settings.upload_retention_s):
-            with suppress(JobUnknown):  # purged in this moment
+            with suppress(JobUnknown, JobExpired):  # purged in this moment
                 self._blobs.remove(job_id, self._jobs.request(job_id).input_name)
             self._jobs.upload_gone(job_id)
 
@@ -97,8 +107,7 @@ class Maintenance:
         """
         if not self._redis.exists(PURGED):
             return
-        pause_ms = round(_FORGET_EVERY * self._settings.maintenance_interval_s * 1000)
-        if not self._redis.set(_FORGET_LOCK, b"1", nx=True, px=max(1, pause_ms)):
+        if not self._is_our_turn(_FORGET_LOCK, _FORGET_EVERY * self._settings.maintenance_interval_s):
             return
         self._redis.delete(PURGED)  # before: a purge from here on asks for the next time
         try:
@@ -110,7 +119,7 @@ class Maintenance:
     def purge_orphans(self) -> None:
         """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
         for job_id, modified in self._blobs.job_ids():
-            if time.time() - modified > ORPHAN_AGE_S and not self._known(job_id):
+            if time.time() - modified > ORPHAN_AGE_S and not self._is_known(job_id):
                 self._blobs.delete(job_id)
 
     def _still_delivering(self, job_id: str) -> bool:
@@ -121,33 +130,40 @@ class Maintenance:
             return False
         pending = [delivery for delivery in job.deliveries if delivery.state is DeliveryState.PENDING]
         started = [delivery.since or job.finished or job.expires for delivery in pending]
-        if started and time.time() - min(started) < self._settings.delivery_max_age_s:
+        if started and now_s(self._redis) - min(started) < self._settings.delivery_max_age_s:
             return True
         for delivery in pending:
             metrics.DELIVERIES.labels(delivery.kind.value, DeliveryState.DEAD.value).inc()
             log.error("job %s expires with a delivery (%s) that nobody could make", job_id, delivery.kind)
         return False
 
-    def _retry_or_give_up(self, job: Job) -> None:
+    def _retry_or_give_up(self, job_id: str) -> None:
+        job = self._jobs.get(job_id)
         if job.attempts >= self._settings.job_attempts:
             error = WorkerLost(f"the worker was lost {job.attempts} times while it ran this job", attempts=job.attempts)
-            if self._jobs.end(job.id, JobState.FAILED, problem_of(error)):
-                metrics.JOBS.labels(job.model, JobState.FAILED.value).inc()
-                log.error("job %s given up after %d attempts", job.id, job.attempts)
-        elif self._jobs.requeue(job.id):
-            log.warning("job %s lost its worker at attempt %d; queued again", job.id, job.attempts)
-            self._send_again(job.id)
+            if self._lifecycle.fail(job_id, problem_of(error)):
+                log.error("job %s given up after %d attempts", job_id, job.attempts)
+        elif self._lifecycle.requeue(job_id):
+            log.warning("job %s lost its worker at attempt %d; queued again", job_id, job.attempts)
+            self._send(job_id)
 
-    def _send_again(self, job_id: str) -> None:
-        self._jobs.touch(job_id)
-        self._send(job_id)
-
-    def _known(self, job_id: str) -> bool:
+    def _is_known(self, job_id: str) -> bool:
         try:
             self._jobs.get(job_id)
         except (JobUnknown, JobExpired):
             return False
         return True
+
+    def _is_our_turn(self, lock: str, every_s: float) -> bool:
+        return bool(self._take_turn(keys=[lock], args=[max(1, round(every_s * 1000))]))
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (RedisConnectionError, RedisTimeoutError):
+            raise
+        except (RedisError, OSError, FactoryError) as error:
+            log.warning("maintenance could not finish %s: %s", step.__name__, type(error).__name__)
 
 
 def run_maintenance(maintenance: Maintenance, interval_s: float, stop: threading.Event) -> None:

@@ -8,7 +8,8 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
-PRESENCE_TTL_S = 10.0
+from unet_factory.jobs.scripts import lua
+
 WORKERS = "workers"
 
 
@@ -23,12 +24,10 @@ class WorkerPresence(BaseModel):
     pid: int
 
 
-def announce(redis: Redis, worker_id: str, presence: WorkerPresence, ttl_s: float = PRESENCE_TTL_S) -> None:
+def announce(redis: Redis, worker_id: str, presence: WorkerPresence, ttl_s: float = 10.0) -> None:
     """Say that a worker is up, for the next ``ttl_s`` seconds."""
-    with redis.pipeline(transaction=True) as pipeline:
-        pipeline.set(_key(worker_id), presence.model_dump_json(), px=round(ttl_s * 1000))
-        pipeline.sadd(WORKERS, worker_id)
-        pipeline.execute()
+    script = redis.register_script(lua("announce_worker"))
+    script(keys=[_key(worker_id), WORKERS], args=[presence.model_dump_json(), round(ttl_s * 1000), worker_id])
 
 
 def withdraw(redis: Redis, worker_id: str) -> None:

@@ -60,7 +60,7 @@ def build_app(settings: Settings) -> Celery:
     for moment, receiver in (
         (signals.setup_logging, partial(_keep_logging, settings)),
         (signals.celeryd_init, _parent_starting),
-        (signals.worker_ready, partial(_parent_ready, settings, app, stopping)),
+        (signals.worker_ready, partial(_parent_ready, settings, stopping)),
         (signals.worker_shutting_down, partial(_parent_stopping, settings, stopping)),
         (signals.worker_process_init, partial(_child_starting, settings)),
         (signals.worker_process_shutdown, _child_stopping),
@@ -122,17 +122,18 @@ def _parent_starting(**_: Any) -> None:
     signal.signal(CHILD_FAILED_SIGNAL, lambda *_: os._exit(EXIT_FAILURE))
 
 
-def _parent_ready(settings: Settings, app: Celery, stopping: threading.Event, **_: Any) -> None:
+def _parent_ready(settings: Settings, stopping: threading.Event, **_: Any) -> None:
     """Start what runs beside the consumer."""
     from prometheus_client import start_http_server
 
     from unet_factory.jobs.maintenance import Maintenance, run_maintenance
+    from unet_factory.jobs.queue import JobQueue
     from unet_factory.platform.metrics import scrape_registry
 
-    def send(job_id: str) -> None:
-        app.send_task(SEGMENT_TASK, args=[job_id], queue=SEGMENT_QUEUE)
-
-    maintenance = Maintenance(Redis.from_url(settings.redis_url), BlobStore(settings.blob_url), send, settings)
+    queue = JobQueue(settings.broker_url)
+    maintenance = Maintenance(
+        Redis.from_url(settings.redis_url), BlobStore(settings.blob_url), queue.send_segmentation, settings
+    )
     threading.Thread(
         target=run_maintenance, args=(maintenance, settings.maintenance_interval_s, stopping), daemon=True
     ).start()

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.jobs.presence import PRESENCE_TTL_S, WorkerPresence, announce, withdraw
+from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
@@ -28,6 +29,7 @@ from unet_factory_worker.factory import WeightFactory
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 1.0
+_STOPS_WITHIN_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class WorkerContext:
     settings: Settings
     device: torch.device
     jobs: JobStore
+    lifecycle: JobLifecycle
     blobs: BlobStore
     cache: WeightCache
     factory: WeightFactory
@@ -55,11 +58,13 @@ def open_context(settings: Settings) -> tuple[WorkerContext, dict[str, Checkpoin
     device = pick_device(settings.device)
     checkpoints = load_models(settings.models_dir, device)
     cache = WeightCache(Redis.from_url(settings.weights_url))
+    redis, blobs = Redis.from_url(settings.redis_url), BlobStore(settings.blob_url)
     context = WorkerContext(
         settings=settings,
         device=device,
-        jobs=JobStore(Redis.from_url(settings.redis_url)),
-        blobs=BlobStore(settings.blob_url),
+        jobs=JobStore(redis),
+        lifecycle=JobLifecycle(redis, blobs),
+        blobs=blobs,
         cache=cache,
         factory=WeightFactory(checkpoints, cache, device, settings.device_cache_networks),
     )
@@ -81,7 +86,7 @@ def start(settings: Settings) -> None:
     global _context, _heartbeat
     forget_dead_processes()
     _context, checkpoints = open_context(settings)
-    _heartbeat = Heartbeat(settings.redis_url, _presence(_context.device, checkpoints))
+    _heartbeat = Heartbeat(settings.redis_url, _presence(_context.device, checkpoints), settings.lease_s)
     _heartbeat.start()
     log.info("ready with %s", ", ".join(checkpoints))
 
@@ -100,9 +105,9 @@ def context() -> WorkerContext:
 class Heartbeat(threading.Thread):
     """Announces the worker, and ends the process when its parent is gone: nobody would ever give it work again."""
 
-    def __init__(self, redis_url: str, presence: WorkerPresence) -> None:
+    def __init__(self, redis_url: str, presence: WorkerPresence, lasts_s: float) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._redis, self._presence = Redis.from_url(redis_url), presence
+        self._redis, self._presence, self._lasts_s = Redis.from_url(redis_url), presence, lasts_s
         self._parent = os.getppid()
         self._worker_id = f"{socket.gethostname()}-{self._parent}"
         self._done = threading.Event()
@@ -110,17 +115,17 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                announce(self._redis, self._worker_id, self._presence)
+                announce(self._redis, self._worker_id, self._presence, self._lasts_s)
             except RedisError as error:
                 log.warning("presence cannot be announced: %s", type(error).__name__)
-            if self._done.wait(_HEARTBEAT_S):
+            if self._done.wait(min(_HEARTBEAT_S, self._lasts_s / 4)):
                 return
             if os.getppid() != self._parent:
                 os._exit(1)
 
     def stop(self) -> None:
         self._done.set()
-        self.join(PRESENCE_TTL_S)
+        self.join(_STOPS_WITHIN_S)
         try:
             withdraw(self._redis, self._worker_id)
         except RedisError:

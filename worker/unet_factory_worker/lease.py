@@ -1,18 +1,16 @@
-"""Holding on to a claimed job while working on it, and learning in time when it is no longer ours."""
+"""A worker's hold on its job: kept by lease, bounded by a deadline."""
 
 import logging
 import os
-import threading
 import time
 from types import TracebackType
 from typing import Self
 
-from redis.exceptions import RedisError
-
 from unet_factory.domain.errors import DeadlineExceeded
 from unet_factory.domain.jobs import JobState
 from unet_factory.domain.problems import problem_of
-from unet_factory.jobs.store import JobStore
+from unet_factory.jobs.lease import Lease
+from unet_factory.jobs.lifecycle import JobLifecycle
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +22,31 @@ class JobLost(Exception):
     """The job was cancelled, purged, or given to another owner: stop, and write nothing."""
 
 
-class Lease:
-    """Renews a claim in a thread for the duration of the block.
+class JobHold:
+    """Keeps a claimed job for the duration of the block.
 
     The deadline is cooperative: :meth:`check` raises between windows. A job that never gets there, because a read or a
     kernel hangs, is failed ``OVERRUN_S`` later and takes its process down, since nothing else ends it.
     """
 
-    def __init__(self, jobs: JobStore, job_id: str, owner: str, lease_s: float, deadline_s: float) -> None:
-        self._jobs, self._job_id, self._owner = jobs, job_id, owner
-        self._lease_s, self._deadline_s = lease_s, deadline_s
-        self._started = self._renewed = time.monotonic()
-        self._lost, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+    def __init__(self, lifecycle: JobLifecycle, job_id: str, owner: str, lease_s: float, deadline_s: float) -> None:
+        self._lifecycle, self._job_id, self._owner, self._deadline_s = lifecycle, job_id, owner, deadline_s
+        self._started = time.monotonic()
+        self._lease = Lease(
+            f"job {job_id}",
+            lambda: lifecycle.renew(job_id, owner, lease_s),
+            lease_s,
+            after_each=self._end_process_if_stuck,
+        )
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._lease.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._done.set()
-        self._thread.join()
+        self._lease.__exit__(kind, error, trace)
 
     def check(self) -> None:
         """
@@ -54,7 +54,7 @@ class Lease:
             JobLost: the job is no longer ours.
             DeadlineExceeded: it has taken too long.
         """
-        if self._lost.is_set():
+        if self._lease.lost:
             raise JobLost
         if self._age_s > self._deadline_s:
             raise self._overdue()
@@ -68,27 +68,11 @@ class Lease:
             f"the job was stopped after {self._deadline_s:g} s, its deadline", deadline_s=self._deadline_s
         )
 
-    def _keep(self) -> None:
-        while not self._lost.is_set() and not self._done.wait(self._lease_s / 3):
-            self._renew()
-            if self._age_s > self._deadline_s + OVERRUN_S:
-                self._give_up()
-
-    def _renew(self) -> None:
-        """A Redis that is away is waited for, as long as the lease can still be ours."""
-        try:
-            if self._jobs.renew(self._job_id, self._owner, self._lease_s):
-                self._renewed = time.monotonic()
-            else:
-                self._lost.set()
-        except RedisError as error:
-            log.warning("job %s: the lease cannot be renewed: %s", self._job_id, type(error).__name__)
-            if time.monotonic() - self._renewed > self._lease_s:
-                self._lost.set()
-
-    def _give_up(self) -> None:
+    def _end_process_if_stuck(self) -> None:
+        if self._age_s <= self._deadline_s + OVERRUN_S:
+            return
         log.error("job %s hangs beyond its deadline; the worker process ends with it", self._job_id)
         try:
-            self._jobs.finish(self._job_id, self._owner, JobState.FAILED, error=problem_of(self._overdue()))
+            self._lifecycle.finish(self._job_id, self._owner, JobState.FAILED, error=problem_of(self._overdue()))
         finally:
             os._exit(_EXIT_STUCK)

@@ -28,7 +28,7 @@ from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
-from unet_factory_worker.lease import JobLost, Lease
+from unet_factory_worker.lease import JobHold, JobLost
 from unet_factory_worker.memory import PeakMemory
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ def run_job(job_id: str, context: WorkerContext) -> None:
     """Work on a job if it is to be had; whatever goes wrong is written to the job, nothing is raised."""
     owner = secrets.token_hex(16)
     lease_s = context.settings.lease_s
-    if not context.jobs.claim(job_id, owner, lease_s):
+    if not context.lifecycle.claim(job_id, owner, lease_s):
         log.info("job %s is held by another worker, or has ended", job_id)
         return
     try:
@@ -48,7 +48,7 @@ def run_job(job_id: str, context: WorkerContext) -> None:
     except (JobUnknown, JobExpired):
         log.info("job %s was purged", job_id)
         return
-    with Lease(context.jobs, job_id, owner, lease_s, request.deadline_s) as lease:
+    with JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease:
         log.info("job %s starts", job_id)
         try:
             Attempt(job_id, owner, request, context, lease, PeakMemory(context.device)).run()
@@ -73,7 +73,7 @@ class Attempt:
     owner: str
     request: SegmentationRequest
     context: WorkerContext
-    lease: Lease
+    lease: JobHold
     memory: PeakMemory
     timings_s: dict[str, float] = field(default_factory=dict)
     _told: float = 0.0
@@ -219,7 +219,7 @@ class Attempt:
         )
 
     def _put(self, result: Path) -> None:
-        if not self.context.jobs.renew(self.job_id, self.owner, self.context.settings.lease_s):
+        if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
             raise JobLost
         self.context.blobs.put(self.job_id, result.name, result)
 
@@ -229,7 +229,7 @@ class Attempt:
         Raises:
             JobLost: it is no longer ours.
         """
-        if not self.context.jobs.update(self.job_id, self.owner, **fields):
+        if not self.context.lifecycle.update(self.job_id, self.owner, **fields):
             raise JobLost
 
     def _fail(self, problem: Problem) -> None:
@@ -245,10 +245,8 @@ class Attempt:
 
     def _finish(self, state: JobState, **fields: Any) -> None:
         fields |= {"timings_s": self.timings_s, "peak_bytes": self.memory.read()}
-        if not self.context.jobs.finish(self.job_id, self.owner, state, **fields):
+        if not self.context.lifecycle.finish(self.job_id, self.owner, state, **fields):
             raise JobLost
-        metrics.JOBS.labels(self.request.model, state.value).inc()
-        log.info("job %s %s", self.job_id, state.value)
 
 
 def _report(plan: SpacingPlan, request: SegmentationRequest, *, reduced_memory: bool = False) -> PolicyReport:

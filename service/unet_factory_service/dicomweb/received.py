@@ -5,16 +5,16 @@ is sent again takes its own place. In Redis: ``received:due`` (when to look at a
 purge it), ``received:SERIES`` (hash: what became of it), ``received:SERIES:lease``, ``received:job:ID`` (its series).
 """
 
-import os
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from redis import Redis
 
 from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.jobs.lease import exclusive
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
 
@@ -30,8 +30,6 @@ if ARGV[3] == '' then return redis.call('ZREM', KEYS[1], ARGV[1]) end
 redis.call('ZADD', KEYS[1], ARGV[3], ARGV[1])
 return 1
 """
-# KEYS: lease. ARGV: owner.
-_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
 class DueSeries(NamedTuple):
@@ -54,10 +52,9 @@ class ReceivedSeries:
 
     def __init__(self, redis: Redis, settings: Settings) -> None:
         self._redis = redis
-        self._quiet_s, self._keep_s = settings.series_quiet_s, settings.retention_s
+        self._quiet_s, self._keep_s, self._lease_s = settings.series_quiet_s, settings.retention_s, settings.lease_s
         self._blobs = BlobStore(settings.blob_url, "received")
         self._unless_changed = redis.register_script(_UNLESS_CHANGED)
-        self._release = redis.register_script(_RELEASE)
 
     def announce(self, series_ids: set[str], owner: str = "") -> None:
         """Instances of these series arrive: look at each when nothing has come for the quiet period.
@@ -92,16 +89,9 @@ class ReceivedSeries:
         found: Any = self._redis.zrangebyscore(_DUE, "-inf", _ms_from_now(0), withscores=True)
         return [DueSeries(raw.decode(), int(score)) for raw, score in found]
 
-    @contextmanager
-    def held(self, series_id: str, lease_s: float) -> Iterator[bool]:
+    def held(self, series_id: str) -> AbstractContextManager[bool]:
         """Whether the series is the caller's to look at, for the duration of the block."""
-        owner = os.urandom(16).hex()
-        held = bool(self._redis.set(f"received:{series_id}:lease", owner, nx=True, px=round(lease_s * 1000)))
-        try:
-            yield held
-        finally:
-            if held:
-                self._release(keys=[f"received:{series_id}:lease"], args=[owner])
+        return exclusive(self._redis, f"received:{series_id}:lease", self._lease_s)
 
     def settle(self, series: DueSeries) -> None:
         """Nothing is to be done for it any more, unless something has come meanwhile."""

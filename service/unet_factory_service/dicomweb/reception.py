@@ -9,7 +9,7 @@ import hashlib
 import logging
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from pydicom import dcmread
@@ -20,7 +20,7 @@ from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, Sto
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform import audit
 from unet_factory.platform.logs import safe_traceback
-from unet_factory.platform.metrics import JOBS, RECEIVED_SERIES
+from unet_factory.platform.metrics import RECEIVED_SERIES
 from unet_factory.volume.dicom import pack_series
 from unet_factory_service.access.callers import on_behalf_of
 from unet_factory_service.dependencies import GatewayContext
@@ -32,8 +32,6 @@ from unet_factory_service.segmentations.submission import submit
 from unet_factory_service.segmentations.upload import ReceivedForm
 
 log = logging.getLogger(__name__)
-
-LEASE_S = 120.0
 
 _POSTPONED_S = 2.0
 _AFTER_AN_ERROR_S = 60.0
@@ -74,7 +72,7 @@ class Reception:
     def run_once(self) -> None:
         """Look at every series that is due, then purge what has expired."""
         for series in self._received.due():
-            with self._received.held(series.id, LEASE_S) as held:
+            with self._received.held(series.id) as held:
                 if held:
                     self._look_at(series)
         if self._gateway.redis.set("received:purging", b"1", nx=True, ex=_PURGE_EVERY_S):
@@ -143,11 +141,8 @@ class Reception:
 
     def _supersede(self, job_id: str) -> None:
         """A job of less than the whole series is of no use any more; one that has ended stays as it is."""
-        with suppress(JobUnknown, JobExpired):
-            model = self._gateway.jobs.get(job_id).model
-            if self._gateway.jobs.end(job_id, JobState.CANCELLED):
-                JOBS.labels(model, JobState.CANCELLED.value).inc()
-                log.info("job %s is superseded: more of its series has come", job_id)
+        if self._gateway.lifecycle.cancel(job_id):
+            log.info("job %s is superseded: more of its series has come", job_id)
 
 
 def _fields(rule: RoutingRule) -> dict[str, str]:

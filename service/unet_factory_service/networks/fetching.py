@@ -4,6 +4,7 @@ import time
 
 from starlette.concurrency import run_in_threadpool
 
+from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
 from unet_factory.platform.weight_cache import CachedWeights, ready_channel
@@ -52,8 +53,8 @@ def _order(gateway: GatewayContext, request: GenerationRequest) -> CachedWeights
         gateway.cache.abandon_generation(request)
         return network
     try:
-        gateway.publisher.generate(request)
-    except NotReady:
+        gateway.queue.send_generation(request)
+    except QueueUnavailable:
         gateway.cache.abandon_generation(request)
         raise
     return None

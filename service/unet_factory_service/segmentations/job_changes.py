@@ -9,7 +9,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.jobs import Job
-from unet_factory.jobs.store import events_channel
+from unet_factory.jobs.keys import events_channel
 from unet_factory_service.dependencies import GatewayContext
 
 

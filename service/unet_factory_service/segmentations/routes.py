@@ -9,8 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import JobExpired, MalformedRequest
-from unet_factory.domain.jobs import Job, JobState
-from unet_factory.platform.metrics import JOBS
+from unet_factory.domain.jobs import Job
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import (
@@ -132,11 +131,8 @@ def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) ->
     responses=problems(404, 410, 503),
 )
 def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
-    job = gateway.jobs.get(job_id)
-    if gateway.jobs.end(job_id, JobState.CANCELLED):
-        JOBS.labels(job.model, JobState.CANCELLED.value).inc()
-    gateway.jobs.purge(job_id)  # before its files: a worker that puts down a result now sees that it is gone
-    gateway.blobs.delete(job_id)
+    gateway.jobs.get(job_id)  # an unknown or purged one is told so
+    gateway.lifecycle.purge(job_id)
     if series_id := gateway.received.series_of(job_id):
         gateway.received.purge(series_id)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_factory.domain.conditions import named_conditions, snap_conditions
-from unet_factory.domain.errors import SpacingOutOfRange
+from unet_factory.domain.errors import QueueUnavailable, SpacingOutOfRange
 from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, SegmentationType, Spacings, new_job_id
 from unet_factory.domain.working_spacing import check_working_size, plan_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
@@ -15,7 +15,7 @@ from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
-from unet_factory_service.errors import NotReady, NotSupported, QueueFull, QuotaExceeded
+from unet_factory_service.errors import NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.dicom_upload import as_one_series
 from unet_factory_service.segmentations.form import SegmentationForm
 from unet_factory_service.segmentations.idempotency import reserve
@@ -175,8 +175,8 @@ def _enqueue(
     if accepted.job.fetch is not None:
         return
     try:
-        gateway.publisher.segment(job_id)
-    except NotReady:
+        gateway.queue.send_segmentation(job_id)
+    except QueueUnavailable:
         log.warning("job %s is recorded but could not be sent; maintenance will send it", job_id)
 
 

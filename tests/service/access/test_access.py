@@ -16,6 +16,7 @@ from tests.service.dicomweb.test_dicomweb_store import body
 from tests.service.keyed import Asker, KeyedGateway, keyed_gateway, small_scan
 from tests.service.test_gateway_problems import assert_problem
 from unet_factory.domain.jobs import JobState
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.blob_store import BlobStore
@@ -135,7 +136,7 @@ def test_idempotency_keys_of_two_api_keys_are_two(keyed: KeyedGateway, tmp_path:
 
 
 def test_a_received_series_and_its_results_belong_to_who_sent_it(
-    settings: Settings, redis: Redis, tmp_path: Path
+    settings: Settings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
 ) -> None:
     """Two send the same series: each has a job of it, and neither sees the other's."""
     series = mr_series()
@@ -147,7 +148,7 @@ def test_a_received_series_and_its_results_belong_to_who_sent_it(
             assert stored.status_code == 200
         jobs = JobStore(redis)
         poll(lambda: jobs.count_active() == 2)
-        mine = {jobs.owner(job.id): job.id for job in jobs.active()}
+        mine = {jobs.owner(job_id): job_id for job_id in jobs.active_ids()}
         assert mine.keys() == {sender.id for sender in senders}
         for sender, other in (senders, senders[::-1]):
             assert sender.get(f"/segmentations/{mine[sender.id]}").status_code == 200
@@ -155,8 +156,8 @@ def test_a_received_series_and_its_results_belong_to_who_sent_it(
         first, second = senders
         (result,) = written(mr_series(slices=1), tmp_path)
         BlobStore(settings.blob_url).put(mine[first.id], "seg.dcm", result)
-        assert jobs.claim(mine[first.id], "worker", 60)
-        assert jobs.finish(mine[first.id], "worker", JobState.SUCCEEDED)
+        assert lifecycle.claim(mine[first.id], "worker", 60)
+        assert lifecycle.finish(mine[first.id], "worker", JobState.SUCCEEDED)
         (found,) = first.get("/dicomweb/studies").json()
         study = f"/dicomweb/studies/{found['0020000D']['Value'][0]}"
         assert second.get("/dicomweb/studies").json() == []

@@ -7,7 +7,7 @@ from redis import Redis
 
 from tests.service.keyed import keyed_gateway, small_scan
 from tests.service.test_gateway_problems import assert_problem
-from unet_factory.domain.jobs import JobState
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.settings import Settings
@@ -33,9 +33,9 @@ def test_more_requests_than_allowed_are_refused_for_this_key_alone(settings: Set
 
 
 def test_jobs_in_flight_never_exceed_the_quota_and_ended_ones_make_room(
-    settings: Settings, redis: Redis, tmp_path: Path
+    settings: Settings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
 ) -> None:
-    scan, jobs = small_scan(tmp_path), JobStore(redis)
+    scan = small_scan(tmp_path)
     with keyed_gateway(settings, redis, key_jobs_in_flight=JOBS) as keyed:
         busy, other = keyed.asker(Scope.SEGMENT), keyed.asker(Scope.SEGMENT)
         sharing = keyed.asker(Scope.SEGMENT, shares_jobs_of=busy.id)
@@ -47,7 +47,7 @@ def test_jobs_in_flight_never_exceed_the_quota_and_ended_ones_make_room(
         assert sharing.submit(scan).status_code == 429, "they are the same jobs"
         assert other.submit(scan).status_code == 202
         ids = [answer.json()["id"] for answer in answers if answer.status_code == 202]
-        assert jobs.end(ids[0], JobState.CANCELLED)
+        assert lifecycle.cancel(ids[0])
         assert busy.submit(scan).status_code == 202
         assert busy.ask("DELETE", f"/segmentations/{ids[1]}").status_code == 204
         assert [busy.submit(scan).status_code for _ in range(2)] == [202, 429]

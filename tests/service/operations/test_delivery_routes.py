@@ -10,8 +10,9 @@ from redis import Redis
 
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway, Snapshot
-from unet_factory.domain.jobs import SEGMENT_QUEUE, JobState, PacsSeries
+from unet_factory.domain.jobs import SEGMENT_QUEUE, PacsSeries
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.settings import Settings
 
@@ -122,10 +123,10 @@ def test_the_same_series_under_the_same_key_is_the_same_job(http: httpx.Client) 
     assert other.status_code == 409
 
 
-def test_deliveries_are_listed_and_replayed(http: httpx.Client, jobs: JobStore, redis: Redis) -> None:
+def test_deliveries_are_listed_and_replayed(http: httpx.Client, lifecycle: JobLifecycle, redis: Redis) -> None:
     deliveries = DeliveryStore(redis)
     job_id = post(http, SERIES | {"callback_url": CALLBACK, "send_to": ""}).json()["id"]
-    jobs.end(job_id, JobState.FAILED)
+    lifecycle.cancel(job_id)
     (pending,) = http.get("/deliveries", params={"state": "pending"}).json()["deliveries"]
     assert (pending["id"], pending["job_id"], pending["kind"]) == (f"{job_id}-0", job_id, "webhook")
     claimed = deliveries.claim("outbox:due:webhook:hooks.example.org", "courier", 60)

@@ -14,6 +14,7 @@ from tests.fixtures.dicom_files import PATIENT, series, zipped
 from tests.fixtures.volume_files import affine_ras, phantom, write_nifti
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 
 ANSWERS_AT_ONCE = {"Prefer": "wait=60"}
@@ -93,25 +94,27 @@ def test_an_unknown_type_is_refused(http: httpx.Client, scan: bytes) -> None:
     assert (answer.status_code, answer.json()["allowed"]) == (400, ["binary", "labelmap"])
 
 
-def test_there_is_none_before_the_end_and_no_segmentation_of_nothing(http: httpx.Client, jobs: JobStore) -> None:
-    job_id = _running(jobs)
+def test_there_is_none_before_the_end_and_no_segmentation_of_nothing(
+    http: httpx.Client, jobs: JobStore, lifecycle: JobLifecycle
+) -> None:
+    job_id = _running(jobs, lifecycle)
     for path in ("seg", "report"):
         answer = http.get(f"/segmentations/{job_id}/{path}")
         assert (answer.status_code, answer.json()["type"]) == (409, f"{PROBLEM}job-not-finished")
-    jobs.finish(job_id, "owner", JobState.SUCCEEDED, volumes_ml={"anterior": 0.0, "posterior": 0.0})
+    lifecycle.finish(job_id, "owner", JobState.SUCCEEDED, volumes_ml={"anterior": 0.0, "posterior": 0.0})
     answer = http.get(f"/segmentations/{job_id}/seg")
     assert (answer.status_code, answer.json()["type"]) == (404, f"{PROBLEM}nothing-segmented")
     assert "anterior, posterior" in answer.json()["detail"]
     assert http.get(f"/segmentations/{job_id}/report").status_code == 410, "its file was never there"
 
 
-def _running(jobs: JobStore) -> str:
+def _running(jobs: JobStore, lifecycle: JobLifecycle) -> str:
     now = time.time()
     job = Job(
         id=new_job_id(), model="tiny", policy=PolicyReport(outside=OutsidePolicy.CLAMP), created=now, expires=now + 600
     )
     jobs.create(job, SegmentationRequest(model="tiny", checkpoint_digest="0" * 64, input_name="input.zip"))
-    assert jobs.claim(job.id, "owner", 60)
+    assert lifecycle.claim(job.id, "owner", 60)
     return job.id
 
 

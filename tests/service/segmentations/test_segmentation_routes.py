@@ -19,6 +19,7 @@ from tests.service.conftest import Gateway, RunGateway, Snapshot, poll
 from unet_factory.domain.errors import DeadlineExceeded
 from unet_factory.domain.jobs import SEGMENT_QUEUE, Job, JobState
 from unet_factory.domain.problems import problem_of
+from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.settings import Settings
@@ -44,10 +45,10 @@ def jobs(redis: Redis) -> JobStore:
 
 
 @pytest.fixture
-def owned(http: httpx.Client, upload: Upload, jobs: JobStore) -> str:
+def owned(http: httpx.Client, upload: Upload, jobs: JobStore, lifecycle: JobLifecycle) -> str:
     """The id of a job that a worker called «owner» runs: the test says what it does."""
     job_id: str = http.post("/segmentations", files=upload).json()["id"]
-    assert jobs.claim(job_id, "owner", 60)
+    assert lifecycle.claim(job_id, "owner", 60)
     return job_id
 
 
@@ -112,20 +113,24 @@ def test_who_waits_in_vain_gets_the_job_as_it_is(http: httpx.Client, upload: Upl
     assert answer.json()["state"] == "queued"
 
 
-def test_events_tell_every_change_until_the_end(gateway: Gateway, owned: str, jobs: JobStore, only_bells: None) -> None:
+def test_events_tell_every_change_until_the_end(
+    gateway: Gateway, owned: str, jobs: JobStore, lifecycle: JobLifecycle, only_bells: None
+) -> None:
     with httpx.Client(base_url=gateway.url, timeout=10) as http, _following(http, owned) as seen:
         assert next(seen)["state"] == "running"
-        jobs.update(owned, "owner", progress=0.25)
+        lifecycle.update(owned, "owner", progress=0.25)
         assert next(seen)["progress"] == 0.25
-        jobs.update(owned, "owner", timings_s={"fetch": 0.5})
+        lifecycle.update(owned, "owner", timings_s={"fetch": 0.5})
         assert next(seen)["timings_s"] == {"fetch": 0.5}
-        jobs.finish(owned, "owner", JobState.SUCCEEDED, progress=1.0)
+        lifecycle.finish(owned, "owner", JobState.SUCCEEDED, progress=1.0)
         assert next(seen)["state"] == "succeeded"
         assert list(seen) == []
 
 
-def test_events_of_a_finished_job_are_its_last_state(http: httpx.Client, owned: str, jobs: JobStore) -> None:
-    jobs.finish(owned, "owner", JobState.FAILED, error=problem_of(DeadlineExceeded("too long")))
+def test_events_of_a_finished_job_are_its_last_state(
+    http: httpx.Client, owned: str, jobs: JobStore, lifecycle: JobLifecycle
+) -> None:
+    lifecycle.finish(owned, "owner", JobState.FAILED, error=problem_of(DeadlineExceeded("too long")))
     with _following(http, owned) as seen:
         assert [job["state"] for job in seen] == ["failed"]
 
@@ -172,33 +177,37 @@ def test_there_is_no_label_map_before_the_end(http: httpx.Client, owned: str) ->
     assert answer.json()["state"] == "running"
 
 
-def test_a_failed_job_answers_what_it_failed_of(http: httpx.Client, owned: str, jobs: JobStore) -> None:
-    jobs.finish(owned, "owner", JobState.FAILED, error=problem_of(DeadlineExceeded("it took 9 s", limit_s=8)))
+def test_a_failed_job_answers_what_it_failed_of(
+    http: httpx.Client, owned: str, jobs: JobStore, lifecycle: JobLifecycle
+) -> None:
+    lifecycle.finish(owned, "owner", JobState.FAILED, error=problem_of(DeadlineExceeded("it took 9 s", limit_s=8)))
     answer = http.get(f"/segmentations/{owned}/labelmap")
     assert (answer.status_code, answer.json()["type"]) == (504, "urn:unet-factory:problem:deadline-exceeded")
     assert answer.json()["limit_s"] == 8
     assert http.get(f"/segmentations/{owned}").json()["error"]["detail"] == "it took 9 s"
 
 
-def test_a_cancelled_job_has_no_label_map(http: httpx.Client, owned: str, jobs: JobStore) -> None:
-    jobs.end(owned, JobState.CANCELLED)
+def test_a_cancelled_job_has_no_label_map(
+    http: httpx.Client, owned: str, jobs: JobStore, lifecycle: JobLifecycle
+) -> None:
+    lifecycle.cancel(owned)
     answer = http.get(f"/segmentations/{owned}/labelmap")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:unet-factory:problem:job-cancelled")
 
 
 @pytest.mark.parametrize("end", [None, JobState.SUCCEEDED])
 def test_delete_purges_at_once(
-    http: httpx.Client, owned: str, jobs: JobStore, snapshot: Snapshot, end: JobState | None
+    http: httpx.Client, owned: str, jobs: JobStore, lifecycle: JobLifecycle, snapshot: Snapshot, end: JobState | None
 ) -> None:
     """Whatever state it is in; who ran it learns that it is no longer theirs."""
     if end is not None:
-        jobs.finish(owned, "owner", end)
+        lifecycle.finish(owned, "owner", end)
     assert http.delete(f"/segmentations/{owned}").status_code == 204
     files, keys = snapshot()
     assert not [file for file in files if owned in file]
     assert [key for key in keys if owned in key] == [f"job:{owned}:gone"]
-    assert not jobs.update(owned, "owner", progress=0.5)
-    assert not jobs.claim(owned, "another", 60)
+    assert not lifecycle.update(owned, "owner", progress=0.5)
+    assert not lifecycle.claim(owned, "another", 60)
     for path in ("", "/events", "/labelmap"):
         answer = http.get(f"/segmentations/{owned}{path}")
         assert (answer.status_code, answer.json()["type"]) == (410, "urn:unet-factory:problem:job-expired")

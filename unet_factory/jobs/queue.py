@@ -1,4 +1,4 @@
-"""Putting work on the queue: a Celery client that knows tasks by name only, so nothing of the worker is imported."""
+"""Putting work on the queue: the one module that knows Celery, and tasks by name only, so no worker is imported."""
 
 import threading
 from functools import cached_property
@@ -6,31 +6,31 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
+from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
-from unet_factory_service.errors import NotReady
 
 _CONNECT_TIMEOUT_S = 2.0
 _RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
 
 
-class Publisher:
+class JobQueue:
     """Safe to share between threads. A message counts as sent when Redis has answered that it holds it."""
 
     def __init__(self, broker_url: str) -> None:
         self._broker_url = broker_url
         self._lock = threading.Lock()
 
-    def segment(self, job_id: str) -> None:
+    def send_segmentation(self, job_id: str) -> None:
         """
         Raises:
-            NotReady: the broker did not take it.
+            QueueUnavailable: the broker did not take it.
         """
         self._send(SEGMENT_TASK, job_id, SEGMENT_QUEUE)
 
-    def generate(self, request: GenerationRequest) -> None:
+    def send_generation(self, request: GenerationRequest) -> None:
         """
         Raises:
-            NotReady: the broker did not take it.
+            QueueUnavailable: the broker did not take it.
         """
         self._send(GENERATE_TASK, request.model_dump_json(), WEIGHTS_QUEUE)
 
@@ -48,7 +48,7 @@ class Publisher:
         from celery import Celery  # takes as long to import as half of the gateway
 
         return Celery(
-            "unet_factory_gateway",
+            "unet_factory_queue",
             broker=self._broker_url,
             backend=None,
             set_as_current=False,
@@ -74,4 +74,4 @@ class Publisher:
                 task, args=[argument], queue=queue, ignore_result=True, retry=True, retry_policy=_RETRY_POLICY
             )
         except (OperationalError, RedisError) as error:
-            raise NotReady("the queue cannot be reached now; try again") from error
+            raise QueueUnavailable("the queue cannot be reached now; try again") from error

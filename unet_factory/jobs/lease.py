@@ -1,0 +1,82 @@
+"""Holding on to something that was claimed in Redis while working on it, and learning when it is no longer ours."""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from unet_factory.jobs.scripts import lua
+
+log = logging.getLogger(__name__)
+
+RENEWALS_PER_LEASE = 3
+
+
+class Lease:
+    """Renews a claim in a thread for the duration of the block.
+
+    ``renew`` extends the claim by ``lease_s`` and says whether it still holds. ``after_each`` is called after every
+    renewal, in the same thread.
+    """
+
+    def __init__(
+        self, name: str, renew: Callable[[], bool], lease_s: float, after_each: Callable[[], None] = lambda: None
+    ) -> None:
+        self._name, self._renew, self._lease_s, self._after_each = name, renew, lease_s, after_each
+        self._renewed = time.monotonic()
+        self._lost, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else may have it by now."""
+        return self._lost.is_set()
+
+    def _keep(self) -> None:
+        while not self.lost and not self._done.wait(self._lease_s / RENEWALS_PER_LEASE):
+            self._renew_once()
+            self._after_each()
+
+    def _renew_once(self) -> None:
+        """A Redis that is away is waited for, as long as the lease can still be ours."""
+        try:
+            if self._renew():
+                self._renewed = time.monotonic()
+            else:
+                self._lost.set()
+        except RedisError as error:
+            log.warning("the lease of %s cannot be renewed: %s", self._name, type(error).__name__)
+            if time.monotonic() - self._renewed > self._lease_s:
+                self._lost.set()
+
+
+@contextmanager
+def exclusive(redis: Redis, key: str, lease_s: float) -> Iterator[bool]:
+    """Whether what ``key`` stands for is the caller's alone, for the duration of the block."""
+    owner, lease_ms = secrets.token_hex(16), round(lease_s * 1000)
+    if not redis.set(key, owner, nx=True, px=lease_ms):
+        yield False
+        return
+    renew = redis.register_script(lua("renew_lease"))
+    try:
+        with Lease(key, lambda: bool(renew(keys=[key], args=[owner, lease_ms])), lease_s):
+            yield True
+    finally:
+        redis.register_script(lua("release_lease"))(keys=[key], args=[owner])

@@ -1,0 +1,87 @@
+"""A job's life after it was recorded: claimed, told of, ended, counted, announced, purged, and only here.
+
+A job is claimed by lease, so that it outlives any worker and never runs twice to two ends.
+"""
+
+import json
+import logging
+from typing import Any
+
+from redis import Redis
+
+from unet_factory.domain.jobs import JobState, Problem
+from unet_factory.jobs.keys import lease_key
+from unet_factory.jobs.scripts import lua
+from unet_factory.jobs.store import SEALED, encode, flat
+from unet_factory.platform import metrics
+from unet_factory.platform.blob_store import BlobStore
+
+log = logging.getLogger(__name__)
+
+TOMBSTONE_S = 7 * 24 * 3600
+
+
+class JobLifecycle:
+    """Synchronous; safe to share between threads. ``blobs`` holds the jobs' files."""
+
+    def __init__(self, redis: Redis, blobs: BlobStore) -> None:
+        self._redis, self._blobs = redis, blobs
+        self._claim = redis.register_script(lua("claim_job"))
+        self._renew = redis.register_script(lua("renew_lease"))
+        self._update = redis.register_script(lua("update_job"))
+        self._end = redis.register_script(lua("end_job"))
+        self._requeue = redis.register_script(lua("requeue_job"))
+        self._purge = redis.register_script(lua("purge_job"))
+
+    def claim(self, job_id: str, owner: str, lease_s: float) -> bool:
+        """Take a queued job that nobody holds; counts the attempt. At most one owner at a time."""
+        return bool(self._claim(args=[job_id, owner, round(lease_s * 1000)]))
+
+    def renew(self, job_id: str, owner: str, lease_s: float) -> bool:
+        """Extend the lease; False when it was lost, and the work must stop."""
+        return bool(self._renew(keys=[lease_key(job_id)], args=[owner, round(lease_s * 1000)]))
+
+    def is_leased(self, job_id: str) -> bool:
+        return bool(self._redis.exists(lease_key(job_id)))
+
+    def update(self, job_id: str, owner: str, **fields: Any) -> bool:
+        """Write fields of a running job, as its owner; False when it is no longer the owner's or has ended."""
+        return bool(self._update(args=[job_id, owner, *flat(encode(fields))]))
+
+    def finish(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
+        """The owner's last word; False when somebody else decided before."""
+        return self._ended(job_id, owner, state, **fields)
+
+    def cancel(self, job_id: str) -> bool:
+        """End a job from outside; False when it had ended already. Its worker notices at the next window."""
+        return self._ended(job_id, "", JobState.CANCELLED)
+
+    def fail(self, job_id: str, problem: Problem) -> bool:
+        """Give up a job from outside; False when it had ended already."""
+        return self._ended(job_id, "", JobState.FAILED, error=problem)
+
+    def requeue(self, job_id: str) -> bool:
+        """Put a running job whose lease has ended back to queued."""
+        return bool(self._requeue(args=[job_id]))
+
+    def purge(self, job_id: str) -> None:
+        """Forget a job, cancelling one that still runs, and delete its files; a tombstone says that there was one.
+
+        The record goes before the files: a worker that puts down a result meanwhile sees that the job is gone.
+        """
+        model: Any = self._purge(args=[job_id, TOMBSTONE_S, SEALED])
+        if model:
+            _count(model, JobState.CANCELLED)
+        self._blobs.delete(job_id)
+
+    def _ended(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
+        model: Any = self._end(args=[job_id, owner, *flat(encode({"state": state, **fields}))])
+        if not model:
+            return False
+        _count(model, state)
+        log.info("job %s %s", job_id, state.value)
+        return True
+
+
+def _count(model: bytes, state: JobState) -> None:
+    metrics.JOBS.labels(json.loads(model), state.value).inc()
