@@ -64,6 +64,7 @@ def run_listener(
         quiet_s=quiet_s,
         after_abort_s=after_abort_s,
         keep_refused_s=settings.retention_s,
+        max_instance_bytes=settings.max_upload_bytes,
         api_key=own_key(api_key) or "",
     )
     try:

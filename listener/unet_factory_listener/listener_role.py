@@ -6,6 +6,7 @@ import threading
 from types import FrameType
 
 from unet_factory.platform.logs import configure_logging
+from unet_factory_listener.connections import log_lost_thread
 from unet_factory_listener.forwarding import Forwarder
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.scp import listening
@@ -23,6 +24,7 @@ def run(options: ListenerOptions, log_format: str = "plain") -> None:
         OSError: the spool cannot be written, or the port cannot be had.
     """
     configure_logging("json" if log_format == "json" else "plain")
+    threading.excepthook = log_lost_thread
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

@@ -24,3 +24,5 @@ class ListenerOptions:
     after_abort_s: float = 60.0
     keep_refused_s: float = 24 * 3600.0
     api_key: str = ""
+    max_instance_bytes: int = 2 * 2**30  # the gateway's max_upload_bytes: more it would refuse
+    keep_free_bytes: int = 256 * 2**20  # of the spool's disk

@@ -1,83 +1,34 @@
-"""The service class provider: C-ECHO and C-STORE (PS3.4 annexes A and B) for the AE titles that are allowed."""
+"""The service class provider: C-ECHO and C-STORE (PS3.4 annexes A and B) for the AE titles that are allowed.
 
-import errno
-import io
+What pynetdicom leaves to its defaults is decided here, by its own settings and events.
+"""
+
 import logging
-import threading
-from collections import defaultdict
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import IntEnum
 from typing import Any
 
-from pydicom import dcmread
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, _config, evt
 
-from unet_factory.domain.uid_digest import uid_digest
-from unet_factory.platform.logs import safe_traceback
+from unet_factory_listener.admission import Admission, valid_title
+from unet_factory_listener.connections import ARTIM_S, Entity, bound, leave_waiting_room, stop_waiting
+from unet_factory_listener.messages import MessageBounds
 from unet_factory_listener.options import ANYBODY, ListenerOptions
+from unet_factory_listener.receiver import Receiver
 from unet_factory_listener.spool import Spool
 
-log = logging.getLogger(__name__)
-
 _VERIFICATION = "1.2.840.10008.1.1"
-_UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"]
-
-
-class Status(IntEnum):
-    """PS3.4 table B.2-1."""
-
-    SUCCESS = 0x0000
-    OUT_OF_RESOURCES = 0xA700
-    CANNOT_UNDERSTAND = 0xC000
-
-
-class Receiver:
-    """Puts down what associations bring, and knows which series each of them has brought so far."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._lock = threading.Lock()
-        self._brought: dict[Any, set[str]] = defaultdict(set)
-
-    def store(self, event: evt.Event) -> int:
-        """The status of a C-STORE: success only when the instance is on the disk."""
-        try:
-            content = event.encoded_dataset()
-            header = dcmread(io.BytesIO(content), stop_before_pixels=True, specific_tags=list(_UIDS))
-            study_uid, series_uid, instance_uid = (str(header.get(keyword) or "") for keyword in _UIDS)
-        except Exception as error:
-            log.warning("an instance cannot be read\n%s", safe_traceback(error))
-            return Status.CANNOT_UNDERSTAND
-        if not (study_uid and series_uid and instance_uid):
-            return Status.CANNOT_UNDERSTAND
-        series_id = uid_digest(study_uid, series_uid)
-        with self._lock:
-            self._brought[event.assoc].add(series_id)
-        return self._put(series_id, uid_digest(instance_uid), content)
-
-    def released(self, event: evt.Event) -> None:
-        """Ended in good order: what it alone has brought needs to wait for no second try."""
-        with self._lock:
-            series_ids = self._brought.pop(event.assoc, set())
-            still_open = set().union(*self._brought.values()) if self._brought else set()
-        for series_id in series_ids - still_open:
-            self._spool.close(series_id)
-
-    def closed(self, event: evt.Event) -> None:
-        """The connection is gone; if the association was not released before, its series stay open."""
-        with self._lock:
-            series_ids = self._brought.pop(event.assoc, set())
-        if series_ids:
-            log.warning("an association was cut off in the middle of %d series; they wait for more", len(series_ids))
-
-    def _put(self, series_id: str, instance_id: str, content: bytes) -> int:
-        try:
-            self._spool.put(series_id, instance_id, content)
-        except OSError as error:
-            log.error("an instance cannot be written: %s", errno.errorcode.get(error.errno or 0, "OSError"))
-            return Status.OUT_OF_RESOURCES
-        return Status.SUCCESS
+_IDLE_S = 60.0  # an association without a PDU is aborted
+_ANNOUNCED_PDU_BYTES = 2**17  # as long as the most common toolkits send; the library's 16 KiB make slow transfers
+_ANY_NUMBER = 2**16  # the library counts threads that are about to end; Admission counts associations
+_LIBRARY = {
+    "LOG_HANDLER_LEVEL": "none",  # its own event log quotes identifiers
+    "STORE_RECV_CHUNKED_DATASET": True,  # to a file as it comes, never into memory
+    "UNRESTRICTED_STORAGE_SERVICE": True,  # private classes too: some senders give up a study at the first refusal
+    "CODECS": ("ascii", "latin-1"),  # a title with other characters is refused as unknown, not as unreadable
+    "VALIDATORS": {**_config.VALIDATORS, "AE": valid_title},
+}
 
 
 @contextmanager
@@ -86,36 +37,60 @@ def listening(options: ListenerOptions, spool: Spool) -> Iterator[None]:
 
     Raises:
         OSError: the port cannot be had.
-        ValueError: an AE title is none.
+        ValueError: an AE title is not valid.
     """
-    _config.LOG_HANDLER_LEVEL = "none"  # its own event log quotes identifiers
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    receiver = Receiver(spool)
+    receiver = Receiver(spool, options.keep_free_bytes)
+    admission = Admission()
+    bounds = MessageBounds(options.max_instance_bytes)
     handlers: list[Any] = [
+        (evt.EVT_CONN_OPEN, bound),
+        (evt.EVT_REQUESTED, leave_waiting_room),
+        (evt.EVT_REQUESTED, admission.requested),
+        (evt.EVT_ESTABLISHED, admission.established),
+        (evt.EVT_REJECTED, admission.rejected),
+        (evt.EVT_FSM_TRANSITION, admission.garbled),
+        (evt.EVT_PDU_RECV, bounds.fragment),
+        (evt.EVT_DIMSE_RECV, bounds.complete),
         (evt.EVT_C_STORE, receiver.store),
         (evt.EVT_RELEASED, receiver.released),
         (evt.EVT_ABORTED, receiver.closed),
         (evt.EVT_CONN_CLOSE, receiver.closed),
-        (evt.EVT_REJECTED, _rejected),
+        (evt.EVT_CONN_CLOSE, bounds.closed),
+        (evt.EVT_CONN_CLOSE, stop_waiting),
     ]
-    server = _entity(options).start_server((options.host, options.port), block=False, evt_handlers=handlers)
-    assert server is not None
-    try:
-        yield
-    finally:
-        server.shutdown()
+    with _library_set_up(spool):
+        server = _entity(options).start_server((options.host, options.port), block=False, evt_handlers=handlers)
+        assert server is not None
+        try:
+            yield
+        finally:
+            server.shutdown()
 
 
 def _entity(options: ListenerOptions) -> AE:
-    entity = AE(ae_title=options.ae_title)
+    entity = Entity(ae_title=options.ae_title)
     entity.require_called_aet = True
     if ANYBODY not in options.allowed:
         entity.require_calling_aet = list(options.allowed)
-    entity.add_supported_context(_VERIFICATION)
-    for context in AllStoragePresentationContexts:
-        entity.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+    entity.maximum_associations = _ANY_NUMBER
+    entity.maximum_pdu_size = _ANNOUNCED_PDU_BYTES
+    entity.acse_timeout = ARTIM_S
+    entity.network_timeout = _IDLE_S
+    entity.add_supported_context(_VERIFICATION, ALL_TRANSFER_SYNTAXES)
     return entity
 
 
-def _rejected(_event: evt.Event) -> None:
-    log.warning("an association was rejected: its AE title is not allowed, or it called another than ours")
+@contextmanager
+def _library_set_up(spool: Spool) -> Iterator[None]:
+    """Its settings, and where it writes what it receives, are the process's; they are as before after the block."""
+    before = {name: getattr(_config, name) for name in _LIBRARY}, tempfile.tempdir
+    for name, value in _LIBRARY.items():
+        setattr(_config, name, value)
+    tempfile.tempdir = str(spool.incoming)
+    try:
+        yield
+    finally:
+        settings, tempfile.tempdir = before
+        for name, value in settings.items():
+            setattr(_config, name, value)

@@ -4,7 +4,6 @@
 UIDs. A series with the file ``open`` in its folder has a sender that is at work, or that was cut off.
 """
 
-import secrets
 import shutil
 import threading
 import time
@@ -16,6 +15,7 @@ from typing import NamedTuple
 from unet_factory.platform.atomic_files import sync
 
 _OPEN = "open"
+_ABANDONED_S = 600.0  # a sender at work adds to its file all the time
 
 
 class SpooledFile(NamedTuple):
@@ -33,32 +33,29 @@ class Spool:
     """Safe to share between threads of one process."""
 
     def __init__(self, folder: Path) -> None:
-        self._partial, self._series, self._refused = (folder / name for name in ("partial", "series", "refused"))
+        self.incoming, self._series, self._refused = (folder / name for name in ("incoming", "series", "refused"))
         self._lock = threading.Lock()
-        for path in (self._partial, self._series, self._refused):
+        for path in (self.incoming, self._series, self._refused):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for leftover in self._partial.iterdir():
+        for leftover in self.incoming.iterdir():
             leftover.unlink()
 
-    def put(self, series_id: str, instance_id: str, content: bytes) -> None:
-        """The whole instance is on the disk, in its place, when this returns; a second one of the same id replaces it.
+    def put(self, series_id: str, instance_id: str, file: Path) -> None:
+        """Takes ``file`` out of ``incoming``. When this returns, the whole instance is on the disk, in its place.
+
+        A second instance of the same id replaces the first.
 
         Raises:
-            OSError: it could not be written; nothing stays behind.
+            OSError: it could not be written.
         """
-        partial = self._partial / secrets.token_hex(16)
-        try:
-            partial.write_bytes(content)
-            sync(partial)
-            with self._lock:
-                folder = self._series / series_id
-                folder.mkdir(mode=0o700, exist_ok=True)
-                (folder / _OPEN).touch()
-                partial.replace(folder / f"{instance_id}.dcm")
-                sync(folder)
-                sync(self._series)
-        finally:
-            partial.unlink(missing_ok=True)
+        sync(file)
+        with self._lock:
+            folder = self._series / series_id
+            folder.mkdir(mode=0o700, exist_ok=True)
+            (folder / _OPEN).touch()
+            file.replace(folder / f"{instance_id}.dcm")
+            sync(folder)
+            sync(self._series)
 
     def close(self, series_id: str) -> None:
         """The senders of a series have ended in good order."""
@@ -99,12 +96,18 @@ class Spool:
             for folder in self._series.iterdir():
                 if not any(folder.glob("*.dcm")):
                     shutil.rmtree(folder)
-        for path in self._refused.glob("*/*.dcm"):
-            if time.time() - path.stat().st_mtime > keep_refused_s:
-                path.unlink()
+        _remove_older(self.incoming.iterdir(), _ABANDONED_S)
+        _remove_older(self._refused.glob("*/*.dcm"), keep_refused_s)
         for folder in self._refused.iterdir():
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+def _remove_older(files: Iterable[Path], age_s: float) -> None:
+    for file in files:
+        with suppress(FileNotFoundError):  # it has just become whole
+            if time.time() - file.stat().st_mtime > age_s:
+                file.unlink()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -3,49 +3,23 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
-from pynetdicom.association import Association
 
 from tests.fixtures.mr_series import mr_series
-from tests.system.processes import free_port, until
-from unet_factory.domain.uid_digest import uid_digest
+from tests.listener.peer import association, id_of, instance_of, listener_process, send
+from tests.system.processes import until
 from unet_factory_listener.options import ListenerOptions
-from unet_factory_listener.scp import listening
 from unet_factory_listener.spool import Spool
 
 QUIET_S, AFTER_ABORT_S = 0.2, 30.0
 SUCCESS = 0x0000
 CUT_OFF = 7
-
-
-@pytest.fixture
-def options(tmp_path: Path) -> ListenerOptions:
-    return ListenerOptions(
-        ae_title="UNETFACTORY",
-        allowed=("SCANNER",),
-        host="127.0.0.1",
-        port=free_port(),
-        spool=tmp_path / "spool",
-        gateway_url="http://127.0.0.1:9",
-    )
-
-
-@pytest.fixture
-def spool(options: ListenerOptions) -> Iterator[Spool]:
-    """Of a server that listens."""
-    spool = Spool(options.spool)
-    with listening(options, spool):
-        yield spool
 
 
 def test_what_is_answered_as_stored_lies_on_the_disk_whole(spool: Spool, options: ListenerOptions) -> None:
@@ -120,7 +94,9 @@ def test_a_series_waits_for_its_open_association_and_not_for_that_of_another(
 def test_what_is_sent_again_while_it_is_forwarded_stays(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     for content in (b"first", b"second"):
-        spool.put("series", "instance", content)
+        file = spool.incoming / "received"
+        file.write_bytes(content)
+        spool.put("series", "instance", file)
         if content == b"first":
             seen = spool.files("series")
     spool.remove(seen)
@@ -153,33 +129,6 @@ def test_kill_9_in_the_middle_of_a_series_loses_nothing_that_was_answered(option
         process.wait()
 
 
-def listener_process(options: ListenerOptions) -> "subprocess.Popen[bytes]":
-    arguments = ["--allow", options.allowed[0], "--spool", str(options.spool), "--port", str(options.port)]
-    command = [sys.executable, "-m", "unet_factory_cli", "dicom-listen", *arguments, "--url", options.gateway_url]
-    log = options.spool.parent / "listener.log"
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(command, stderr=stderr)
-    until(lambda: "listening" in log.read_text() or process.poll() is not None, 60)
-    assert process.poll() is None, log.read_text()
-    return process
-
-
-@contextmanager
-def association(options: ListenerOptions, syntax: str = ExplicitVRLittleEndian) -> Iterator[Association]:
-    """Released at the end of the block, if it still stands."""
-    entity = AE(ae_title="SCANNER")
-    entity.add_requested_context(MRImageStorage, syntax)
-    sender = entity.associate(options.host, options.port, ae_title=options.ae_title)
-    assert sender.is_established
-    yield sender
-    if sender.is_established:
-        sender.release()
-
-
-def send(sender: Association, dataset: Dataset) -> int:
-    return int(sender.send_c_store(dataset).Status)
-
-
 def send_and_die(options: ListenerOptions, series: list[Dataset], end: str) -> None:
     """In a process of its own, so that its end is a real one."""
     with association(options) as sender:
@@ -187,11 +136,3 @@ def send_and_die(options: ListenerOptions, series: list[Dataset], end: str) -> N
         if end == "abort":
             sender.abort()
         os._exit(CUT_OFF)
-
-
-def id_of(series: list[Dataset]) -> str:
-    return uid_digest(series[0].StudyInstanceUID, series[0].SeriesInstanceUID)
-
-
-def instance_of(dataset: Dataset) -> str:
-    return uid_digest(dataset.SOPInstanceUID)
