@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the very same result after kill -9, and it says which batch went wrong."""
 
+import math
 import os
 import resource
 import signal
@@ -121,6 +122,23 @@ def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig, scans: l
         norms.append(float(trainer.hypernetwork.bias.grad.norm()))
     assert norms[0] > 1e-3
     assert norms[1] <= 1e-6
+
+
+def test_decay_shrinks_the_heads_and_nothing_else(config: TrainingConfig, scans: list[Scan]) -> None:
+    """Without gradients each step multiplies the heads by 1 - learning rate * decay, at the rate of that step."""
+    optimisation = config.optimisation.model_copy(update={"heads_decay": 0.3, "learning_rate": 0.01, "warmup": 2})
+    config = config.model_copy(update={"optimisation": optimisation})
+    trainer = Trainer(config, start_engine(config, "cpu"))
+    before = {name: parameter.detach().clone() for name, parameter in trainer.hypernetwork.named_parameters()}
+    for parameter in trainer.hypernetwork.parameters():
+        parameter.register_hook(torch.zeros_like)
+    batches = SpacingBatches(scans, config)
+    for iteration in range(2):
+        trainer.step([batches[iteration]])
+    factor = (1 - 0.005 * 0.3) * (1 - 0.01 * (1 + math.cos(math.pi / 30)) / 2 * 0.3)
+    for name, parameter in trainer.hypernetwork.named_parameters():
+        expected = before[name] * factor if name == "heads" else before[name]
+        torch.testing.assert_close(parameter.detach(), expected, rtol=1e-6, atol=0)
 
 
 def test_sigterm_saves_the_step_in_hand(config: TrainingConfig, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_heart_is_found_in_unseen_patients_at_their_own_spacings() -> None:
     scans = [read_scan(subject, heart.dataset) for subject in find_subjects(heart.dataset, "test")[:8:2]]
     assert len({scan.spacing_ras_mm for scan in scans}) > 1
     scores = score_scans(checkpoint.hypernetwork, checkpoint.manifest, scans, [None], "bfloat16")
-    assert mean_dice(scores) > 0.8
+    assert mean_dice(scores) > 0.87
 
 
 def test_examples_are_segmented_well_at_every_spacing(checkpoint: Checkpoint, examples: list[LabelledScan]) -> None:

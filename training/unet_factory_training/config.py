@@ -73,7 +73,9 @@ class OptimisationConfig(Frozen):
     hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None leaves gradients alone.
 
     ``batches_per_step``: how many batches, each of one spacing, an iteration takes together; a multiple of the number
-    of processes. ``compiled``: run the U-Net through ``torch.compile``.
+    of processes. ``compiled``: run the U-Net through ``torch.compile``. ``heads_decay``: after each step the heads, and
+    nothing else, are multiplied by 1 - learning rate * heads_decay, which pulls the weights for every spacing towards
+    the common ones unless the data says otherwise; 0 leaves them alone.
     """
 
     iterations: int = Field(ge=1)
@@ -82,6 +84,7 @@ class OptimisationConfig(Frozen):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = 200
     ema_decay: float = 0.999
+    heads_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = 1.0
     precision: Precision = "bfloat16"
     compiled: bool = False

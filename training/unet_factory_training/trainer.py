@@ -58,6 +58,8 @@ class Trainer:
             if norm is not None and not torch.isfinite(norm):
                 raise self._not_finite("the gradient", float(norm), batches)
         self.optimiser.step()
+        with torch.no_grad():
+            self.hypernetwork.heads.mul_(1 - learning_rate * self.config.optimisation.heads_decay)
         self.average.update_parameters(self.hypernetwork)
         self.iteration += 1
         return sum(losses) / len(losses)

@@ -45,7 +45,7 @@ def _log_to(path: Path, *, leads: bool) -> None:
 def run_evaluation(
     config_path: Path,
     checkpoint: Path,
-    split: Split = "test",
+    split: Split = "validation",
     draws: int = 100,
     publish_to: Path | None = None,
     card: Path | None = None,
