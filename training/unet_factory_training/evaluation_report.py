@@ -58,10 +58,18 @@ def evaluate(
 
 
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
-    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
-    checkpoint = load_checkpoint(checkpoint_path)
-    made_by = {"hypernetwork": checkpoint.manifest.hypernetwork, "metrics": tuple(figures)}
-    manifest = manifest_of(config).model_copy(update=made_by)
+    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest.
+
+    What only the checkpoint knows stays: the shape of its hypernetwork and how it was compressed.
+    """
+    checkpoint, manifest = load_checkpoint(checkpoint_path), manifest_of(config)
+    compression = {name: value for name, value in checkpoint.manifest.training.items() if name == "compression"}
+    made_by = {
+        "hypernetwork": checkpoint.manifest.hypernetwork,
+        "metrics": tuple(figures),
+        "training": manifest.training | compression,
+    }
+    manifest = manifest.model_copy(update=made_by)
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
 
 
