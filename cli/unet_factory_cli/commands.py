@@ -144,7 +144,9 @@ def compare(
 def evaluate(
     config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
-    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans; test only for a last word.")] = "validation",
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Scans; test for a last word.")
+    ] = "validation",
     draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
     publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
     card: Annotated[Path | None, typer.Option(help="A model card to put the figures into.")] = None,

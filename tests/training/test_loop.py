@@ -124,7 +124,7 @@ def test_averaging_and_clipping_can_be_left_out(config: TrainingConfig, scans: l
     assert norms[1] <= 1e-6
 
 
-def test_decay_shrinks_the_heads_and_nothing_else(config: TrainingConfig, scans: list[Scan]) -> None:
+def test_decay_shrinks_the_heads_and_nothing_else(config: TrainingConfig, scans: list[LabelledScan]) -> None:
     """Without gradients each step multiplies the heads by 1 - learning rate * decay, at the rate of that step."""
     optimisation = config.optimisation.model_copy(update={"heads_decay": 0.3, "learning_rate": 0.01, "warmup": 2})
     config = config.model_copy(update={"optimisation": optimisation})
