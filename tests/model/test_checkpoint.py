@@ -1,5 +1,7 @@
 """Files: what is written is what is read, equal askers get equal bytes, and damage is found."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,10 @@ from unet_factory.model.unet import empty_unet
 from unet_factory.platform.manifest_file import read_manifest
 
 SPACING = SnappedSpacing(1000, 500, 500)
+OTHER_PACKAGES = (
+    *("celery", "fastapi", "fsspec", "httpx", "lightning", "monai", "nibabel", "pandas", "prometheus_client"),
+    *("pydantic_settings", "pydicom", "redis", "rich", "scipy", "stamina", "typer", "yaml"),
+)
 
 
 @pytest.fixture
@@ -105,3 +111,18 @@ def test_a_standalone_network_of_another_architecture_is_refused(checkpoint_path
     wrong = replace(checkpoint, manifest=checkpoint.manifest.model_copy(update={"architecture": wider}))
     with pytest.raises(CheckpointInvalid, match="size mismatch"):
         parse_unet(standalone_bytes(wrong, SPACING))
+
+
+def test_a_standalone_network_needs_torch_safetensors_and_pydantic_alone(checkpoint_path: Path, tmp_path: Path) -> None:
+    """In a process that can import nothing else that this project is made of."""
+    path = tmp_path / "unet.safetensors"
+    path.write_bytes(standalone_bytes(load_checkpoint(checkpoint_path), SPACING))
+    script = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({OTHER_PACKAGES}))\n"
+        "import torch\n"
+        "from unet_factory.model.checkpoint import load_unet\n"
+        "print(tuple(load_unet(sys.argv[1])(torch.zeros(1, 1, 8, 8, 8)).shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("(1, 3, 8, 8, 8)\n", 0), done.stderr
