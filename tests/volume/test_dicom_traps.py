@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[Build, type[FactoryError], tuple[str, ...]]] = {
         ("6 of 7 places", "2 echo times"),
     ),
     "an identity twice": (
-        lambda: recopied(PatientComments="x"),
+        lambda: recopied(PixelData=bytes(60)),
         SlicesInconsistent,
         ("image 1", "2 times", "identity"),
     ),

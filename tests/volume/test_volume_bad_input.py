@@ -72,6 +72,8 @@ def test_no_file(tmp_path: Path) -> None:
         ({"dim": (3, 4096, 4096, 4096, 1, 1, 1, 1)}, VolumeTooLarge, "68719476736 voxels, at most 1073741824"),
         ({"dim": (3, 1024, 1024, 1024, 1, 1, 1, 1), "datatype": 64}, VolumeTooLarge, "8589934944 bytes"),
         ({"vox_offset": float("nan")}, NotAVolume, "vox_offset is nan"),
+        ({"vox_offset": float("-inf")}, NotAVolume, "vox_offset is -inf"),
+        ({"vox_offset": float("inf")}, NotAVolume, "vox_offset is inf"),
         ({"vox_offset": -352.0}, NotAVolume, "vox_offset is -352"),
         ({"vox_offset": 0.0}, NotAVolume, "vox_offset is 0"),
         ({"vox_offset": 1e30}, NotAVolume, r"vox_offset is 1e\+30"),

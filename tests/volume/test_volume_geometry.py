@@ -226,3 +226,24 @@ def test_nrrd_without_a_space_is_read_as_itk_does(tmp_path: Path) -> None:
 def test_a_rotated_scan_keeps_its_spacing(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(phantom(), affine_ras(33)), tmp_path / "scan.nii")
     assert read_header(tmp_path / "scan.nii").spacing_ras_mm == pytest.approx(SPACING_RAS_MM, rel=1e-6)
+
+
+@pytest.mark.parametrize("excess", [0.0, 4.7e-7, 9e-7, 9e-6])
+@pytest.mark.parametrize("axis", [(0.0, 0.70710678, 0.70710678), (0.36, 0.48, 0.8), (1.0, 0.0, 0.0)])
+def test_a_quaternion_too_long_by_rounding_is_a_half_turn(
+    tmp_path: Path, axis: tuple[float, float, float], excess: float
+) -> None:
+    """As nifti1_io reads it: a is 0, and b, c and d get the length 1."""
+    b, c, d = (part * (1 + excess) ** 0.5 for part in axis)
+    path = write_nifti(tmp_path / "scan.nii", codes=(1, 0), quatern=(b, c, d))
+    unit = np.array(axis) / np.linalg.norm(axis)
+    half_turn = 2 * np.outer(unit, unit) - np.eye(3)
+    affine = read_header(path).affine[:3, :3]
+    directions = affine / np.linalg.norm(affine, axis=0)
+    np.testing.assert_allclose(np.abs(directions), np.abs(half_turn), atol=1e-3)
+
+
+def test_a_quaternion_longer_than_rounding_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", codes=(1, 0), quatern=(0.0, 1.001, 0.0))
+    with pytest.raises(GeometryInvalid, match="no rotation"):
+        read_header(path)

@@ -16,11 +16,13 @@ from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple
 
 MAX_EXTENSION_BYTES = 64 * 2**20  # header extensions before the voxels; they are skipped, unread
 _HEADER_BYTES: dict[int, type[nib.Nifti1Header]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+QUATERNION_EXCESS = 1e-5  # of b*b + c*c + d*d above 1, taken for rounding: a half turn, as nifti1_io reads it
 _MM_PER_UNIT = {1: 1000.0, 2: 1.0, 3: 0.001}  # metre, mm, micron; unknown codes count as mm
 _GRID_FIELDS = (
     *("dim", "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d"),
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
+_QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
 _LABEL_INTENT = 1002
 _NO_EXTENSIONS = b"\0" * 4
 _silent = logging.Logger("nibabel repairs", level=logging.CRITICAL + 1)
@@ -34,6 +36,7 @@ def read_nifti(path: Path) -> StoredVolume:
         GeometryInvalid: not one 3D volume, or a qform that is no rotation.
     """
     header = _read_header(path)
+    offset = _voxel_offset(header)
     repaired = _repaired(header)
     mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     shape, dtype = _shape(header), _dtype(header)
@@ -46,7 +49,7 @@ def read_nifti(path: Path) -> StoredVolume:
         affine_source="sform" if repaired["sform_code"] > 0 else "qform" if repaired["qform_code"] > 0 else "pixdim",
         declared_spacing_mm=_pixdim(header, mm_per_unit),
         spacing_source="pixdim",
-        payload=Payload(_voxel_offset(header), payload_bytes(shape, dtype), 0 if _is_gzipped(path) else None),
+        payload=Payload(offset, payload_bytes(shape, dtype), 0 if _is_gzipped(path) else None),
         slope=slope,
         inter=inter,
     )
@@ -128,6 +131,10 @@ def _repaired(header: nib.Nifti1Header) -> nib.Nifti1Header:
     repaired: nib.Nifti1Header = header.copy()
     repaired["pixdim"][1:4] = np.where(np.isfinite(header["pixdim"][1:4]), header["pixdim"][1:4], 1)
     repaired.check_fix(logger=_silent, error_level=logging.CRITICAL + 1)
+    quaternion = np.array([float(header[field]) for field in _QUATERNION])
+    if 1 < quaternion @ quaternion <= 1 + QUATERNION_EXCESS:
+        for field, part in zip(_QUATERNION, quaternion / np.linalg.norm(quaternion), strict=True):
+            repaired[field] = part
     return repaired
 
 
@@ -136,8 +143,10 @@ def _affine(repaired: nib.Nifti1Header, mm_per_unit: float) -> NDArray[np.float6
     try:
         affine = np.array(repaired.get_best_affine(), np.float64)
     except ValueError:
-        quaternion = ", ".join(f"{float(repaired[f'quatern_{letter}']):g}" for letter in "bcd")
-        raise GeometryInvalid(f"the qform's quaternion ({quaternion}) is no rotation") from None
+        b_c_d = ", ".join(f"{float(repaired[field]):g}" for field in _QUATERNION)
+        raise GeometryInvalid(
+            f"the qform's quaternion ({b_c_d}) is no rotation: its length is above 1, by more than rounding"
+        ) from None
     affine[:3] *= mm_per_unit
     return affine
 

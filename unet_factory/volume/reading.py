@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from unet_factory.domain.image_choice import ANY_IMAGE, ImageChoice
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.formats import read_stored
@@ -15,12 +16,17 @@ from unet_factory.volume.voxels import read_voxels_ras
 
 
 def read_header(
-    path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
+    path: Path,
+    *,
+    limits: VolumeLimits = DEFAULT_LIMITS,
+    spacing_ras_mm: SpacingMm | None = None,
+    choice: ImageChoice = ANY_IMAGE,
 ) -> VolumeHeader:
     """Check the limits, the geometry and the length of the file at ``path`` without loading its voxels.
 
     A given ``spacing_ras_mm`` overrules the file's own spacing, which may then be missing or wrong; the directions of
-    its axes still count, and the columns of ``affine`` get the given lengths.
+    its axes still count, and the columns of ``affine`` get the given lengths. ``choice`` names the images to take
+    where a DICOM series has several at each place.
 
     Raises:
         NotAVolume: not NIfTI, MHA, NRRD or DICOM; truncated or damaged; voxels that are not one real number each.
@@ -32,12 +38,16 @@ def read_header(
     if _is_dicom(path, limits):
         from unet_factory.volume.dicom import read_series
 
-        return read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm).header
+        return read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm, choice=choice).header
     return _read_checked(path, limits, spacing_ras_mm)[1]
 
 
 def read_volume(
-    path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
+    path: Path,
+    *,
+    limits: VolumeLimits = DEFAULT_LIMITS,
+    spacing_ras_mm: SpacingMm | None = None,
+    choice: ImageChoice = ANY_IMAGE,
 ) -> Volume:
     """Load the file at ``path`` as float32 in RAS+; of a DICOM file the ``DicomVolume``, which keeps its headers.
 
@@ -48,7 +58,7 @@ def read_volume(
     if _is_dicom(path, limits):
         from unet_factory.volume.dicom import read_series_volume
 
-        return read_series_volume(path, limits=limits, spacing_ras_mm=spacing_ras_mm)
+        return read_series_volume(path, limits=limits, spacing_ras_mm=spacing_ras_mm, choice=choice)
     stored, header = _read_checked(path, limits, spacing_ras_mm)
     return Volume(read_voxels_ras(path, stored), header.spacing_ras_mm, header)
 

@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
-from hashlib import sha256
 from typing import TypeVar
 
 from unet_factory.domain.errors import NotAVolume, SeriesMixed, SlicesInconsistent
+from unet_factory.domain.uids import unpadded
 from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.volume.archive import Archive
+from unet_factory.volume.dicom.copies import is_same_image
 from unet_factory.volume.dicom.objects import DicomObject, read_object, readable
+from unet_factory.volume.dicom.slices import instance_name
+from unet_factory.volume.dicom.values import texts
 from unet_factory.volume.dicom_start import HEAD_BYTES, is_debris, is_dicom
-
-_COPIED_AT_ONCE = 2**20
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
@@ -29,7 +30,7 @@ def images_of_series(
     """
     with readable("a DICOM object"):
         objects, others = _objects(archive, limits)
-        return _chosen(archive, objects, others, series_uid)
+        return _chosen(archive, objects, others, series_uid, limits)
 
 
 def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
@@ -40,7 +41,8 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
 
 
 def series_uid_of(image: DicomObject) -> str:
-    return str(image.dataset.get("SeriesInstanceUID", ""))
+    """As it stands, without padding; what is no UID tells series apart as well."""
+    return "\\".join(texts(image.dataset, "SeriesInstanceUID"))
 
 
 def counted(count: int, noun: str) -> str:
@@ -48,14 +50,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def _chosen(
-    archive: Archive, objects: list[DicomObject], others: int, series_uid: str | None
+    archive: Archive, objects: list[DicomObject], others: int, series_uid: str | None, limits: VolumeLimits
 ) -> tuple[list[DicomObject], tuple[str, ...]]:
     images = [found for found in objects if found.is_image]
     if not images:
         found = _counted(found.modality for found in objects) or "a directory"
         raise NotAVolume(f"there is no image among the DICOM objects ({found})")
     series = _one_series(images, series_uid)
-    kept, copies = _without_copies(archive, series)
+    kept, copies = _without_copies(archive, series, limits)
     scans = [image for image in kept if not _is_localizer(image)] or kept
     notes = (
         _note(others, "ignored {} other than DICOM objects", "file"),
@@ -87,8 +89,9 @@ def _one_series(images: list[DicomObject], series_uid: str | None) -> list[Dicom
     by_series = grouped(images, series_uid_of)
     if series_uid is None and len(by_series) == 1:
         return images
-    if series_uid in by_series:
-        return by_series[series_uid]
+    wanted = unpadded(series_uid or "")
+    if wanted in by_series:
+        return by_series[wanted]
     found = [
         {"modality": _counted(image.modality for image in series), "images": len(series)}
         for series in by_series.values()
@@ -102,33 +105,24 @@ def _one_series(images: list[DicomObject], series_uid: str | None) -> list[Dicom
     )
 
 
-def _without_copies(archive: Archive, images: list[DicomObject]) -> tuple[list[DicomObject], int]:
+def _without_copies(archive: Archive, images: list[DicomObject], limits: VolumeLimits) -> tuple[list[DicomObject], int]:
     """Each SOP instance once, and how many copies were dropped."""
     kept: list[DicomObject] = []
     for uid, same in grouped(images, _instance_key).items():
-        if uid and len(same) > 1 and len({_digest(archive, image) for image in same}) > 1:
-            number = same[0].dataset.get("InstanceNumber")
+        if uid and not all(is_same_image(archive, same[0], other, limits) for other in same[1:]):
             raise SlicesInconsistent(
-                f"image {number} was sent {len(same)} times under one identity, with other content"
+                f"{instance_name(same[0].dataset)} was sent {len(same)} times under one identity, with other content"
             )
         kept += same[:1] if uid else same
     return kept, len(images) - len(kept)
 
 
 def _instance_key(image: DicomObject) -> str:
-    return str(image.dataset.get("SOPInstanceUID", ""))
-
-
-def _digest(archive: Archive, image: DicomObject) -> bytes:
-    digest = sha256()
-    with archive.member(image.member) as stream:
-        while piece := stream.read(_COPIED_AT_ONCE):
-            digest.update(piece)
-    return digest.digest()
+    return "\\".join(texts(image.dataset, "SOPInstanceUID"))
 
 
 def _is_localizer(image: DicomObject) -> bool:
-    return "LOCALIZER" in (image.dataset.get("ImageType") or ())
+    return "LOCALIZER" in texts(image.dataset, "ImageType")
 
 
 def _counted(modalities: Iterable[str]) -> str:

@@ -19,6 +19,7 @@ from unet_factory.volume.dicom import jpeg
 from unet_factory.volume.dicom.objects import BROKEN, NATIVE, PIXEL_DATA, DicomObject, PixelElement, readable
 from unet_factory.volume.dicom.slices import Slice
 from unet_factory.volume.dicom.streams import PIECE_BYTES, Inflating, read_exactly, skip
+from unet_factory.volume.dicom.values import texts, whole
 
 # which plugin decodes what: fixed, so that the same file gives the same voxels wherever more of them are installed
 _PLUGINS: dict[uids.UID, str] = {
@@ -168,7 +169,10 @@ def _rescaled(stored: NDArray[np.generic], one: Slice) -> NDArray[np.float32]:
 
 
 def _check_grey(dataset: Dataset, name: str) -> None:
-    samples, photometric = int(dataset.get("SamplesPerPixel") or 1), str(dataset.get("PhotometricInterpretation", ""))
+    samples, photometric = (
+        whole(dataset, "SamplesPerPixel", name, 1),
+        "".join(texts(dataset, "PhotometricInterpretation")),
+    )
     if samples != 1 or photometric not in _GREY:
         raise NotAVolume(
             f"{name} has colours ({samples} samples a pixel); grey images are needed, {' or '.join(_GREY)}",
@@ -179,8 +183,8 @@ def _check_grey(dataset: Dataset, name: str) -> None:
 
 
 def _dtype(dataset: Dataset, name: str) -> np.dtype[np.generic]:
-    allocated, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
-    high, signed = int(dataset.get("HighBit", stored - 1)), int(dataset.PixelRepresentation)
+    allocated, stored = whole(dataset, "BitsAllocated", name), whole(dataset, "BitsStored", name)
+    high, signed = whole(dataset, "HighBit", name, stored - 1), whole(dataset, "PixelRepresentation", name)
     if allocated not in (8, 16, 32) or not 1 <= stored <= allocated or high != stored - 1 or signed not in (0, 1):
         raise NotAVolume(
             f"{name} has {allocated} bits allocated, {stored} stored, high bit {high}, pixel representation {signed}; "
@@ -208,7 +212,8 @@ def _named(syntax: uids.UID | None) -> str:
 def _check_length(dataset: Dataset, pixels: PixelElement, name: str, dtype: np.dtype[np.generic]) -> None:
     """Native pixel data is as long as its description says. Less than a row or a column more cannot come of one wrong
     number of rows, columns, frames or bits, and is padding."""
-    columns, rows, frames = int(dataset.Columns), int(dataset.Rows), int(dataset.get("NumberOfFrames") or 1)
+    columns, rows = whole(dataset, "Columns", name), whole(dataset, "Rows", name)
+    frames = whole(dataset, "NumberOfFrames", name, 1)
     if min(columns, rows, frames) < 1:
         raise NotAVolume(f"{name} has {columns} columns, {rows} rows and {frames} frames")
     if pixels.stated_bytes is None:

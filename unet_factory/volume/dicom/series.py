@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from unet_factory.domain.errors import NotAVolume
+from unet_factory.domain.image_choice import ANY_IMAGE, ImageChoice
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.archive import Archive
@@ -53,12 +54,14 @@ def read_series(
     limits: VolumeLimits = DEFAULT_LIMITS,
     spacing_ras_mm: SpacingMm | None = None,
     series_uid: str | None = None,
+    choice: ImageChoice = ANY_IMAGE,
 ) -> DicomSeries:
     """The one series with images in the zip archive, or the bare DICOM file, at ``path``; no pixel is decoded.
 
     The file axes are (column, row, slice), slices along the normal of the image plane; the affine follows PS3.3
     C.7.6.2, from ImageOrientationPatient, PixelSpacing and ImagePositionPatient alone, turned from LPS to RAS.
-    ``spacing_ras_mm`` overrules spacings, ``series_uid`` chooses among several series.
+    ``spacing_ras_mm`` overrules spacings, ``series_uid`` chooses among several series, and ``choice`` among several
+    images at each place.
 
     Raises:
         NotAVolume: damaged or truncated files, no grey images, or a compression that cannot be read.
@@ -74,7 +77,7 @@ def read_series(
     with readable("a DICOM object"):
         dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
         slices = [one for image in images for one in slices_of(image)]
-        stack = stacked(slices, spacing_given=spacing_ras_mm is not None)
+        stack = stacked(slices, spacing_given=spacing_ras_mm is not None, choice=choice)
     stored = _stored(stack, np.result_type(*dtypes))
     check_claims(stored, limits)
     notes += stack.notes + _inverted(images) + _misstated(images)
@@ -91,7 +94,11 @@ def read_series(
 
 
 def read_series_volume(
-    path: Path, *, limits: VolumeLimits = DEFAULT_LIMITS, spacing_ras_mm: SpacingMm | None = None
+    path: Path,
+    *,
+    limits: VolumeLimits = DEFAULT_LIMITS,
+    spacing_ras_mm: SpacingMm | None = None,
+    choice: ImageChoice = ANY_IMAGE,
 ) -> DicomVolume:
     """The one series at ``path`` with its voxels: float32 in RAS+, rescaled frame by frame.
 
@@ -99,7 +106,7 @@ def read_series_volume(
         NotAVolume: pixel data that cannot be decoded, or values that are not finite in float32.
         Otherwise as :func:`read_series`.
     """
-    series = read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm)
+    series = read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm, choice=choice)
     header = series.header
     data_ras = np.empty(header.shape_ras, np.float32)
     data = as_stored(data_ras, header.affine)

@@ -10,8 +10,21 @@ from pydicom.dataset import Dataset
 
 from unet_factory.domain.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.dicom.objects import DicomObject, readable
+from unet_factory.volume.dicom.values import (
+    UnreadableNumbersError,
+    number_or_none,
+    numbers,
+    texts,
+    whole,
+    whole_or_none,
+)
 
 _MOSAIC = "MOSAIC"
+_COMPONENT = "ComplexImageComponent"
+_FRAME_TYPES = (
+    *("MRImageFrameTypeSequence", "CTImageFrameTypeSequence", "PETFrameTypeSequence"),
+    *("XRay3DFrameTypeSequence", "USImageDescriptionSequence"),
+)
 _COSINES_TOLERANCE = 1e-2  # of length 1, and of the right angle's cosine: real headers have four digits or more
 
 
@@ -21,7 +34,8 @@ class Slice:
 
     ``frame`` counts from 1. ``position_lps_mm`` (3,) is the centre of the first pixel, ``cosines`` (2, 3) the unit
     directions of growing column and row index, ``pixel_mm`` their spacings in this order (PS3.3 C.7.6.2, C.7.6.3); None
-    where the header has none. ``identity`` holds what may tell apart slices at one position.
+    where the header has none, and ``pixel_fault`` says so where it has one that cannot be read. ``identity``
+    holds what may tell apart slices at one position.
     """
 
     source: DicomObject
@@ -30,6 +44,7 @@ class Slice:
     position_lps_mm: NDArray[np.float64]
     cosines: NDArray[np.float64]
     pixel_mm: tuple[float, float] | None
+    pixel_fault: str
     slope: float
     inter: float
     identity: "Identity"
@@ -40,16 +55,21 @@ class Slice:
         return normal
 
     @property
+    def place_mm(self) -> float:
+        """Along the slice's own normal."""
+        return float(self.position_lps_mm @ self.normal)
+
+    @property
     def frame_of_reference(self) -> str:
-        return str(self.source.dataset.get("FrameOfReferenceUID", ""))
+        return "\\".join(texts(self.source.dataset, "FrameOfReferenceUID"))
 
     @property
     def patient_id(self) -> str:
-        return str(self.source.dataset.get("PatientID") or "").strip()
+        return "\\".join(texts(self.source.dataset, "PatientID"))
 
     @property
     def study(self) -> str:
-        return str(self.source.dataset.get("StudyInstanceUID", ""))
+        return "\\".join(texts(self.source.dataset, "StudyInstanceUID"))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,7 +106,7 @@ def slices_of(source: DicomObject) -> list[Slice]:
 def _single(source: DicomObject) -> Slice:
     dataset = source.dataset
     name = instance_name(dataset)
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = whole(dataset, "NumberOfFrames", name, 1)
     if frames != 1:
         raise GeometryInvalid(
             f"{name} has {frames} frames without positions of their own; send single-frame or enhanced images",
@@ -95,23 +115,25 @@ def _single(source: DicomObject) -> Slice:
     if _MOSAIC in _kind(dataset, "ImageType"):
         raise GeometryInvalid(f"{name} is a mosaic of many slices in one; send single slices or enhanced images")
     slope, inter = _rescale(name, dataset)
+    pixel_mm, pixel_fault = _pixel_mm(dataset)
     return Slice(
         source=source,
         frame=1,
         name=name,
         position_lps_mm=_position(name, dataset),
         cosines=_cosines(name, dataset),
-        pixel_mm=_pixel_mm(dataset),
+        pixel_mm=pixel_mm,
+        pixel_fault=pixel_fault,
         slope=slope,
         inter=inter,
         identity=Identity(
-            echo_number=_whole(dataset, "EchoNumbers"),
-            echo_time_ms=_number(dataset, "EchoTime"),
-            temporal_position=_whole(dataset, "TemporalPositionIdentifier"),
-            trigger_time_ms=_number(dataset, "TriggerTime"),
-            b_value=_number(dataset, "DiffusionBValue"),
-            acquisition=_whole(dataset, "AcquisitionNumber"),
-            kind=_kind(dataset, "ImageType"),
+            echo_number=whole_or_none(dataset, "EchoNumbers"),
+            echo_time_ms=_positive(number_or_none(dataset, "EchoTime")),
+            temporal_position=whole_or_none(dataset, "TemporalPositionIdentifier"),
+            trigger_time_ms=number_or_none(dataset, "TriggerTime"),
+            b_value=number_or_none(dataset, "DiffusionBValue"),
+            acquisition=whole_or_none(dataset, "AcquisitionNumber"),
+            kind=_kind(dataset, "ImageType", _COMPONENT),
         ),
     )
 
@@ -121,35 +143,35 @@ def _enhanced(source: DicomObject) -> Iterator[Slice]:
     dataset = source.dataset
     shared = _item(dataset, "SharedFunctionalGroupsSequence")
     per_frame = dataset.PerFrameFunctionalGroupsSequence
-    if len(per_frame) != int(dataset.get("NumberOfFrames") or 0):
-        raise NotAVolume(
-            f"{instance_name(dataset)} states {dataset.get('NumberOfFrames')} frames and describes {len(per_frame)}"
-        )
+    frames = whole(dataset, "NumberOfFrames", instance_name(dataset), 0)
+    if len(per_frame) != frames:
+        raise NotAVolume(f"{instance_name(dataset)} states {frames} frames and describes {len(per_frame)}")
     for index, own in enumerate(per_frame):
         name = f"frame {index + 1} of {instance_name(dataset)}"
         groups = _Groups(own, shared)
         content = groups.item("FrameContentSequence")
         slope, inter = _rescale(name, groups.item("PixelValueTransformationSequence"))
+        pixel_mm, pixel_fault = _pixel_mm(groups.item("PixelMeasuresSequence"))
         yield Slice(
             source=source,
             frame=index + 1,
             name=name,
             position_lps_mm=_position(name, groups.item("PlanePositionSequence")),
             cosines=_cosines(name, groups.item("PlaneOrientationSequence")),
-            pixel_mm=_pixel_mm(groups.item("PixelMeasuresSequence")),
+            pixel_mm=pixel_mm,
+            pixel_fault=pixel_fault,
             slope=slope,
             inter=inter,
             identity=Identity(
                 echo_number=None,
-                echo_time_ms=_number(groups.item("MREchoSequence"), "EffectiveEchoTime"),
-                temporal_position=_whole(content, "TemporalPositionIndex"),
-                trigger_time_ms=_number(
+                echo_time_ms=_positive(number_or_none(groups.item("MREchoSequence"), "EffectiveEchoTime")),
+                temporal_position=whole_or_none(content, "TemporalPositionIndex"),
+                trigger_time_ms=number_or_none(
                     groups.item("CardiacSynchronizationSequence"), "NominalCardiacTriggerDelayTime"
                 ),
-                b_value=_number(groups.item("MRDiffusionSequence"), "DiffusionBValue"),
-                acquisition=_whole(content, "FrameAcquisitionNumber"),
-                kind=_kind(groups.item("MRImageFrameTypeSequence"), "FrameType")
-                or _kind(groups.item("CTImageFrameTypeSequence"), "FrameType"),
+                b_value=number_or_none(groups.item("MRDiffusionSequence"), "DiffusionBValue"),
+                acquisition=whole_or_none(content, "FrameAcquisitionNumber"),
+                kind=_frame_kind(groups, dataset),
             ),
         )
 
@@ -172,22 +194,17 @@ def _item(dataset: Dataset, keyword: str) -> Dataset:
 def instance_name(dataset: Dataset) -> str:
     """What a slice is called in messages."""
     with readable("an image"):
-        number = _whole(dataset, "InstanceNumber")
+        number = whole_or_none(dataset, "InstanceNumber")
     return "an image without a number" if number is None else f"image {number}"
 
 
 def _position(name: str, dataset: Dataset) -> NDArray[np.float64]:
-    position = _numbers(dataset, "ImagePositionPatient", 3)
-    if position is None:
-        raise GeometryInvalid(f"{name} has no ImagePositionPatient of three finite numbers, so its place is unknown")
-    return position
+    return _vector(name, dataset, "ImagePositionPatient", 3, "three")
 
 
 def _cosines(name: str, dataset: Dataset) -> NDArray[np.float64]:
     """(2, 3) orthonormal: the second direction loses what rounding gave it of the first."""
-    stated = _numbers(dataset, "ImageOrientationPatient", 6)
-    if stated is None:
-        raise GeometryInvalid(f"{name} has no ImageOrientationPatient of six finite numbers")
+    stated = _vector(name, dataset, "ImageOrientationPatient", 6, "six")
     along, down = stated.reshape(2, 3)
     lengths = np.linalg.norm(along), np.linalg.norm(down)
     if not np.allclose(lengths, 1, atol=_COSINES_TOLERANCE) or abs(along @ down) > _COSINES_TOLERANCE:
@@ -200,40 +217,46 @@ def _cosines(name: str, dataset: Dataset) -> NDArray[np.float64]:
     return np.stack([along, down / np.linalg.norm(down)])
 
 
-def _pixel_mm(dataset: Dataset) -> tuple[float, float] | None:
-    """(along the columns' index, along the rows' index): PixelSpacing states them the other way round."""
-    values = dataset.get("PixelSpacing")
-    if values is None or len(values) != 2:
-        return None
-    return float(values[1]), float(values[0])
+def _vector(name: str, dataset: Dataset, keyword: str, count: int, in_words: str) -> NDArray[np.float64]:
+    try:
+        values = np.array(numbers(dataset, keyword))
+    except UnreadableNumbersError as error:
+        raise GeometryInvalid(f"{name} cannot be placed: {error}; {in_words} finite numbers are needed") from None
+    if len(values) != count or not np.isfinite(values).all():
+        raise GeometryInvalid(f"{name} has no {keyword} of {in_words} finite numbers, so its place is unknown")
+    return values
+
+
+def _pixel_mm(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
+    """(along the columns' index, along the rows' index), which PixelSpacing states the other way round; and what is
+    wrong where it cannot be read."""
+    try:
+        values = numbers(dataset, "PixelSpacing")
+    except UnreadableNumbersError as error:
+        return None, str(error)
+    return ((values[1], values[0]), "") if len(values) == 2 else (None, "")
 
 
 def _rescale(name: str, dataset: Dataset) -> tuple[float, float]:
-    slope, inter = dataset.get("RescaleSlope"), dataset.get("RescaleIntercept")
-    factors = 1.0 if slope is None else float(slope), 0.0 if inter is None else float(inter)
-    if factors[0] == 0 or not all(map(math.isfinite, factors)):
+    try:
+        slope, inter = numbers(dataset, "RescaleSlope") or (1.0,), numbers(dataset, "RescaleIntercept") or (0.0,)
+    except UnreadableNumbersError as error:
+        raise NotAVolume(f"the values of {name} cannot be rescaled: {error}") from None
+    factors = slope[0], inter[0]
+    if max(len(slope), len(inter)) > 1 or factors[0] == 0 or not all(map(math.isfinite, factors)):
         raise NotAVolume(f"RescaleSlope {factors[0]:g} with RescaleIntercept {factors[1]:g} of {name} is no scaling")
     return factors
 
 
-def _numbers(dataset: Dataset, keyword: str, count: int) -> NDArray[np.float64] | None:
-    values = dataset.get(keyword)
-    if values is None or isinstance(values, str) or np.size(values) != count:
-        return None
-    numbers = np.array([float(value) for value in values])
-    return numbers if np.isfinite(numbers).all() else None
+def _positive(number: float | None) -> float | None:
+    """A time that a header has as 0 is one that it does not know."""
+    return number if number is not None and number > 0 else None
 
 
-def _number(dataset: Dataset, keyword: str) -> float | None:
-    value = dataset.get(keyword)
-    return None if value in (None, "") or np.size(value) != 1 else float(value)
+def _kind(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
+    return tuple(value.upper() for keyword in keywords for value in texts(dataset, keyword) if value)
 
 
-def _whole(dataset: Dataset, keyword: str) -> int | None:
-    number = _number(dataset, keyword)
-    return int(number) if number is not None and math.isfinite(number) else None
-
-
-def _kind(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    values = dataset.get(keyword) or ()
-    return (str(values),) if isinstance(values, str) else tuple(str(value) for value in values)
+def _frame_kind(groups: _Groups, dataset: Dataset) -> tuple[str, ...]:
+    items = (groups.item(keyword) for keyword in _FRAME_TYPES)
+    return next((kind for item in items if (kind := _kind(item, "FrameType", _COMPONENT))), _kind(dataset, "ImageType"))

@@ -5,7 +5,7 @@ were acquired, often something else, and are not read.
 """
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, NoReturn
 
@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_factory.domain.errors import (
-    SlicesAmbiguous,
     SlicesInconsistent,
     SlicesIrregular,
     SlicesMissing,
     SlicesTilted,
     SpacingInvalid,
 )
-from unet_factory.volume.dicom.choice import counted, grouped
+from unet_factory.domain.image_choice import ANY_IMAGE, ImageChoice
+from unet_factory.volume.dicom.choice import counted
 from unet_factory.volume.dicom.slices import Slice
+from unet_factory.volume.dicom.variants import chosen_images, one_kind
 from unet_factory.volume.geometry import LPS_TO_RAS, MAX_SHEAR_DEG, usable_spacing
 
 SAME_PLACE_MM = 0.005  # below any slice spacing, above the rounding of positions
@@ -45,20 +46,25 @@ class Stack:
     notes: tuple[str, ...]
 
 
-def stacked(slices: Sequence[Slice], *, spacing_given: bool) -> Stack:
-    """The one stack that the slices make; where the caller gave the spacing, gaps of any width are only noted.
+def stacked(slices: Sequence[Slice], *, spacing_given: bool, choice: ImageChoice = ANY_IMAGE) -> Stack:
+    """The one stack that the slices make, or those of them that ``choice`` names.
+
+    Where the caller gave the spacing, gaps of any width are only noted.
 
     Raises:
         SlicesInconsistent: of several sizes, pixel spacings, orientations, frames of reference, patients or studies.
-        SlicesAmbiguous: several slices at one place, other than clearly separate echoes.
+        SlicesAmbiguous: several slices at one place, other than clearly separate echoes; or no slice of ``choice``.
         SlicesTilted: the line through the positions leaves the normal.
         SlicesMissing, SlicesIrregular: the spacing is not even, and none was given.
-        SpacingInvalid: a single slice, and no spacing was given.
+        SpacingInvalid: a single slice or an unreadable PixelSpacing, and no spacing was given.
     """
+    slices = chosen_images(slices, choice)
     _check_alike(slices)
+    if not spacing_given:
+        _check_pixel_spacings(slices)
     normal = slices[0].normal
     ordered = sorted(slices, key=lambda one: _mm(one, normal))
-    chosen, note = _one_echo(ordered, normal)
+    chosen, note = one_kind(_places(ordered, normal))
     if len(chosen) == 1 and not spacing_given:
         raise SpacingInvalid(
             f"there is one slice only ({chosen[0].name}), so the spacing across it is unknown; give the spacing"
@@ -76,6 +82,12 @@ def stacked(slices: Sequence[Slice], *, spacing_given: bool) -> Stack:
         spacing_mm=None if first.pixel_mm is None else (*first.pixel_mm, across_mm),
         notes=tuple(text for text in (note, jitter_note) if text),
     )
+
+
+def _check_pixel_spacings(slices: Sequence[Slice]) -> None:
+    unreadable = [one for one in slices if one.pixel_fault]
+    if unreadable:
+        raise SpacingInvalid(f"{unreadable[0].pixel_fault} in {unreadable[0].name}; correct it, or give the spacing")
 
 
 class _Alike(NamedTuple):
@@ -124,31 +136,6 @@ def _check_alike(slices: Sequence[Slice]) -> None:
             )
 
 
-def _one_echo(ordered: list[Slice], normal: NDArray[np.float64]) -> tuple[list[Slice], str]:
-    """One slice at each place: the first echo where every place has each echo once; and what was chosen.
-
-    Raises:
-        SlicesAmbiguous: several slices at one place that are no such echoes.
-    """
-    places = _places(ordered, normal)
-    crowded = [place for place in places if len(place) > 1]
-    if not crowded:
-        return ordered, ""
-    echoes = grouped(ordered, _echo)
-    if len(echoes) > 1 and all(len(grouped(place, _echo)) == len(place) == len(echoes) for place in places):
-        first = min(echoes)
-        return echoes[first], f"chose the first of {len(echoes)} echoes (echo time {first[0]:g} ms)"
-    shown = "; ".join(
-        f"{_mm(place[0], normal):.2f} mm: {', '.join(one.name for one in place[:_NAMED])}" for place in crowded[:_NAMED]
-    )
-    raise SlicesAmbiguous(
-        f"{len(crowded)} of {len(places)} places have several slices ({_reasons(ordered)}), at {shown}; "
-        "send one slice for each place",
-        places=len(places),
-        crowded=len(crowded),
-    )
-
-
 def _places(ordered: list[Slice], normal: NDArray[np.float64]) -> list[list[Slice]]:
     places: list[list[Slice]] = []
     for one in ordered:
@@ -157,26 +144,6 @@ def _places(ordered: list[Slice], normal: NDArray[np.float64]) -> list[list[Slic
         else:
             places.append([one])
     return places
-
-
-def _echo(one: Slice) -> tuple[float, int]:
-    identity = one.identity
-    return identity.echo_time_ms or 0.0, identity.echo_number or 0
-
-
-def _reasons(slices: Sequence[Slice]) -> str:
-    """What differs between the slices, of all that may put several at one place."""
-    values: dict[str, Callable[[Slice], Hashable]] = {
-        "echo time": _echo,
-        "temporal position": lambda one: one.identity.temporal_position,
-        "trigger time": lambda one: one.identity.trigger_time_ms,
-        "b-value": lambda one: one.identity.b_value,
-        "acquisition": lambda one: one.identity.acquisition,
-        "image type": lambda one: one.identity.kind,
-    }
-    counts = {noun: len({value(one) for one in slices}) for noun, value in values.items()}
-    reasons = [counted(count, noun) for noun, count in counts.items() if count > 1]
-    return ", ".join(reasons) or "nothing in their headers tells them apart"
 
 
 def _step(chosen: list[Slice], normal: NDArray[np.float64], *, spacing_given: bool) -> tuple[NDArray[np.float64], str]:
