@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check format settings clean
 
 setup: $(VENV)/.complete
 
@@ -33,6 +33,11 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The table in the operator's guide, from the fields of the settings.
+settings: setup
+	$(BIN)/unet-factory settings > $(VENV)/settings.md
+	sed -i -e '/^<!-- settings:/,/^<!-- end of settings/{//!d' -e '}' -e '/^<!-- settings:/r $(VENV)/settings.md' docs/guide/operate.md
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Manifest
 from unet_factory.domain.spacing import SpacingGrid
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 
@@ -30,7 +30,7 @@ def redis(redis_server: EmbeddedServer) -> Iterator[Redis]:
 
 
 @pytest.fixture
-def lifecycle(redis: Redis, settings: Settings) -> JobLifecycle:
+def lifecycle(redis: Redis, settings: FactorySettings) -> JobLifecycle:
     return JobLifecycle(redis, BlobStore(settings.blob_url))
 
 
@@ -63,9 +63,9 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_manifest: Manifes
 
 
 @pytest.fixture
-def settings(redis_server: EmbeddedServer, redis: Redis, tiny_models: Path, tmp_path: Path) -> Settings:
+def settings(redis_server: EmbeddedServer, redis: Redis, tiny_models: Path, tmp_path: Path) -> FactorySettings:
     """For one process of the system under test, on empty stores."""
-    return Settings(
+    return FactorySettings(
         redis_url=redis_server.redis_url,
         blob_url=(tmp_path / "blobs").as_uri(),
         models_dir=tiny_models,

@@ -110,6 +110,15 @@ def dicom_listen(
 
 
 @app.command()
+def settings() -> None:
+    """List every UNET_FACTORY_* variable with its default and meaning, as a Markdown table."""
+    with clear_errors("role"):
+        from unet_factory_cli.settings import settings_table
+
+        typer.echo(settings_table(), nl=False)
+
+
+@app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
     run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,

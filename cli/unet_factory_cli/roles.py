@@ -14,21 +14,26 @@ from unet_factory_cli.failures import MISUSED, CommandFailed
 from unet_factory_cli.own_key import own_key
 
 if TYPE_CHECKING:
-    from unet_factory.platform.settings import Settings
     from unet_factory_research.comparison.compare import Stage
     from unet_factory_training.datasets import Split
     from unet_factory_training.overrides import Overrides
 
 
 def run_gateway(host: str, port: int) -> None:
-    settings = read_settings()
+    from unet_factory_cli.settings import start_with_settings
+    from unet_factory_service.settings import GatewaySettings
+
+    settings = start_with_settings(GatewaySettings)
     from unet_factory_service.app import run
 
     run(settings, host, port)
 
 
 def run_worker() -> None:
-    settings = read_settings()
+    from unet_factory_cli.settings import start_with_settings
+    from unet_factory_worker.settings import WorkerSettings
+
+    settings = start_with_settings(WorkerSettings)
     from unet_factory_worker.celery_app import run
 
     if status := run(settings):
@@ -50,7 +55,10 @@ def run_listener(
     Raises:
         CommandFailed: an AE title is none, the spool cannot be written, or the port cannot be had.
     """
-    settings = read_settings()
+    from unet_factory.platform.settings import Settings
+    from unet_factory_cli.settings import start_with_settings
+
+    settings = start_with_settings(Settings)
     from unet_factory_listener.listener_role import run
     from unet_factory_listener.options import ListenerOptions
 
@@ -78,7 +86,10 @@ def run_courier() -> None:
     Raises:
         DestinationsInvalid: the file of destinations cannot be used, or a secret is missing.
     """
-    settings = read_settings()
+    from unet_factory_cli.settings import start_with_settings
+    from unet_factory_courier.settings import CourierSettings
+
+    settings = start_with_settings(CourierSettings)
     from unet_factory_courier.courier_role import run
 
     run(settings)
@@ -217,20 +228,6 @@ def _faults_of(config: Path, kind: str) -> Iterator[None]:
         yield
     except (ValueError, OSError, yaml.YAMLError) as error:  # pydantic's ValidationError is a ValueError
         raise CommandFailed(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
-
-
-def read_settings() -> "Settings":
-    """What the environment says.
-
-    Raises:
-        CommandFailed: it says something that is none.
-    """
-    from unet_factory.platform.settings import Settings
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise CommandFailed(f"a UNET_FACTORY_ variable is wrong: {_first_fault(error)}", MISUSED) from error
 
 
 def _first_fault(error: Exception) -> str:

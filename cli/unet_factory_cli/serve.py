@@ -19,9 +19,10 @@ from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
-from unet_factory_cli.roles import read_settings
+from unet_factory_cli.settings import read_settings
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_client import FactoryClient
+from unet_factory_service.settings import GatewaySettings
 
 READY_TIMEOUT_S = 180.0
 
@@ -91,7 +92,7 @@ def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -
 
 
 def _say_how_to_get_in(options: ServeOptions) -> None:
-    if read_settings().requires_authentication(options.host):
+    if read_settings(GatewaySettings).requires_authentication(options.host):
         where = f" --data-dir {options.data_dir}" if _has_own_servers() else ""
         say(f"API keys are required; make one by: unet-factory keys create NAME --scope segment{where}")
 

@@ -17,9 +17,9 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, Pacs, SecretReference
 from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.metrics import scrape_registry
-from unet_factory.platform.settings import Settings
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
+from unet_factory_courier.settings import CourierSettings
 from unet_factory_courier.tasks import DeliveryTasks
 from unet_factory_courier.webhook import secret_bytes
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _TALKATIVE = ("dicomweb_client", "httpcore", "httpx", "pydicom", "pynetdicom", "requests", "urllib3")
 
 
-def run(settings: Settings) -> None:
+def run(settings: CourierSettings) -> None:
     """Work until SIGTERM or SIGINT; attempts that run then may end within ``stop_grace_s``.
 
     Raises:

@@ -23,11 +23,11 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
-from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series
 from unet_factory_courier import dicomweb, dimse
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
+from unet_factory_courier.settings import CourierSettings
 from unet_factory_courier.webhook import WebhookSender
 
 RESULTS = (SEG_NAME, REPORT_NAME)
@@ -39,7 +39,7 @@ _Archive = TypeVar("_Archive", DicomWeb, Dimse)
 class DeliveryTasks:
     """Safe to share between threads."""
 
-    settings: Settings
+    settings: CourierSettings
     destinations: Destinations
     jobs: JobStore
     lifecycle: JobLifecycle

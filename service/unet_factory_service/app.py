@@ -12,7 +12,6 @@ import unet_factory
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import configure_logging
-from unet_factory.platform.settings import Settings
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
 from unet_factory_service.dependencies import GatewayContext
@@ -26,6 +25,7 @@ from unet_factory_service.operations import delivery_routes, health_routes, metr
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.segmentations import dicom_result_routes
 from unet_factory_service.segmentations import routes as segmentation_routes
+from unet_factory_service.settings import GatewaySettings
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ _ROUTERS = (
 )
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: GatewaySettings) -> FastAPI:
     """The app over the models and stores that ``settings`` name; keys are required unless authentication is "off".
 
     Raises:
@@ -74,14 +74,14 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def run(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> None:
+def run(settings: GatewaySettings, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
     configure_logging(settings.log_format)
     open_trail(settings.audit_log)
     GatewayServer(create_app(with_access_decided(settings, host)), host=host, port=port).run()
 
 
-def with_access_decided(settings: Settings, host: str) -> Settings:
+def with_access_decided(settings: GatewaySettings, host: str) -> GatewaySettings:
     """The settings with authentication either off or required, as befits where the gateway listens."""
     required = settings.requires_authentication(host)
     if not required and not is_loopback(host):

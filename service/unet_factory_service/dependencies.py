@@ -20,12 +20,12 @@ from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.settings import Settings
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_service.access.quotas import RequestQuota
 from unet_factory_service.dicomweb.received import ReceivedSeries
 from unet_factory_service.dicomweb.results import ResultIndex
 from unet_factory_service.dicomweb.routing import Routing, read_routing
+from unet_factory_service.settings import GatewaySettings
 from unet_factory_service.wakeups import Wakeups
 
 _MAINTENANCE_ENDS_WITHIN_S = 10.0
@@ -35,7 +35,7 @@ _MAINTENANCE_ENDS_WITHIN_S = 10.0
 class GatewayContext:
     """The gateway's settings, stores and connections."""
 
-    settings: Settings
+    settings: GatewaySettings
     registry: ModelRegistry
     redis: Redis
     jobs: JobStore
@@ -53,7 +53,7 @@ class GatewayContext:
     quota: RequestQuota
 
     @classmethod
-    def build(cls, settings: Settings) -> "GatewayContext":
+    def build(cls, settings: GatewaySettings) -> "GatewayContext":
         """Connects to nothing yet: the gateway starts, and says that it is not ready, while Redis is away.
 
         Raises:

@@ -8,9 +8,9 @@ import pytest
 from redis import Redis
 from typer.testing import CliRunner, Result
 
+from tests.fixtures.settings import FactorySettings
 from tests.service.keyed import keyed_gateway
 from unet_factory.platform.api_keys import KeyStore, Scope
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.commands import app
 from unet_factory_cli.embedded import EmbeddedServer
 from unet_factory_client import FactoryClient, FactoryProblem
@@ -77,7 +77,7 @@ def test_what_is_wrong_is_said_in_a_line(
 
 
 def test_the_caller_sends_the_key_that_it_is_given(
-    settings: Settings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: FactorySettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with keyed_gateway(settings, redis) as keyed:
         token = KeyStore(redis).create("caller", (Scope.READ,)).token

@@ -9,6 +9,7 @@ import yaml
 from redis import Redis
 
 from tests.courier.receiver import SECRET
+from tests.fixtures.settings import FactorySettings
 from tests.system.processes import until
 from unet_factory.domain.jobs import (
     Delivery,
@@ -25,7 +26,6 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
-from unet_factory.platform.settings import Settings
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
 from unet_factory_courier.tasks import DeliveryTasks
@@ -47,14 +47,14 @@ def deliveries(redis: Redis) -> DeliveryStore:
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
+def settings(settings: FactorySettings) -> FactorySettings:
     """Failures are tried again within tenths of a second, and not for long."""
     quick = {"delivery_backoff_s": 0.2, "delivery_backoff_max_s": 0.4, "delivery_attempts": 6, "lease_s": 1.0}
     return settings.model_copy(update=quick)
 
 
 @pytest.fixture
-def blobs(settings: Settings) -> BlobStore:
+def blobs(settings: FactorySettings) -> BlobStore:
     return BlobStore(settings.blob_url)
 
 
@@ -108,7 +108,7 @@ def published() -> list[str]:
 
 @pytest.fixture
 def dispatcher(
-    settings: Settings,
+    settings: FactorySettings,
     jobs: JobStore,
     lifecycle: JobLifecycle,
     blobs: BlobStore,

@@ -20,6 +20,7 @@ from pynetdicom import AE, evt
 from tests.courier.conftest import Configure, Finish, Run, Submit, worked_off
 from tests.courier.receiver import receiving
 from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.settings import FactorySettings
 from tests.system.orthanc import AE_TITLE, Orthanc, needs_orthanc
 from tests.system.processes import free_port
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState, PacsSeries
@@ -27,7 +28,6 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
-from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header
 from unet_factory_courier import dicomweb, dimse
 from unet_factory_courier.courier_role import quiet_libraries
@@ -305,7 +305,7 @@ def test_a_series_that_cannot_be_segmented_fails_the_job_as_an_upload_of_it_woul
 
 
 def test_an_archive_that_stays_away_fails_the_job_in_the_end(
-    configure: Configure, dispatcher: Run, submit: Submit, jobs: JobStore, settings: Settings
+    configure: Configure, dispatcher: Run, submit: Submit, jobs: JobStore, settings: FactorySettings
 ) -> None:
     destinations = configure({"pacs": {"web": {"dicomweb": {"url": f"http://127.0.0.1:{free_port()}"}}}})
     job_id = submit(fetch=FETCH, series=PacsSeries(pacs="web", study_uid="1.2", series_uid="1.2.3"))

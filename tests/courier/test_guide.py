@@ -8,9 +8,9 @@ import yaml
 
 from tests.courier.conftest import Configure, Submit, webhooks
 from tests.courier.receiver import SECRET, receiving
+from tests.fixtures.settings import FactorySettings
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.destinations import Destinations
-from unet_factory.platform.settings import Settings
 from unet_factory_courier.webhook import WebhookSender
 
 GUIDE = (Path(__file__).parents[2] / "docs/guide/pacs.md").read_text()
@@ -41,7 +41,7 @@ def test_the_verification_by_hand_tells_ours_from_others(configure: Configure, s
 
 def test_the_guide_names_only_settings_that_exist() -> None:
     callers = {"UNET_FACTORY_API_KEY", "UNET_FACTORY_URL"}  # read by the commands that call a service
-    fields = callers | {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields}
+    fields = callers | {f"UNET_FACTORY_{name.upper()}" for name in FactorySettings.model_fields}
     named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", GUIDE))
     assert named
     assert named <= fields

@@ -8,6 +8,7 @@ import pytest
 
 from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, worked_off
 from tests.courier.receiver import receiving
+from tests.fixtures.settings import FactorySettings
 from tests.system.processes import until
 from unet_factory.domain.errors import DestinationsInvalid
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState
@@ -16,7 +17,6 @@ from unet_factory.jobs.keys import delivery_queue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.callback_rules import Address
 from unet_factory.platform.destinations import Destinations
-from unet_factory.platform.settings import Settings
 from unet_factory_courier.courier_role import check_secrets, quiet_libraries
 from unet_factory_courier.outcomes import GiveUp
 from unet_factory_courier.webhook import WebhookSender, judged_addresses
@@ -91,7 +91,7 @@ def test_a_refusal_for_good_is_dead_at_once_and_can_be_replayed(
 
 
 def test_too_many_failures_are_dead(
-    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, settings: Settings
+    local: Destinations, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore, settings: FactorySettings
 ) -> None:
     with receiving(*[500] * 20) as receiver:
         job_id = submit(hook(), callback_url=receiver.url)

@@ -2,25 +2,23 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests.fixtures.project import PROJECT as ROOT
+from tests.fixtures.settings import FactorySettings
 from unet_factory.platform import metrics
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
-from unet_factory_cli.own_key import API_KEY_FILE
+from unet_factory_cli.settings import known_variables, settings_table
 from unet_factory_service.dicomweb.routing import read_routing
 
-ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
 _FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
-OF_CALLERS = {"UNET_FACTORY_API_KEY", API_KEY_FILE}
 OURS = ("gateway", "worker", "worker-gpu", "courier")
 
 
@@ -47,18 +45,20 @@ def test_every_service_has_a_pinned_image_or_a_target_of_the_dockerfile(compose:
 def test_every_factory_variable_is_a_setting_with_a_legal_value(compose: dict[str, Any]) -> None:
     environments = [service.get("environment", {}) for service in compose["services"].values()]
     environments.append(dict(re.findall(r"(UNET_FACTORY_\w+)=(\S+)", DOCKERFILE)))
-    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields}
     for environment in environments:
         ours = {name: value for name, value in environment.items() if name.startswith("UNET_FACTORY_")}
-        assert ours.keys() <= fields
-        Settings.model_validate({name.removeprefix("UNET_FACTORY_").lower(): value for name, value in ours.items()})
+        assert ours.keys() <= known_variables()
+        FactorySettings.model_validate(
+            {name.removeprefix("UNET_FACTORY_").lower(): value for name, value in ours.items()}
+        )
 
 
-def test_the_guide_names_only_settings_that_exist() -> None:
-    fields = {f"UNET_FACTORY_{name.upper()}" for name in Settings.model_fields} | OF_CALLERS
-    named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", (ROOT / "docs/guide/operate.md").read_text()))
-    assert named
-    assert named <= fields
+def test_the_guide_lists_every_setting_and_names_no_other() -> None:
+    guide = (ROOT / "docs/guide/operate.md").read_text()
+    _, table, _ = re.split(r"<!-- (?:settings|end of settings).* -->\n", guide)
+    assert table == settings_table(), "run: make settings"
+    named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", guide))
+    assert known_variables() == named
 
 
 def test_gateway_and_workers_share_stores_blobs_and_models(compose: dict[str, Any]) -> None:
@@ -74,7 +74,7 @@ def test_gateway_and_workers_share_stores_blobs_and_models(compose: dict[str, An
 
 def test_a_stopped_worker_may_finish_its_job(compose: dict[str, Any]) -> None:
     grace = compose["services"]["worker"]["stop_grace_period"]
-    assert float(grace.removesuffix("s")) > Settings.model_fields["stop_grace_s"].default
+    assert float(grace.removesuffix("s")) > FactorySettings.model_fields["stop_grace_s"].default
 
 
 def test_the_stores_keep_what_the_embedded_ones_keep(compose: dict[str, Any]) -> None:

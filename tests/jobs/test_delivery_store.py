@@ -5,6 +5,7 @@ import time
 import pytest
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.errors import DeliveryUnknown, JobExpired
 from unet_factory.domain.jobs import (
     Delivery,
@@ -24,7 +25,6 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import Maintenance
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 
 HOOK = Delivery(kind=DeliveryKind.WEBHOOK, destination="hooks.example.org")
 PUSH = Delivery(kind=DeliveryKind.DICOMWEB, destination="archive")
@@ -68,7 +68,7 @@ def test_a_job_ended_from_outside_has_its_deliveries_due_too(
 
 
 def test_a_fetch_is_due_at_once_and_keeps_the_reaper_from_sending_the_job(
-    jobs: JobStore, deliveries: DeliveryStore, redis: Redis, settings: Settings
+    jobs: JobStore, deliveries: DeliveryStore, redis: Redis, settings: FactorySettings
 ) -> None:
     sent: list[str] = []
     maintenance = Maintenance(redis, BlobStore(settings.blob_url), sent.append, settings)
@@ -170,7 +170,7 @@ def test_a_purge_takes_its_deliveries_along(
 
 
 def test_files_outlast_their_time_only_while_a_delivery_may_still_succeed(
-    jobs: JobStore, lifecycle: JobLifecycle, deliveries: DeliveryStore, redis: Redis, settings: Settings
+    jobs: JobStore, lifecycle: JobLifecycle, deliveries: DeliveryStore, redis: Redis, settings: FactorySettings
 ) -> None:
     maintenance = Maintenance(redis, BlobStore(settings.blob_url), lambda _: None, settings)
     young, old = ended(jobs, lifecycle, PUSH), ended(jobs, lifecycle, PUSH)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.errors import JobExpired
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy
@@ -15,14 +16,13 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import ORPHAN_AGE_S, Maintenance
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import EmbeddedServer
 
 OLD_S = ORPHAN_AGE_S + 60
 
 
 @pytest.fixture
-def blobs(settings: Settings) -> BlobStore:
+def blobs(settings: FactorySettings) -> BlobStore:
     return BlobStore(settings.blob_url)
 
 
@@ -32,7 +32,7 @@ def sent() -> list[str]:
 
 
 @pytest.fixture
-def maintenance(redis: Redis, blobs: BlobStore, sent: list[str], settings: Settings) -> Maintenance:
+def maintenance(redis: Redis, blobs: BlobStore, sent: list[str], settings: FactorySettings) -> Maintenance:
     return Maintenance(redis, blobs, sent.append, settings)
 
 
@@ -76,7 +76,7 @@ def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
     redis: Redis,
     blobs: BlobStore,
     sent: list[str],
-    settings: Settings,
+    settings: FactorySettings,
     tmp_path: Path,
     lifecycle: JobLifecycle,
 ) -> None:
@@ -120,7 +120,7 @@ def test_a_clock_that_is_wrong_in_one_process_delays_nothing(
     redis: Redis,
     blobs: BlobStore,
     sent: list[str],
-    settings: Settings,
+    settings: FactorySettings,
     tmp_path: Path,
     lifecycle: JobLifecycle,
     monkeypatch: pytest.MonkeyPatch,
@@ -148,7 +148,7 @@ def test_a_clock_that_is_wrong_in_one_process_delays_nothing(
 def test_an_upload_goes_so_long_after_its_jobs_end_and_the_result_stays(
     redis: Redis,
     blobs: BlobStore,
-    settings: Settings,
+    settings: FactorySettings,
     tmp_path: Path,
     keeps_s: float | None,
     goes: bool,

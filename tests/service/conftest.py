@@ -14,18 +14,18 @@ import httpx
 import pytest
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
 from unet_factory.jobs.presence import WorkerPresence, announce
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import EmbeddedServer
 from unet_factory_service.app import GatewayServer, create_app, with_access_decided
 
 STARTS_WITHIN_S = 10.0
 MAX_UPLOAD_BYTES = 2**21
 
-RunGateway = Callable[[Settings], AbstractContextManager["Gateway"]]
+RunGateway = Callable[[FactorySettings], AbstractContextManager["Gateway"]]
 Snapshot = Callable[[], tuple[list[str], dict[str, bytes | None]]]
 
 
@@ -40,7 +40,7 @@ class Gateway:
 
 
 @contextmanager
-def running_gateway(settings: Settings) -> Iterator[Gateway]:
+def running_gateway(settings: FactorySettings) -> Iterator[Gateway]:
     # asyncio turns Nagle's algorithm off only where the protocol is named
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
@@ -69,8 +69,8 @@ def run_gateway() -> RunGateway:
 @pytest.fixture(scope="session")
 def shared_settings(
     redis_server: EmbeddedServer, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Settings:
-    return Settings(
+) -> FactorySettings:
+    return FactorySettings(
         redis_url=redis_server.redis_url,
         blob_url=tmp_path_factory.mktemp("blobs").as_uri(),
         models_dir=tiny_models,
@@ -83,13 +83,13 @@ def shared_settings(
 
 
 @pytest.fixture(scope="session")
-def shared_gateway(shared_settings: Settings) -> Iterator[Gateway]:
+def shared_gateway(shared_settings: FactorySettings) -> Iterator[Gateway]:
     with running_gateway(shared_settings) as gateway:
         yield gateway
 
 
 @pytest.fixture
-def settings(shared_settings: Settings, redis: Redis) -> Settings:
+def settings(shared_settings: FactorySettings, redis: Redis) -> FactorySettings:
     """Of the gateway that all these tests share, with nothing in its stores."""
     for collection in ("jobs", "received"):
         blobs = BlobStore(shared_settings.blob_url, collection)
@@ -99,7 +99,7 @@ def settings(shared_settings: Settings, redis: Redis) -> Settings:
 
 
 @pytest.fixture
-def gateway(shared_gateway: Gateway, settings: Settings) -> Gateway:
+def gateway(shared_gateway: Gateway, settings: FactorySettings) -> Gateway:
     return shared_gateway
 
 
@@ -109,7 +109,7 @@ def http(gateway: Gateway) -> httpx.Client:
 
 
 @pytest.fixture
-def digest(settings: Settings) -> str:
+def digest(settings: FactorySettings) -> str:
     """Of the default model's checkpoint."""
     return ModelRegistry.scan(settings.models_dir).get().digest
 
@@ -121,7 +121,7 @@ def worker_present(redis: Redis, digest: str) -> None:
 
 
 @pytest.fixture
-def worker(settings: Settings, worker_present: None) -> Iterator[None]:
+def worker(settings: FactorySettings, worker_present: None) -> Iterator[None]:
     """A Celery worker that takes the gateway's messages and does what the worker package does with them."""
     from celery import Celery
     from celery.contrib.testing.worker import start_worker
@@ -154,7 +154,7 @@ def only_bells(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def snapshot(settings: Settings, redis: Redis) -> Snapshot:
+def snapshot(settings: FactorySettings, redis: Redis) -> Snapshot:
     """All files of the blob store and all keys and values in Redis that belong to jobs."""
     root = Path(settings.blob_url.removeprefix("file://"))
 

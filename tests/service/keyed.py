@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, running_gateway
 from unet_factory.platform.api_keys import KeyStore, Scope
-from unet_factory.platform.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Asker:
 
 
 @contextmanager
-def keyed_gateway(settings: Settings, redis: Redis, **changes: Any) -> Iterator[KeyedGateway]:
+def keyed_gateway(settings: FactorySettings, redis: Redis, **changes: Any) -> Iterator[KeyedGateway]:
     with running_gateway(settings.model_copy(update={"authentication": "required", **changes})) as gateway:
         yield KeyedGateway(gateway, KeyStore(redis))
 

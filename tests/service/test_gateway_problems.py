@@ -10,11 +10,11 @@ import pytest
 from openapi_spec_validator import validate
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.domain import errors
 from unet_factory.jobs.queue import JobQueue
-from unet_factory.platform.settings import Settings
 from unet_factory_service import errors as gateway_errors
 from unet_factory_service.problems import STATUS
 
@@ -68,7 +68,7 @@ def test_a_command_that_redis_refuses_is_500_not_a_reason_to_retry(http: httpx.C
 
 
 def test_without_redis_the_gateway_starts_and_says_503(
-    run_gateway: RunGateway, settings: Settings, tmp_path: Path
+    run_gateway: RunGateway, settings: FactorySettings, tmp_path: Path
 ) -> None:
     away = settings.model_copy(update={"redis_url": f"unix://{tmp_path}/none"})
     scan = write_nifti(tmp_path / "scan.nii.gz").read_bytes()

@@ -9,20 +9,20 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
-from unet_factory.platform.settings import Settings
 from unet_factory_service.app import create_app
 
 START = """
 import asyncio, sys, time
 from pathlib import Path
-from unet_factory.platform.settings import Settings
+from unet_factory_service.settings import GatewaySettings
 from unet_factory_service.app import create_app
 
 async def start():
-    app = create_app(Settings(redis_url="unix:///nowhere", blob_url=sys.argv[1], models_dir=Path(sys.argv[2])))
+    app = create_app(GatewaySettings(redis_url="unix:///nowhere", blob_url=sys.argv[1], models_dir=Path(sys.argv[2])))
     async with app.router.lifespan_context(app):
         print(time.process_time(), *(name for name in ("torch", "monai", "SimpleITK") if name in sys.modules))
 
@@ -30,7 +30,7 @@ asyncio.run(start())
 """
 
 
-def test_the_gateway_starts_within_a_second_and_without_torch(settings: Settings, tmp_path: Path) -> None:
+def test_the_gateway_starts_within_a_second_and_without_torch(settings: FactorySettings, tmp_path: Path) -> None:
     """Counted in CPU seconds, since the machine may be busy."""
     command = [sys.executable, "-c", START, (tmp_path / "blobs").as_uri(), str(settings.models_dir)]
     seconds, *heavy = subprocess.check_output(command, text=True, timeout=60).split()
@@ -39,7 +39,7 @@ def test_the_gateway_starts_within_a_second_and_without_torch(settings: Settings
     assert float(seconds) < 1
 
 
-def test_a_bad_model_folder_is_said_at_the_start(settings: Settings, tmp_path: Path) -> None:
+def test_a_bad_model_folder_is_said_at_the_start(settings: FactorySettings, tmp_path: Path) -> None:
     with pytest.raises(ModelUnknown, match=r"'other'.*tiny"):
         create_app(settings.model_copy(update={"default_model": "other"}))
     (tmp_path / "broken.safetensors").write_bytes(b"no checkpoint")

@@ -4,14 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.fixtures.settings import FactorySettings
 from tests.system.serve_process import environment
-from unet_factory.platform.settings import Settings
 
 
 class CourierProcess:
     """``secrets`` become variables, settings ``UNET_FACTORY_*`` ones; the log goes to a file."""
 
-    def __init__(self, settings: Settings, log_file: Path, **secrets: str) -> None:
+    def __init__(self, settings: FactorySettings, log_file: Path, **secrets: str) -> None:
         given = {name: getattr(settings, name) for name in settings.model_fields_set}
         with log_file.open("ab") as log:
             self._process = subprocess.Popen(

@@ -16,6 +16,7 @@ from redis import Redis
 
 from tests.courier.receiver import SECRET, Receiver, receiving
 from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.settings import FactorySettings
 from tests.system.courier_process import CourierProcess
 from tests.system.orthanc import Orthanc, needs_orthanc
 from tests.system.processes import until
@@ -37,7 +38,6 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -53,20 +53,20 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
 
 
 @pytest.fixture
-def settings(settings: Settings, tmp_path: Path) -> Settings:
+def settings(settings: FactorySettings, tmp_path: Path) -> FactorySettings:
     quick = {"delivery_backoff_s": 0.2, "delivery_backoff_max_s": 0.5, "lease_s": 1.0}
     return settings.model_copy(update=quick | {"destinations": tmp_path / "destinations.yml"})
 
 
 @pytest.fixture
-def desk(redis: Redis, settings: Settings, tmp_path: Path) -> "Desk":
+def desk(redis: Redis, settings: FactorySettings, tmp_path: Path) -> "Desk":
     return Desk(redis, settings, tmp_path)
 
 
 class Desk:
     """Jobs as gateway and worker leave them to the couriers."""
 
-    def __init__(self, redis: Redis, settings: Settings, folder: Path) -> None:
+    def __init__(self, redis: Redis, settings: FactorySettings, folder: Path) -> None:
         self.jobs, self.deliveries, self.redis = JobStore(redis), DeliveryStore(redis), redis
         self.blobs = BlobStore(settings.blob_url)
         self.lifecycle = JobLifecycle(redis, self.blobs)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.system.processes import alive, until
 from tests.system.worker_process import Bench, WorkerProcess
 from unet_factory.domain.errors import JobExpired
 from unet_factory.domain.jobs import JobState
 from unet_factory.jobs.presence import present
-from unet_factory.platform.settings import Settings
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("bench")
     server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
-    settings = Settings(
+    settings = FactorySettings(
         redis_url=server.redis_url,
         blob_url=(folder / "blobs").as_uri(),
         models_dir=tiny_models,
@@ -51,7 +51,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterat
 class Workers:
     """Keeps one worker at a time."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FactorySettings) -> None:
         self._settings = settings
         self.current: WorkerProcess | None = None
 

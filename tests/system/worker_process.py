@@ -14,6 +14,7 @@ import nibabel
 import numpy as np
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.system.processes import alive, until
 from unet_factory.domain.jobs import (
     GenerationRequest,
@@ -29,22 +30,24 @@ from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
-_RUN = "import sys; from unet_factory_worker.celery_app import run; from unet_factory.platform.settings import Settings"
+_RUN = """
+import sys
+from unet_factory_worker.celery_app import run
+from unet_factory_worker.settings import WorkerSettings
+sys.exit(run(WorkerSettings()))
+"""
 
 
 class WorkerProcess:
     """A worker in a process group of its own."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: FactorySettings) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("UNET_FACTORY_")}
         for name in settings.model_fields_set:
             environment[f"UNET_FACTORY_{name.upper()}"] = str(getattr(settings, name))
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", f"{_RUN}; sys.exit(run(Settings()))"], env=environment, process_group=0
-        )
+        self._process = subprocess.Popen([sys.executable, "-c", _RUN], env=environment, process_group=0)
 
     @property
     def pid(self) -> int:
@@ -70,7 +73,7 @@ class WorkerProcess:
 class Bench:
     """Stores, a queue, and the means to put jobs on it as the gateway does."""
 
-    settings: Settings
+    settings: FactorySettings
     redis: Redis
     folder: Path
     server: EmbeddedServer

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
-from unet_factory.platform.settings import Settings
 from unet_factory_worker.child import WorkerContext, open_context
 
 Submit = Callable[..., str]
@@ -25,7 +25,7 @@ def checkpoint(tiny_models: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def context(settings: Settings) -> WorkerContext:
+def context(settings: FactorySettings) -> WorkerContext:
     return open_context(settings)[0]
 
 

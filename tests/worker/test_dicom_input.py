@@ -10,10 +10,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import JPEGLSLossless, RLELossless
 
 from tests.fixtures.dicom_files import series, zipped
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, load_nifti, phantom, reoriented
 from tests.worker.conftest import Submit
 from unet_factory.domain.jobs import Job, JobState
-from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.segmentation_task import run_job
@@ -22,7 +22,7 @@ SCAN = phantom((20, 18, 12))
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
+def settings(settings: FactorySettings) -> FactorySettings:
     """Leases are tested elsewhere; on a busy machine they need not run out here."""
     return settings.model_copy(update={"lease_s": 60.0})
 

@@ -11,6 +11,7 @@ from pydicom import Dataset, dcmread
 from redis import Redis
 
 from tests.fixtures.dicom_files import series, zipped
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.conftest import Submit
 from tests.worker.dicom_results import frames_by_source
@@ -18,13 +19,12 @@ from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.segmentation_task import run_job
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
+def settings(settings: FactorySettings) -> FactorySettings:
     """Leases are tested elsewhere; on a busy machine they need not run out here."""
     return settings.model_copy(update={"lease_s": 60.0})
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
-from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_volume
 from unet_factory_training.config import Precision
 from unet_factory_training.evaluation import Simulated, segment_simulated
@@ -45,7 +45,7 @@ def shipped(models: Path) -> Checkpoint:
     ],
 )
 def test_a_workers_label_map_is_the_evaluations(
-    settings: Settings,
+    settings: FactorySettings,
     models: Path,
     shipped: Checkpoint,
     tmp_path: Path,
@@ -64,7 +64,7 @@ def test_a_workers_label_map_is_the_evaluations(
     np.testing.assert_array_equal(served, evaluated.numpy())
 
 
-def served_labels(settings: Settings, shipped: Checkpoint, folder: Path, spacing_mm: SpacingMm) -> np.ndarray:
+def served_labels(settings: FactorySettings, shipped: Checkpoint, folder: Path, spacing_mm: SpacingMm) -> np.ndarray:
     """The label map of ``SCAN``, taken to be of ``spacing_mm``, as a job of a worker leaves it in the store."""
     context, _ = open_context(settings)
     job_id, now, upload = new_job_id(), time.time(), folder / "input.nii.gz"

@@ -1,91 +1,84 @@
-"""Everything an operator can set, one frozen value per process, read from ``UNET_FACTORY_*`` and passed in."""
+"""What an operator can set, from ``UNET_FACTORY_*`` variables: here what several roles share, the rest in the roles.
 
+Each role's class adds its own to :class:`Settings`. They are built once in the ``main`` of a role and passed in.
+Every field has a description: the guide's table is made from them.
+"""
+
+import difflib
 import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from unet_factory.domain.loopback import is_loopback
 from unet_factory.domain.volume_limits import VolumeLimits
+
+PREFIX = "UNET_FACTORY_"
 
 
 class Settings(BaseSettings):
-    """Built once in the ``main`` of a role. Times in seconds, sizes in bytes."""
+    """Times in seconds, sizes in bytes."""
 
-    model_config = SettingsConfigDict(env_prefix="UNET_FACTORY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
-    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="jobs and queue; must not evict")
-    cache_url: str = Field(default="", description="generated weights; may evict; empty: the same as redis_url")
-    blob_url: str = Field(default="file:///tmp/unet-factory", description="uploads and results, an fsspec URL")
-    models_dir: Path = Path("models")
-    default_model: str = Field(default="", description="empty: what the folder's file `default` names")
-
-    max_upload_bytes: int = 2 * 2**30
-    max_decompressed_bytes: int = 8 * 2**30
-    max_voxels: int = Field(default=2**28, description="of a scan, on its own grid and at the working spacing")
-    max_queued_jobs: int = 1000
-
-    series_quiet_s: float = Field(
-        default=5.0, description="a received series is complete when nothing comes for so long"
+    redis_url: str = Field(
+        default="redis://127.0.0.1:6379/0", description="Redis for jobs and the queue; it must never evict."
     )
-    routing: Path | None = Field(
-        default=None, description="rules for received series, a YAML file; none: a default rule"
+    cache_url: str = Field(
+        default="",
+        description="Redis for generated networks; it may evict. Empty: `UNET_FACTORY_REDIS_URL`.",
+    )
+    blob_url: str = Field(
+        default="file:///tmp/unet-factory", description="Where uploads and results are kept: an fsspec URL."
+    )
+    models_dir: Path = Field(default=Path("models"), description="Folder of the models (`*.safetensors`).")
+
+    max_upload_bytes: int = Field(default=2 * 2**30, description="Largest upload (2 GiB).")
+    max_decompressed_bytes: int = Field(
+        default=8 * 2**30, description="Largest size of an upload once it is decompressed (8 GiB)."
+    )
+    max_voxels: int = Field(
+        default=2**28, description="Most voxels of a scan, on its own grid and at the working spacing."
     )
 
-    authentication: Literal["off", "required"] | None = Field(
-        default=None, description="by API keys; unset: off for a gateway that listens on loopback only, else required"
+    job_attempts: int = Field(default=3, description="How often a job is started before it fails.")
+    lease_s: float = Field(
+        default=10.0, ge=1, description="A job whose worker or courier gives no sign of life for so long is handed on."
     )
-    key_requests_per_minute: int = Field(default=3000, ge=0, description="of a key without its own limit; 0: any")
-    key_jobs_in_flight: int = Field(default=200, ge=0, description="of a key without its own limit; 0: any")
-    audit_log: str = Field(default="-", description="file for the audit trail; -: standard output")
-
-    job_deadline_s: float = 3600.0
-    job_attempts: int = 3
-    lease_s: float = 10.0
-    retention_s: float = 24 * 3600.0
+    retention_s: float = Field(
+        default=24 * 3600.0, description="How long results, records and received series are kept (a day)."
+    )
     upload_retention_s: float | None = Field(
-        default=0.0, ge=0, description="uploads go so long after their job's end; empty: with the results"
+        default=0.0,
+        ge=0,
+        description="How long an upload outlives its job; empty: as long as the results.",
     )
-    max_wait_s: float = 300.0
-    maintenance_interval_s: float = 2.0
+    maintenance_interval_s: float = Field(
+        default=2.0, description="Pause between two rounds of maintenance, over all gateways and workers."
+    )
+    destinations: Path | None = Field(
+        default=None, description="YAML file of archives and of where webhooks may go; unset: none."
+    )
+    delivery_max_age_s: float = Field(
+        default=72 * 3600.0, description="A delivery that has failed for so long is given up (3 days)."
+    )
 
-    destinations: Path | None = Field(default=None, description="YAML: archives, and where webhooks may go")
-    delivery_attempts: int = 500
-    delivery_max_age_s: float = Field(default=72 * 3600.0, description="a delivery that failed so long is dead")
-    fetch_max_age_s: float = Field(default=3600.0, description="a fetch that failed so long fails its job")
-    delivery_backoff_s: float = Field(default=5.0, description="after the first failure; doubles with each")
-    delivery_backoff_max_s: float = 600.0
-    deliveries_per_destination: int = Field(default=2, description="at a time and courier")
-
-    device: str = Field(default="auto", description="auto, cpu, cuda or cuda:N")
-    threads: int = Field(default=0, description="CPU threads per worker; 0: all")
-    device_cache_networks: int = Field(default=16, description="networks kept ready on the device")
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of the networks' arithmetic")
-    stop_grace_s: float = Field(default=60.0, description="how long a worker told to stop may finish its job")
+    audit_log: str = Field(default="-", description="File for the audit trail; `-`: standard output.")
+    stop_grace_s: float = Field(
+        default=60.0, description="How long a worker or courier that is told to stop may finish its work."
+    )
     metrics_port: int = Field(
-        default=0, description="the worker's own exporter; 0: none (the gateway shows its figures)"
+        default=0, description="Port of a worker's or courier's own metrics; 0: none, the gateway shows them."
     )
-    metrics_host: str = Field(default="127.0.0.1", description="where the worker's own exporter listens")
-    log_format: Literal["plain", "json"] = "plain"
+    metrics_host: str = Field(default="127.0.0.1", description="Address of a worker's or courier's own metrics.")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` or `json`: a log line's form.")
 
-    @model_validator(mode="after")
-    def _lease_outlives_renewals(self) -> Self:
-        if self.lease_s < 1:
-            raise ValueError(f"lease_s is {self.lease_s}, must be at least 1 second")
-        return self
-
-    @field_validator("authentication", "upload_retention_s", mode="before")
+    @field_validator("upload_retention_s", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
-
-    def requires_authentication(self, host: str) -> bool:
-        """Of a gateway that listens on ``host``: never left out beyond this machine unless the operator says so."""
-        if self.authentication is not None:
-            return self.authentication == "required"
-        return not is_loopback(host)
 
     @property
     def broker_url(self) -> str:
@@ -103,3 +96,19 @@ class Settings(BaseSettings):
             decompressed_bytes=self.max_decompressed_bytes,
             voxels=self.max_voxels,
         )
+
+
+def variable(field: str) -> str:
+    """The environment variable that sets a field."""
+    return PREFIX + field.upper()
+
+
+def unknown_variables(environment: Iterable[str], known: Collection[str]) -> dict[str, str | None]:
+    """Our variables that nothing reads, each with the known one that it most resembles, if any does."""
+    ends = [name.removeprefix(PREFIX) for name in known]  # the prefix would make any two alike
+    unknown: dict[str, str | None] = {}
+    for name in sorted(environment):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            similar = difflib.get_close_matches(name.upper().removeprefix(PREFIX), ends, n=1)
+            unknown[name] = PREFIX + similar[0] if similar else None
+    return unknown

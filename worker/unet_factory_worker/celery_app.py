@@ -21,8 +21,8 @@ from redis import Redis
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import configure_logging
-from unet_factory.platform.settings import Settings
 from unet_factory_worker.reconnect import ReconnectWhenStuck
+from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ EXIT_FAILURE = 1
 _PROC_ALIVE_TIMEOUT_S = 600.0  # a child is up when its models are loaded; Celery's own default is 4 s
 
 
-def run(settings: Settings) -> int:
+def run(settings: WorkerSettings) -> int:
     """Work until told to stop; returns the exit status.
 
     SIGTERM or SIGINT: finish the current job first, at most ``stop_grace_s``; a second one: leave at once.
@@ -49,7 +49,7 @@ def run(settings: Settings) -> int:
         return int(worker.exitcode or 0)
 
 
-def build_app(settings: Settings) -> Celery:
+def build_app(settings: WorkerSettings) -> Celery:
     """The Celery app of one worker; nothing is connected or loaded yet."""
     app = Celery("unet_factory_worker", broker=settings.broker_url, set_as_current=False)
     app.conf.update(_CONFIGURATION)
@@ -110,7 +110,7 @@ _CONFIGURATION: dict[str, Any] = {
 }
 
 
-def _keep_logging(settings: Settings, **_: Any) -> None:
+def _keep_logging(settings: WorkerSettings, **_: Any) -> None:
     """Being connected, this keeps Celery from setting up logging of its own."""
     configure_logging(settings.log_format)
     pool_logger().propagate = True
@@ -122,7 +122,7 @@ def _parent_starting(**_: Any) -> None:
     signal.signal(CHILD_FAILED_SIGNAL, lambda *_: os._exit(EXIT_FAILURE))
 
 
-def _parent_ready(settings: Settings, stopping: threading.Event, **_: Any) -> None:
+def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any) -> None:
     """Start what runs beside the consumer."""
     from prometheus_client import start_http_server
 
@@ -141,7 +141,7 @@ def _parent_ready(settings: Settings, stopping: threading.Event, **_: Any) -> No
         start_http_server(settings.metrics_port, settings.metrics_host, registry=scrape_registry())
 
 
-def _parent_stopping(settings: Settings, stopping: threading.Event, **_: Any) -> None:
+def _parent_stopping(settings: WorkerSettings, stopping: threading.Event, **_: Any) -> None:
     """In the signal handler: bound the wait for the current job; told a second time, leave it to its lease and go."""
     if stopping.is_set():
         os._exit(EXIT_FAILURE)
@@ -151,7 +151,7 @@ def _parent_stopping(settings: Settings, stopping: threading.Event, **_: Any) ->
     patience.start()
 
 
-def _child_starting(settings: Settings, **_: Any) -> None:
+def _child_starting(settings: WorkerSettings, **_: Any) -> None:
     """Load everything; without its models the child is of no use, and the worker says so by its exit status."""
     from unet_factory_worker import child
 
@@ -171,7 +171,7 @@ def _child_stopping(**_: Any) -> None:
 
 @lru_cache(maxsize=1)
 def _app_from_environment() -> Celery:
-    return build_app(Settings())
+    return build_app(WorkerSettings())
 
 
 def __getattr__(name: str) -> Any:

@@ -21,10 +21,10 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.metrics import forget_dead_processes
-from unet_factory.platform.settings import Settings
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
+from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _STOPS_WITHIN_S = 10.0
 class WorkerContext:
     """What a task needs, open for the life of the process."""
 
-    settings: Settings
+    settings: WorkerSettings
     device: torch.device
     jobs: JobStore
     lifecycle: JobLifecycle
@@ -45,7 +45,7 @@ class WorkerContext:
     factory: WeightFactory
 
 
-def open_context(settings: Settings) -> tuple[WorkerContext, dict[str, Checkpoint]]:
+def open_context(settings: WorkerSettings) -> tuple[WorkerContext, dict[str, Checkpoint]]:
     """Connect, load every checkpoint, and run each once, so that the first job is as fast as the next.
 
     Raises:
@@ -81,7 +81,7 @@ def load_models(folder: Path, device: torch.device) -> dict[str, Checkpoint]:
     return {checkpoint.manifest.name: checkpoint for checkpoint in loaded}
 
 
-def start(settings: Settings) -> None:
+def start(settings: WorkerSettings) -> None:
     """Become ready for tasks, and say so."""
     global _context, _heartbeat
     forget_dead_processes()

@@ -8,7 +8,7 @@ from fastapi import Depends, Request
 from unet_factory.domain.errors import ApiKeyUnknown
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
-from unet_factory.platform.settings import Settings
+from unet_factory_service.settings import GatewaySettings
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Caller:
     jobs_in_flight: int = 0
 
     @classmethod
-    def holding(cls, key: ApiKey, settings: Settings) -> Self:
+    def holding(cls, key: ApiKey, settings: GatewaySettings) -> Self:
         own = key.jobs_in_flight
         return cls(
             key_id=key.id,
@@ -42,7 +42,7 @@ class Caller:
 ANYBODY = Caller(sees_all=True)  # where nobody has to say who they are
 
 
-def on_behalf_of(owner: str, keys: KeyStore, settings: Settings) -> Caller:
+def on_behalf_of(owner: str, keys: KeyStore, settings: GatewaySettings) -> Caller:
     """For work that goes on after the owner's request was answered."""
     try:
         return Caller.holding(keys.get(owner), settings) if owner else ANYBODY

@@ -7,8 +7,8 @@ from typing import Any
 from redis import Redis
 
 from unet_factory.platform.api_keys import ApiKey
-from unet_factory.platform.settings import Settings
 from unet_factory_service.errors import QuotaExceeded
+from unet_factory_service.settings import GatewaySettings
 
 _PREFIX = "quota"
 
@@ -16,7 +16,7 @@ _PREFIX = "quota"
 class RequestQuota:
     """Counted in Redis, over all gateways, in a window that moves: at no time were there more in the last minute."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: GatewaySettings) -> None:
         self._redis, self._default = redis, settings.key_requests_per_minute
         self._limiter: Any = None
 

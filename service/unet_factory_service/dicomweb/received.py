@@ -16,7 +16,7 @@ from redis import Redis
 from unet_factory.domain.uid_digest import uid_digest
 from unet_factory.jobs.lease import exclusive
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
+from unet_factory_service.settings import GatewaySettings
 
 ORPHAN_AGE_S = 3600.0
 
@@ -50,7 +50,7 @@ class Submission(NamedTuple):
 class ReceivedSeries:
     """Shared by all gateways; every step is safe to repeat."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, settings: GatewaySettings) -> None:
         self._redis = redis
         self._quiet_s, self._keep_s, self._lease_s = settings.series_quiet_s, settings.retention_s, settings.lease_s
         self._blobs = BlobStore(settings.blob_url, "received")

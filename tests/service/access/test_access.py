@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 from redis import Redis
 
 from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import poll, running_gateway
 from tests.service.dicomweb.test_dicomweb_store import body
 from tests.service.keyed import Asker, KeyedGateway, keyed_gateway, small_scan
@@ -20,7 +21,6 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 from unet_factory_service.access.guard import RULES, rule_of
 from unet_factory_service.app import create_app, with_access_decided
 
@@ -31,18 +31,18 @@ SCOPES_OF_PATIENT_DATA = {Scope.SEGMENT, Scope.READ, Scope.ADMIN}
 
 
 @pytest.fixture
-def keyed(settings: Settings, redis: Redis) -> Iterator[KeyedGateway]:
+def keyed(settings: FactorySettings, redis: Redis) -> Iterator[KeyedGateway]:
     with keyed_gateway(settings, redis) as gateway:
         yield gateway
 
 
-def routes(settings: Settings) -> list[tuple[str, str]]:
+def routes(settings: FactorySettings) -> list[tuple[str, str]]:
     """(method, path template) of everything that the app answers."""
     contexts = iter_route_contexts(create_app(settings).routes)
     return sorted((method, context.path or "") for context in contexts for method in context.methods or {"GET"})
 
 
-def test_every_route_has_been_decided_on_and_nothing_else(settings: Settings) -> None:
+def test_every_route_has_been_decided_on_and_nothing_else(settings: FactorySettings) -> None:
     there = routes(settings)
     undecided = [route for route in there if rule_of(*route) is None]
     assert undecided == [], "name them in unet_factory_service.access.guard.RULES"
@@ -50,7 +50,7 @@ def test_every_route_has_been_decided_on_and_nothing_else(settings: Settings) ->
     assert missing == set(), "rules for routes that do not exist"
 
 
-def test_every_route_against_every_kind_of_key(keyed: KeyedGateway, settings: Settings) -> None:
+def test_every_route_against_every_kind_of_key(keyed: KeyedGateway, settings: FactorySettings) -> None:
     askers = {scope: keyed.asker(scope) for scope in Scope}
     for method, template in routes(settings):
         path = re.sub(r"\{\w*job_id\}", JOB_ID, template)
@@ -76,7 +76,7 @@ def test_every_route_against_every_kind_of_key(keyed: KeyedGateway, settings: Se
             assert admitted == {Scope.WEIGHTS, Scope.ADMIN}
 
 
-def test_a_route_that_nobody_decided_on_answers_nobody(settings: Settings, redis: Redis) -> None:
+def test_a_route_that_nobody_decided_on_answers_nobody(settings: FactorySettings, redis: Redis) -> None:
     with keyed_gateway(settings, redis) as keyed:
         app = keyed.gateway.server.app
 
@@ -136,7 +136,7 @@ def test_idempotency_keys_of_two_api_keys_are_two(keyed: KeyedGateway, tmp_path:
 
 
 def test_a_received_series_and_its_results_belong_to_who_sent_it(
-    settings: Settings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
+    settings: FactorySettings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
 ) -> None:
     """Two send the same series: each has a job of it, and neither sees the other's."""
     series = mr_series()
@@ -165,7 +165,7 @@ def test_a_received_series_and_its_results_belong_to_who_sent_it(
         assert keyed.asker(Scope.ADMIN).get(study).status_code == 200
 
 
-def test_a_change_of_keys_holds_at_once_at_every_gateway(settings: Settings, redis: Redis) -> None:
+def test_a_change_of_keys_holds_at_once_at_every_gateway(settings: FactorySettings, redis: Redis) -> None:
     with keyed_gateway(settings, redis) as first, keyed_gateway(settings, redis) as second:
         old = first.asker(Scope.READ)
         elsewhere = Asker(old.id, old.token, second.gateway.url)
@@ -207,12 +207,12 @@ def test_openapi_tells_the_roles(http: httpx.Client) -> None:
 def test_nobody_listens_beyond_this_machine_without_keys_by_accident(
     host: str, said: str | None, decided: str, warned: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = with_access_decided(Settings.model_validate({"authentication": said}), host)
+    settings = with_access_decided(FactorySettings.model_validate({"authentication": said}), host)
     assert settings.authentication == decided
     assert ("WITHOUT AUTHENTICATION" in caplog.text) is warned
 
 
-def test_an_app_of_undecided_settings_asks_for_keys(settings: Settings) -> None:
+def test_an_app_of_undecided_settings_asks_for_keys(settings: FactorySettings) -> None:
     assert settings.authentication is None
     with running_gateway(settings.model_copy(update={"authentication": "off"})) as open_gateway:
         assert open_gateway.http.get("/models").status_code == 200

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import REGISTRY
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.service.keyed import keyed_gateway, small_scan
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.audit import Action, AuditOutcome, close_trail, open_trail, record
-from unet_factory.platform.settings import Settings
 
 JOB_ID = "0" * 32
 
@@ -31,7 +31,7 @@ def lines(trail: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in trail.read_text().splitlines()]
 
 
-def test_every_access_leaves_a_line(trail: Path, settings: Settings, redis: Redis, tmp_path: Path) -> None:
+def test_every_access_leaves_a_line(trail: Path, settings: FactorySettings, redis: Redis, tmp_path: Path) -> None:
     scan = small_scan(tmp_path)
     with keyed_gateway(settings, redis) as keyed:
         owner, other = keyed.asker(Scope.SEGMENT), keyed.asker(Scope.SEGMENT)
@@ -71,7 +71,7 @@ def test_every_access_leaves_a_line(trail: Path, settings: Settings, redis: Redi
 
 
 def test_what_is_refused_for_its_content_is_an_access_too(
-    trail: Path, settings: Settings, redis: Redis, tmp_path: Path
+    trail: Path, settings: FactorySettings, redis: Redis, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.nii").write_bytes(b"no volume")
     with keyed_gateway(settings, redis) as keyed:

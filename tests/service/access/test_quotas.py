@@ -5,17 +5,17 @@ from pathlib import Path
 
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.service.keyed import keyed_gateway, small_scan
 from tests.service.test_gateway_problems import assert_problem
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import Scope
-from unet_factory.platform.settings import Settings
 
 PER_MINUTE, JOBS = 5, 3
 
 
-def test_more_requests_than_allowed_are_refused_for_this_key_alone(settings: Settings, redis: Redis) -> None:
+def test_more_requests_than_allowed_are_refused_for_this_key_alone(settings: FactorySettings, redis: Redis) -> None:
     with keyed_gateway(settings, redis, key_requests_per_minute=PER_MINUTE) as keyed:
         busy, other, unlimited = (keyed.asker(Scope.READ, requests_per_minute=limit) for limit in (None, None, 0))
         with ThreadPoolExecutor(8) as pool:
@@ -33,7 +33,7 @@ def test_more_requests_than_allowed_are_refused_for_this_key_alone(settings: Set
 
 
 def test_jobs_in_flight_never_exceed_the_quota_and_ended_ones_make_room(
-    settings: Settings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
+    settings: FactorySettings, redis: Redis, tmp_path: Path, lifecycle: JobLifecycle
 ) -> None:
     scan = small_scan(tmp_path)
     with keyed_gateway(settings, redis, key_jobs_in_flight=JOBS) as keyed:
@@ -53,7 +53,7 @@ def test_jobs_in_flight_never_exceed_the_quota_and_ended_ones_make_room(
         assert [busy.submit(scan).status_code for _ in range(2)] == [202, 429]
 
 
-def test_what_is_refused_takes_no_place(settings: Settings, redis: Redis, tmp_path: Path) -> None:
+def test_what_is_refused_takes_no_place(settings: FactorySettings, redis: Redis, tmp_path: Path) -> None:
     with keyed_gateway(settings, redis, key_jobs_in_flight=1) as keyed:
         asker = keyed.asker(Scope.SEGMENT)
         (tmp_path / "bad.nii").write_bytes(b"no volume")

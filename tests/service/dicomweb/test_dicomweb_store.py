@@ -14,9 +14,9 @@ from pydicom import Dataset, dcmread, dcmwrite
 from redis import Redis
 
 from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import Gateway, RunGateway, poll
 from unet_factory.domain.jobs import Job, JobState
-from unet_factory.platform.settings import Settings
 from unet_factory_service.dependencies import GatewayContext
 
 QUIET_S = 0.6
@@ -24,13 +24,13 @@ REFERENCED, FAILED, OTHER, REASON = "00081199", "00081198", "0008119A", "0008119
 
 
 @pytest.fixture
-def quick(settings: Settings) -> Settings:
+def quick(settings: FactorySettings) -> FactorySettings:
     shutil.rmtree(received_in(settings), ignore_errors=True)
     return settings.model_copy(update={"series_quiet_s": QUIET_S})
 
 
 @pytest.fixture
-def stow(quick: Settings, run_gateway: RunGateway) -> Iterator[Gateway]:
+def stow(quick: FactorySettings, run_gateway: RunGateway) -> Iterator[Gateway]:
     with run_gateway(quick) as gateway:
         yield gateway
 
@@ -99,12 +99,12 @@ def test_what_is_no_stow_request_is_refused(stow: Gateway, headers: dict[str, st
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
-def test_too_much_at_once_is_refused(stow: Gateway, quick: Settings) -> None:
+def test_too_much_at_once_is_refused(stow: Gateway, quick: FactorySettings) -> None:
     assert post(stow, [], extra=[b"x" * (quick.max_upload_bytes + 1)], dicom_json=False)["status"] == 413
 
 
 def test_what_matches_no_rule_is_kept_until_it_expires_and_leaves_nothing(
-    quick: Settings, run_gateway: RunGateway, redis: Redis, monkeypatch: pytest.MonkeyPatch
+    quick: FactorySettings, run_gateway: RunGateway, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("unet_factory_service.dicomweb.reception._PURGE_EVERY_S", 1)
     series = mr_series(Modality="CT", SeriesDescription="Secret description")
@@ -122,7 +122,7 @@ def test_what_matches_no_rule_is_kept_until_it_expires_and_leaves_nothing(
 
 
 def test_a_series_outlives_the_gateway_that_received_it_and_two_make_one_job(
-    settings: Settings, quick: Settings, run_gateway: RunGateway, redis: Redis
+    settings: FactorySettings, quick: FactorySettings, run_gateway: RunGateway, redis: Redis
 ) -> None:
     series = mr_series()
     with run_gateway(quick.model_copy(update={"series_quiet_s": 2.0})) as gateway:
@@ -202,7 +202,7 @@ def ended(gateway: Gateway, job: Job) -> Job:
     return jobs.get(job.id)
 
 
-def received_in(settings: Settings) -> Path:
+def received_in(settings: FactorySettings) -> Path:
     return Path(settings.blob_url.removeprefix("file://")) / "received"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.domain.conditions import Condition
@@ -19,7 +20,6 @@ from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.manifest_file import read_standalone_manifest
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.settings import Settings
 from unet_factory_client import FactoryClient, FactoryProblem
 from unet_factory_service.dicomweb.routing import read_routing
 
@@ -42,12 +42,12 @@ def conditioned_models(tmp_path_factory: pytest.TempPathFactory, tiny_manifest: 
 
 
 @pytest.fixture
-def settings(shared_settings: Settings, redis: Redis, conditioned_models: Path) -> Settings:
+def settings(shared_settings: FactorySettings, redis: Redis, conditioned_models: Path) -> FactorySettings:
     return shared_settings.model_copy(update={"models_dir": conditioned_models})
 
 
 @pytest.fixture
-def gateway(settings: Settings, run_gateway: RunGateway) -> Iterator[Gateway]:
+def gateway(settings: FactorySettings, run_gateway: RunGateway) -> Iterator[Gateway]:
     with run_gateway(settings) as gateway:
         yield gateway
 
@@ -80,7 +80,7 @@ def test_what_the_model_does_not_know_is_refused(http: httpx.Client, tmp_path: P
         assert answer.json()["type"] == "urn:unet-factory:problem:condition-invalid"
 
 
-def test_a_rule_for_received_series_may_state_conditions(settings: Settings, tmp_path: Path) -> None:
+def test_a_rule_for_received_series_may_state_conditions(settings: FactorySettings, tmp_path: Path) -> None:
     registry, file = ModelRegistry.scan(settings.models_dir), tmp_path / "routing.yml"
     file.write_text("rules: [{model: tiny, conditions: {field_strength_t: 3}}]")
     routing = read_routing(file, registry, Destinations())

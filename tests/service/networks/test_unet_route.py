@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import Gateway, poll
 from unet_factory.domain.errors import OutOfMemory
 from unet_factory.domain.jobs import WEIGHTS_QUEUE, GenerationRequest
@@ -20,7 +21,6 @@ from unet_factory.domain.problems import problem_of
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import load_checkpoint, load_unet, standalone_bytes
 from unet_factory.platform.manifest_file import read_standalone_manifest
-from unet_factory.platform.settings import Settings
 from unet_factory.platform.weight_cache import WeightCache, weight_key
 
 URL = "/unet?spacing=1,0.5,0.5"
@@ -35,7 +35,7 @@ def wanted(digest: str) -> GenerationRequest:
 
 
 @pytest.fixture
-def made(settings: Settings) -> bytes:
+def made(settings: FactorySettings) -> bytes:
     """The network of ``URL``."""
     return standalone_bytes(load_checkpoint(settings.models_dir / "tiny.safetensors"), SnappedSpacing(*SNAPPED))
 

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway, Snapshot
 from unet_factory.domain.jobs import SEGMENT_QUEUE, PacsSeries
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
-from unet_factory.platform.settings import Settings
 
 DESTINATIONS = {
     "pacs": {
@@ -28,7 +28,7 @@ CALLBACK = "https://hooks.example.org/segmented?token=abc"
 
 
 @pytest.fixture
-def connected(run_gateway: RunGateway, settings: Settings, tmp_path: Path) -> Iterator[Gateway]:
+def connected(run_gateway: RunGateway, settings: FactorySettings, tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with destinations."""
     file = tmp_path / "destinations.yml"
     file.write_text(yaml.safe_dump(DESTINATIONS))

@@ -11,9 +11,9 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import phantom, write_mha, write_nifti, write_nrrd
 from tests.service.conftest import MAX_UPLOAD_BYTES, Gateway, RunGateway, Snapshot, poll
-from unet_factory.platform.settings import Settings
 
 Written = Callable[[Path], Path]
 
@@ -237,7 +237,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(gateway: Gateway, snapshot: Sn
 
 
 def test_a_full_disk_is_507_and_leaves_nothing(
-    run_gateway: RunGateway, settings: Settings, small_disk: Path, tmp_path: Path
+    run_gateway: RunGateway, settings: FactorySettings, small_disk: Path, tmp_path: Path
 ) -> None:
     scan = write_nifti(tmp_path / "big.nii", np.zeros((64, 64, 64), np.int16))
     with run_gateway(settings.model_copy(update={"blob_url": small_disk.as_uri()})) as gateway:

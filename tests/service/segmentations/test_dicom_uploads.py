@@ -11,13 +11,13 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.fixtures.dicom_files import PATIENT, as_bytes, enhanced, saved, series, zipped
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, write_nifti
 from tests.service.conftest import MAX_UPLOAD_BYTES, Gateway, Snapshot
 from unet_factory.domain.errors import NotAVolume
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 from unet_factory.volume import read_header, read_volume
 from unet_factory_client import FactoryClient
 
@@ -79,7 +79,9 @@ def test_the_query_of_a_multipart_body_counts(http: httpx.Client) -> None:
     assert job.policy.outside == "extrapolate"
 
 
-def test_what_is_stored_is_one_archive(http: httpx.Client, settings: Settings, redis: Any, tmp_path: Path) -> None:
+def test_what_is_stored_is_one_archive(
+    http: httpx.Client, settings: FactorySettings, redis: Any, tmp_path: Path
+) -> None:
     """Also of a bare file, and of one series out of several; what is left aside is noted from the start."""
     slices = series(phantom(), affine_ras())
     other = series(phantom(), affine_ras(20))

@@ -14,6 +14,7 @@ import pytest
 from httpx_sse import connect_sse
 from redis import Redis
 
+from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, write_nifti, write_volume
 from tests.service.conftest import Gateway, RunGateway, Snapshot, poll
 from unet_factory.domain.errors import DeadlineExceeded
@@ -22,7 +23,6 @@ from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.settings import Settings
 
 ANSWERS_AT_ONCE = {"Prefer": "wait=20"}
 
@@ -53,7 +53,7 @@ def owned(http: httpx.Client, upload: Upload, jobs: JobStore, lifecycle: JobLife
 
 
 def test_an_accepted_scan_is_a_queued_job(
-    http: httpx.Client, upload: Upload, jobs: JobStore, redis: Redis, settings: Settings, scan: Path
+    http: httpx.Client, upload: Upload, jobs: JobStore, redis: Redis, settings: FactorySettings, scan: Path
 ) -> None:
     answer = http.post("/segmentations", files=upload, data={"working_spacing": "2,2,4", "output": "nrrd"})
     assert answer.status_code == 202
@@ -151,7 +151,7 @@ def test_a_client_that_goes_away_leaves_no_waiter(gateway: Gateway, owned: str) 
 
 
 def test_streams_and_waiters_end_when_the_server_stops(
-    run_gateway: RunGateway, settings: Settings, upload: Upload
+    run_gateway: RunGateway, settings: FactorySettings, upload: Upload
 ) -> None:
     """Long before their own time, and in order: the stream is complete, the waiter is answered."""
     with run_gateway(settings) as gateway, ThreadPoolExecutor(1) as other:
@@ -273,7 +273,7 @@ def test_a_key_whose_request_died_is_free_again(
 
 
 def test_a_full_queue_is_429_and_takes_nothing(
-    run_gateway: RunGateway, settings: Settings, upload: Upload, snapshot: Snapshot
+    run_gateway: RunGateway, settings: FactorySettings, upload: Upload, snapshot: Snapshot
 ) -> None:
     with run_gateway(settings.model_copy(update={"max_queued_jobs": 1})) as gateway:
         known = {"Idempotency-Key": "known"}

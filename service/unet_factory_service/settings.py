@@ -1,0 +1,48 @@
+"""What an operator can set for the gateway alone."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from unet_factory.domain.loopback import is_loopback
+from unet_factory.platform.settings import Settings
+
+
+class GatewaySettings(Settings):
+    default_model: str = Field(
+        default="", description="Model for requests that name none; empty: what the file `default` of the folder names."
+    )
+    max_queued_jobs: int = Field(default=1000, description="Jobs that may wait; beyond it callers get 429.")
+    job_deadline_s: float = Field(
+        default=3600.0, description="A job that has not ended so long after it was accepted fails."
+    )
+    max_wait_s: float = Field(default=300.0, description="Longest wait that a caller may ask for (`Prefer: wait=N`).")
+    series_quiet_s: float = Field(
+        default=5.0, description="A series received by STOW-RS is complete when no instance has come for so long."
+    )
+    routing: Path | None = Field(
+        default=None, description="YAML file of rules for received series; unset: one rule, for the default model."
+    )
+    authentication: Literal["off", "required"] | None = Field(
+        default=None,
+        description="`off` or `required`: whether callers need an API key; unset: required unless the gateway listens "
+        "on loopback only.",
+    )
+    key_requests_per_minute: int = Field(
+        default=3000, ge=0, description="Requests per minute of a key that has no limit of its own; 0: any number."
+    )
+    key_jobs_in_flight: int = Field(
+        default=200, ge=0, description="Unfinished jobs of a key that has no limit of its own; 0: any number."
+    )
+
+    @field_validator("authentication", mode="before")
+    @classmethod
+    def _empty_means_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    def requires_authentication(self, host: str) -> bool:
+        """Of a gateway that listens on ``host``: never left out beyond this machine unless the operator says so."""
+        if self.authentication is not None:
+            return self.authentication == "required"
+        return not is_loopback(host)
