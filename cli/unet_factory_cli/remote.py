@@ -13,7 +13,8 @@ from rich.table import Column, Table
 
 from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
-from unet_factory.domain.jobs import Job, LabelMapFormat, SegmentationType
+from unet_factory.domain.jobs import Job
+from unet_factory.domain.segmentation_parameters import LabelMapFormat, SegmentationParameters, SegmentationType
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.own_key import own_key
@@ -75,17 +76,18 @@ def segment(
     known = _conditions(conditions)
     results.check()
     with service(at) as client:
-        job = client.submit(
-            file,
-            model=model,
-            spacing=given,
-            working_spacing=working,
-            conditions=known,
-            outside=policy,
-            output=output_format,
-            seg_type=results.wanted_seg_type,
-            series_uid=series_uid,
-        )
+        wishes = {
+            "model": model,
+            "spacing": given,
+            "working_spacing": working,
+            "conditions": known or None,
+            "outside": policy,
+            "output": output_format,
+            "seg_type": results.wanted_seg_type,
+            "series_uid": series_uid,
+        }
+        given_wishes = {name: value for name, value in wishes.items() if value is not None}
+        job = client.submit(file, SegmentationParameters.model_validate(given_wishes))
         try:
             job = _watch(client, job)
         except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """A small typed client of the U-Net factory's HTTP interface; needs neither torch nor the service's own packages."""
 
 from unet_factory.domain.jobs import Job, JobState
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.client import FactoryClient
 from unet_factory_client.problems import FactoryProblem
@@ -12,5 +13,6 @@ __all__ = [
     "Job",
     "JobState",
     "ModelDescription",
+    "SegmentationParameters",
     "StandaloneNetwork",
 ]

@@ -10,8 +10,9 @@ from typing import Any, Literal, Self
 import httpx
 
 from unet_factory.domain.conditions import conditions_text
-from unet_factory.domain.jobs import Job, JobState, LabelMapFormat, SegmentationType
+from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.loopback import is_loopback
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
@@ -23,6 +24,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 
 OnProgress = Callable[[Job], None]
 
+_NO_PARAMETERS = SegmentationParameters()
 _TIMEOUT = httpx.Timeout(60.0, connect=5.0)
 _PROBE_TIMEOUT_S = 5.0
 _RECONNECT_S = 0.5
@@ -68,82 +70,51 @@ class FactoryClient:
 
     def segment(
         self,
-        path: Path,
+        scan: Path | None,
         to: Path,
+        parameters: SegmentationParameters = _NO_PARAMETERS,
         *,
-        model: str | None = None,
-        spacing: Sequence[float] | None = None,
-        working_spacing: Sequence[float] | None = None,
-        conditions: Mapping[str, float] | None = None,
-        outside: OutsidePolicy | None = None,
-        output: LabelMapFormat = "nii.gz",
-        series_uid: str | None = None,
         on_progress: OnProgress | None = None,
     ) -> Job:
-        """Segment the scan at ``path`` and write its label map, on the scan's own grid, to ``to``.
+        """Segment a scan and write its label map, on the scan's own grid, to ``to``.
 
         Args:
-            path: a volume, a zip archive of a DICOM series, or a folder of its files.
-            series_uid: which of several DICOM series.
-            spacing: mm (R, A, S), overrides what the scan's header says.
-            working_spacing: mm (R, A, S) to segment at; the scan's own by default.
-            conditions: what else the model's networks depend on, by name; its defaults where not given.
+            scan: a volume, a zip archive of a DICOM series, or a folder of its files; None where ``parameters`` name a
+                series in an archive.
             on_progress: called with the job whenever it has changed.
 
         Raises:
             FactoryProblem: it was refused, failed or was cancelled.
+            NotAVolume: a folder without DICOM files.
         """
-        job = self.submit(
-            path,
-            model=model,
-            spacing=spacing,
-            working_spacing=working_spacing,
-            conditions=conditions,
-            outside=outside,
-            output=output,
-            series_uid=series_uid,
-        )
-        job = self.wait(job.id, on_progress)
+        job = self.wait(self.submit(scan, parameters).id, on_progress)
         self.labelmap(job.id, to)
         return job
 
-    def submit(
-        self,
-        path: Path,
-        *,
-        model: str | None = None,
-        spacing: Sequence[float] | None = None,
-        working_spacing: Sequence[float] | None = None,
-        conditions: Mapping[str, float] | None = None,
-        outside: OutsidePolicy | None = None,
-        output: LabelMapFormat = "nii.gz",
-        seg_type: SegmentationType | None = None,
-        series_uid: str | None = None,
-    ) -> Job:
-        """Upload the scan at ``path``, a file or a folder of DICOM files. Safe to try again.
+    def submit(self, scan: Path | None, parameters: SegmentationParameters = _NO_PARAMETERS) -> Job:
+        """Upload a scan, a file or a folder of DICOM files, or name a series in an archive. Safe to try again.
 
-        The answer is its job, accepted and kept from here on.
+        Returns:
+            The scan's job, accepted and kept from here on.
+
+        Raises:
+            FactoryProblem: it was refused.
+            NotAVolume: a folder without DICOM files.
         """
-        fields = {
-            "model": model,
-            "spacing": _text(spacing),
-            "working_spacing": _text(working_spacing),
-            "conditions": conditions_text(conditions) if conditions else None,
-            "outside": outside and str(outside),
-            "output": output,
-            "seg_type": seg_type,
-            "series_uid": series_uid,
-        }
-        form = {name: value for name, value in fields.items() if value is not None}
+        form: dict[str, Any] = {name: (None, text) for name, text in parameters.to_texts().items()}
         headers = {"Idempotency-Key": secrets.token_hex(16)}
 
-        def post() -> httpx.Response:
-            with upload.open("rb") as file:
-                # a neutral name: those of scans tend to name the patient
-                return self._http.post("/segmentations", data=form, files={"file": ("scan", file)}, headers=headers)
+        def post(**file: Any) -> httpx.Response:
+            return self._http.post("/segmentations", files=form | file, headers=headers)
 
-        with one_file(path) as upload:
+        def upload(path: Path) -> httpx.Response:
+            with path.open("rb") as file:
+                return post(file=("scan", file))  # a neutral name: those of scans tend to name the patient
+
+        if scan is None:
             return _job(self._answered(post))
+        with one_file(scan) as path:
+            return _job(self._answered(lambda: upload(path)))
 
     def wait(self, job_id: str, on_progress: OnProgress | None = None) -> Job:
         """Follow a job to its end; outlives a restart of the gateway.

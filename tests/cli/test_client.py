@@ -13,7 +13,7 @@ import pytest
 
 from unet_factory.domain.jobs import Job, JobState, PolicyReport
 from unet_factory.domain.spacing import OutsidePolicy
-from unet_factory_client import FactoryClient, FactoryProblem
+from unet_factory_client import FactoryClient, FactoryProblem, SegmentationParameters
 
 JOB = Job(id="j1", model="tiny", policy=PolicyReport(outside=OutsidePolicy.CLAMP), created=1.0, expires=2.0)
 PROBLEM = {"type": "urn:x", "title": "No", "status": 422, "detail": "never", "allowed": [1, 2]}
@@ -116,7 +116,7 @@ def test_an_upload_tried_again_is_the_same_upload_without_its_name(
     scan = tmp_path / "Doe^Jane.nii.gz"
     scan.write_bytes(b"voxels")
     server = scripted(Answer(b"{}", 503, {"Retry-After": "0"}), job_answer())
-    server.client.submit(scan, spacing=(1, 0.5, 2))
+    server.client.submit(scan, SegmentationParameters(spacing_ras_mm=(1, 0.5, 2)))
     (_, _, first, _), (_, _, second, body) = server.asked
     assert first["Idempotency-Key"] == second["Idempotency-Key"]
     assert b"voxels" in body

@@ -23,6 +23,7 @@ from tests.system.hospital import Mask, as_nifti, copied, labelmap, oriented, re
 from tests.system.orthanc import PLUGINS, Orthanc, needs_orthanc
 from tests.system.processes import free_port, until
 from tests.system.serve_process import ServeProcess, environment
+from unet_factory_client import SegmentationParameters
 
 ROOT = Path(__file__).parents[2]
 SERIES = ROOT / "examples" / "dicom" / "PGBM-002_HippoCrop"
@@ -232,5 +233,5 @@ def listener(hospital: Hospital, folder: Path) -> Iterator[int]:
 def _segmented_by(factory: ServeProcess, scan: Path) -> Mask:
     target = scan.with_name(f"labels-of-{scan.name.partition('.')[0]}.nii.gz")
     with factory.client as client:
-        client.segment(scan, target, model=MODEL)
+        client.segment(scan, target, SegmentationParameters(model=MODEL))
     return labelmap(target)

@@ -13,8 +13,9 @@ from pydicom import Dataset, dcmread
 
 from tests.fixtures.dicom_files import series, zipped
 from tests.fixtures.volume_files import affine_ras, phantom, reoriented
-from unet_factory.domain.jobs import PolicyReport, SegmentationType
+from unet_factory.domain.jobs import PolicyReport
 from unet_factory.domain.manifest import Label
+from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.volume.dicom import read_series
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results

@@ -26,7 +26,7 @@ from tests.worker.dicom_results import (
     results,
     scan_of,
 )
-from unet_factory.domain.jobs import SegmentationType
+from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series, read_series
 from unet_factory_worker.dicom_results import write_dicom_results

@@ -25,8 +25,8 @@ from tests.worker.dicom_results import (
     scan_of,
 )
 from unet_factory.domain.errors import DicomIncomplete
-from unet_factory.domain.jobs import SegmentationType
 from unet_factory.domain.manifest import Label
+from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import read_series
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.segmentation_parameters import SegmentationOptions
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 
 SEGMENT_TASK = "unet_factory.segment"
@@ -15,10 +16,8 @@ GENERATE_TASK = "unet_factory.generate"
 SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 
-LabelMapFormat = Literal["nii.gz", "nrrd"]
 SEG_NAME = "seg.dcm"
 REPORT_NAME = "report.dcm"
-SegmentationType = Literal["binary", "labelmap"]
 
 
 class JobState(StrEnum):
@@ -71,18 +70,13 @@ class Delivery(Frozen):
     last_error: str | None = None
 
 
-class SegmentationRequest(Frozen):
-    """What the worker needs to know; the scan itself lies in the blob store under the job's id."""
+class SegmentationRequest(SegmentationOptions):
+    """What the worker and the couriers need to know; the scan itself lies in the blob store under the job's id."""
 
     model: str
     checkpoint_digest: str
     input_name: str = Field(description="blob name of the upload, for example input.nii.gz; never the user's file name")
-    spacing_ras_mm: SpacingMm | None = Field(default=None, description="given by the caller, overrides the header")
-    working_spacing_mm: SpacingMm | None = Field(default=None, description="requested; native when absent")
     conditions: SnappedConditions = Field(default=(), description="for each of the model's conditions, in its order")
-    outside: OutsidePolicy = OutsidePolicy.CLAMP
-    output: LabelMapFormat = "nii.gz"
-    seg_type: SegmentationType = Field(default="binary", description="of the DICOM segmentation, for a DICOM scan")
     deadline_s: float = 3600.0
     series: PacsSeries | None = Field(default=None, description="where the scan is fetched from; absent for an upload")
     send_to: tuple[str, ...] = Field(default=(), description="archives, by their configured names")

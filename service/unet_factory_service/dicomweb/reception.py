@@ -15,7 +15,6 @@ from pathlib import Path
 from pydicom import dcmread
 from redis.exceptions import RedisError
 
-from unet_factory.domain.conditions import conditions_text
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform import audit
@@ -29,7 +28,7 @@ from unet_factory_service.dicomweb.routing import RoutingRule
 from unet_factory_service.errors import NotReady, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.submission import submit
-from unet_factory_service.segmentations.upload import ReceivedForm
+from unet_factory_service.segmentations.upload import ReceivedScan
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +125,9 @@ class Reception:
         key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
         caller = on_behalf_of(self._received.owner(series_id), self._gateway.keys, self._gateway.settings)
         with self._gateway.blobs.scratch() as folder:
-            pack_series(files, folder / "upload")
-            job = submit(self._gateway, ReceivedForm(folder / "upload", submission.digest, _fields(rule)), key, caller)
+            scan = ReceivedScan(folder / "upload", submission.digest)
+            pack_series(files, scan.file)
+            job = submit(self._gateway, rule, scan, key, caller)
         self._received.record(series_id, Submission(submission.digest, job.id, submission.jobs + 1))
         audit.record(audit.Action.CREATE, audit.AuditOutcome.OK, key=caller.key_id, job=job.id)
         return job
@@ -143,11 +143,6 @@ class Reception:
         """A job of less than the whole series is of no use any more; one that has ended stays as it is."""
         if self._gateway.lifecycle.cancel(job_id):
             log.info("job %s is superseded: more of its series has come", job_id)
-
-
-def _fields(rule: RoutingRule) -> dict[str, str]:
-    given = {"conditions": conditions_text(rule.conditions), "send_to": ",".join(rule.send_to)}
-    return {"model": rule.model, "outside": rule.outside.value} | {name: text for name, text in given.items() if text}
 
 
 def _digest(files: list[Path], rule: RoutingRule) -> str:

@@ -14,18 +14,19 @@ Without a file, or in an empty one, there is one rule: the default model, for se
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydicom import Dataset
 
 from unet_factory.domain.conditions import snap_conditions
-from unet_factory.domain.errors import ConditionInvalid, DestinationUnknown, ModelUnknown, RoutingInvalid
+from unet_factory.domain.errors import FactoryError, RoutingInvalid
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.spacing import OutsidePolicy
+from unet_factory.domain.segmentation_parameters import SERIES_REFERENCE, Names, SegmentationParameters
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory_service.segmentations.planned_deliveries import planned_deliveries
 
 
 def _compiles(pattern: str) -> str:
@@ -65,14 +66,18 @@ class Match(Frozen):
         )
 
 
-class RoutingRule(Frozen):
-    """What is done with a series that matches."""
+class RoutingRule(SegmentationParameters):
+    """How a series that matches is segmented: any parameter, except those that choose the scan."""
 
     match: Match = Match()
     model: str
-    send_to: tuple[str, ...] = ()
-    outside: OutsidePolicy = OutsidePolicy.CLAMP
-    conditions: dict[str, float] = Field(default_factory=dict)
+    send_to: Names = ()
+
+    @model_validator(mode="after")
+    def _does_not_choose_a_scan(self) -> Self:
+        if chosen := [name for name in SERIES_REFERENCE if getattr(self, name) is not None]:
+            raise ValueError(f"a rule is for series that are received; it must not have {', '.join(chosen)}")
+        return self
 
 
 class Routing(Frozen):
@@ -95,8 +100,8 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
         if file is None or document is None:
             return _default(registry)
         routing = Routing.model_validate(document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
-        raise RoutingInvalid(f"{file} holds no rules: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, FactoryError) as error:
+        raise RoutingInvalid(f"{file} is not a list of rules: {error}") from error
     for rule in routing.rules:
         _check_names(rule, file, registry, destinations)
     return routing
@@ -112,9 +117,8 @@ def _default(registry: ModelRegistry) -> Routing | None:
 def _check_names(rule: RoutingRule, file: Path, registry: ModelRegistry, destinations: Destinations) -> None:
     try:
         snap_conditions(registry.get(rule.model).manifest.conditions, rule.conditions)
-        for name in rule.send_to:
-            destinations.archive(name)
-    except (ModelUnknown, ConditionInvalid, DestinationUnknown) as error:
+        planned_deliveries(destinations, rule.send_to, rule.callback_url)
+    except FactoryError as error:
         raise RoutingInvalid(f"{file}: {error}") from error
 
 

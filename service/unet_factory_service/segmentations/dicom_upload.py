@@ -7,12 +7,12 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import MalformedRequest
+from unet_factory.domain.segmentation_parameters import NEVER_IN_A_URL, PARAMETERS
 from unet_factory.volume import VolumeLimits, sniff_format
 from unet_factory_service.segmentations.dicom_parts import MEDIA_TYPE, receive_dicom_parts
-from unet_factory_service.segmentations.upload import ReceivedForm
+from unet_factory_service.segmentations.upload import ReceivedForm, ReceivedScan
 
-# none of which can tell of a patient
-QUERY_FIELDS = ("model", "spacing", "working_spacing", "conditions", "outside", "output", "seg_type")
+QUERY_FIELDS = tuple(name for name in PARAMETERS if name not in NEVER_IN_A_URL)
 
 _ZIP_MAGIC = b"PK"
 
@@ -31,27 +31,27 @@ async def receive_dicom_body(request: Request, folder: Path, max_bytes: int) -> 
     """
     fields = _query_fields(request)
     parts = await receive_dicom_parts(request, folder, max_bytes)
-    return await run_in_threadpool(_packed, parts, folder / "upload", fields)
+    return ReceivedForm(fields, await run_in_threadpool(_packed, parts, folder / "upload"))
 
 
-def as_one_series(received: ReceivedForm, series_uid: str | None, limits: VolumeLimits) -> ReceivedForm:
+def as_one_series(scan: ReceivedScan, series_uid: str | None, limits: VolumeLimits) -> ReceivedScan:
     """A DICOM upload as an archive of just the series that ``series_uid`` names; a bare DICOM file as an archive too.
 
     Raises:
-        MalformedRequest: a series is named, but the upload is no DICOM.
+        MalformedRequest: a series is named, but the upload is not DICOM.
         NotAVolume, VolumeTooLarge, SeriesMixed, SlicesInconsistent: as ``unet_factory.volume.dicom.read_series``.
     """
-    is_dicom = sniff_format(received.file, limits) == "dicom"
+    is_dicom = sniff_format(scan.file, limits) == "dicom"
     if series_uid is not None and not is_dicom:
-        raise MalformedRequest("series_uid chooses a DICOM series, but the file is none")
-    if not is_dicom or (series_uid is None and _is_zip(received.file)):
-        return received
+        raise MalformedRequest("series_uid chooses among DICOM series, but the file is not DICOM; leave it out")
+    if not is_dicom or (series_uid is None and _is_zip(scan.file)):
+        return scan
     from unet_factory.volume.dicom import extract_series
 
-    target = received.file.with_name("series")
-    extract_series(received.file, target, series_uid, limits)
-    sha256 = hashlib.sha256(f"{received.sha256} {series_uid or ''}".encode()).hexdigest()
-    return ReceivedForm(target, sha256, received.fields)
+    target = scan.file.with_name("series")
+    extract_series(scan.file, target, series_uid, limits)
+    sha256 = hashlib.sha256(f"{scan.sha256} {series_uid or ''}".encode()).hexdigest()
+    return ReceivedScan(target, sha256)
 
 
 def _query_fields(request: Request) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _query_fields(request: Request) -> dict[str, str]:
     return dict(request.query_params)
 
 
-def _packed(parts: list[Path], target: Path, fields: dict[str, str]) -> ReceivedForm:
+def _packed(parts: list[Path], target: Path) -> ReceivedScan:
     from unet_factory.volume.dicom import pack_series
 
     pack_series(parts, target)
@@ -72,7 +72,7 @@ def _packed(parts: list[Path], target: Path, fields: dict[str, str]) -> Received
         part.unlink()
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
-    return ReceivedForm(target, digest.hexdigest(), fields)
+    return ReceivedScan(target, digest.hexdigest())
 
 
 def _is_zip(path: Path) -> bool:

@@ -12,8 +12,8 @@ from unet_factory.domain.jobs import Job, JobState
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
-from unet_factory_service.documentation import JOB_EXAMPLE
 from unet_factory_service.errors import JobNotFinished, StoredProblem
+from unet_factory_service.segmentations.documentation import JOB_EXAMPLE
 
 PRIVATE = {"Cache-Control": "private, no-store"}
 

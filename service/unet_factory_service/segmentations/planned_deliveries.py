@@ -1,9 +1,9 @@
 """What couriers are to do for a job, planned when it is submitted: all that can be refused is refused then."""
 
 from unet_factory.domain.jobs import Delivery, DeliveryKind, PacsSeries
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.platform.destinations import Destinations
 from unet_factory_service.errors import NotSupported
-from unet_factory_service.segmentations.form import SegmentationForm
 
 
 def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Delivery | None:
@@ -17,22 +17,22 @@ def planned_fetch(destinations: Destinations, series: PacsSeries | None) -> Deli
     return Delivery(kind=DeliveryKind.FETCH, destination=series.pacs)
 
 
-def receivers(destinations: Destinations, form: SegmentationForm, *, dicom: bool) -> tuple[str, ...]:
+def receivers(destinations: Destinations, parameters: SegmentationParameters, *, dicom: bool) -> tuple[str, ...]:
     """Names of the archives that get the DICOM results: those the caller names, else those of the series' archive.
 
     Raises:
         DestinationUnknown: one of them is not configured.
-        NotSupported: the scan is no DICOM series, so there are no such results.
+        NotSupported: the scan is not a DICOM series, so there are no such results.
     """
-    if form.send_to is None:
-        return destinations.results_of(form.series.pacs) if form.series else ()
-    for name in form.send_to:
+    if parameters.send_to is None:
+        return () if parameters.pacs is None else destinations.results_of(parameters.pacs)
+    for name in parameters.send_to:
         destinations.archive(name)
-    if form.send_to and not dicom:
+    if parameters.send_to and not dicom:
         raise NotSupported(
-            "send_to needs a DICOM series: only of one there are DICOM results", supported=["callback_url"]
+            "send_to needs a DICOM series: other scans have no DICOM results to send", supported=["callback_url"]
         )
-    return form.send_to
+    return parameters.send_to
 
 
 def planned_deliveries(

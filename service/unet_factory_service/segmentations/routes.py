@@ -12,17 +12,17 @@ from unet_factory.domain.errors import JobExpired, MalformedRequest
 from unet_factory.domain.jobs import Job
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
-from unet_factory_service.documentation import (
+from unet_factory_service.documentation import Responses, problems
+from unet_factory_service.preferences import parse_prefer
+from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
+from unet_factory_service.segmentations.documentation import (
     EVENTS_RESPONSES,
     FINISHED_JOB_EXAMPLE,
     JOB_EXAMPLE,
     LABELMAP_RESPONSES,
     SEGMENTATION_BODY,
-    Responses,
-    problems,
 )
-from unet_factory_service.preferences import parse_prefer
-from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
+from unet_factory_service.segmentations.form import read_form
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.job_changes import job_after, job_changes
 from unet_factory_service.segmentations.job_results import PRIVATE, JobId, check_has_result, result_response
@@ -77,7 +77,8 @@ async def create_segmentation(
     with gateway.blobs.scratch() as folder:
         receive = receive_dicom_body if is_dicom else receive_form
         received = await receive(request, folder, gateway.settings.max_upload_bytes)
-        job = await run_in_threadpool(submit, gateway, received, key, caller)
+        parameters = read_form(received.fields)
+        job = await run_in_threadpool(submit, gateway, parameters, received.scan, key, caller)
     request.state.job_ids = [job.id]
     job = await job_after(gateway, job, preference.wait_s)
     headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}

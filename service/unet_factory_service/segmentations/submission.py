@@ -1,4 +1,4 @@
-"""From a received form to a queued job, or to an error that leaves nothing behind."""
+"""From parameters and a scan to a queued job, or to an error that leaves nothing behind."""
 
 import hashlib
 import logging
@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from unet_factory.domain.conditions import named_conditions, snap_conditions
 from unet_factory.domain.errors import QueueUnavailable, SpacingOutOfRange
-from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, SegmentationType, Spacings, new_job_id
+from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.working_spacing import check_working_size, plan_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
@@ -17,10 +18,10 @@ from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.errors import NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.segmentations.dicom_upload import as_one_series
-from unet_factory_service.segmentations.form import SegmentationForm
+from unet_factory_service.segmentations.form import archived_series
 from unet_factory_service.segmentations.idempotency import reserve
 from unet_factory_service.segmentations.planned_deliveries import planned_deliveries, planned_fetch, receivers
-from unet_factory_service.segmentations.upload import ReceivedForm
+from unet_factory_service.segmentations.upload import ReceivedScan
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +38,31 @@ class _Accepted(NamedTuple):
 
 
 def submit(
-    gateway: GatewayContext, received: ReceivedForm, idempotency_key: str | None, caller: Caller = ANYBODY
+    gateway: GatewayContext,
+    parameters: SegmentationParameters,
+    scan: ReceivedScan | None,
+    idempotency_key: str | None,
+    caller: Caller = ANYBODY,
 ) -> Job:
     """The caller's new job; where a key is given (as it is stored), that of an earlier request of the same content.
 
+    Args:
+        scan: None where the parameters name a series in an archive, which a courier then fetches.
+
     Raises:
-        FactoryError: what is wrong with the form or its volume; QueueFull; QuotaExceeded; IdempotencyConflict. Nothing
-            is kept then.
+        FactoryError: what is wrong with the parameters or the scan; QueueFull; QuotaExceeded; IdempotencyConflict.
+            Nothing is kept then.
     """
-    form = SegmentationForm.of(received.fields)
-    model = gateway.registry.get(form.model)
-    if received.has_file:
-        received = as_one_series(received, form.series_uid, gateway.settings.volume_limits)
-        accepted = _accept_upload(gateway, form, model, received)
+    model = gateway.registry.get(parameters.model)
+    if scan is None:
+        accepted = _accept(gateway, parameters, model)
     else:
-        accepted = _accept(gateway, form, model)
+        scan = as_one_series(scan, parameters.series_uid, gateway.settings.volume_limits)
+        accepted = _accept_upload(gateway, parameters, model, scan)
     if idempotency_key is None:
-        _enqueue(gateway, accepted, received, caller)
+        _enqueue(gateway, accepted, scan, caller)
         return accepted.job
-    return _enqueue_once(gateway, accepted, received, caller, idempotency_key)
+    return _enqueue_once(gateway, accepted, scan, caller, idempotency_key)
 
 
 def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
@@ -72,78 +79,71 @@ def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
 
 
 def _accept_upload(
-    gateway: GatewayContext, form: SegmentationForm, model: RegisteredModel, received: ReceivedForm
+    gateway: GatewayContext, asked: SegmentationParameters, model: RegisteredModel, scan: ReceivedScan
 ) -> _Accepted:
-    header = read_header(received.file, limits=gateway.settings.volume_limits, spacing_ras_mm=form.spacing)
+    header = read_header(scan.file, limits=gateway.settings.volume_limits, spacing_ras_mm=asked.spacing_ras_mm)
     try:
-        plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, form.outside, form.working_spacing)
+        plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, asked.outside, asked.working_spacing_mm)
     except SpacingOutOfRange:
         SPACING_OUT_OF_RANGE.inc()
         raise
     check_working_size(header.shape_ras, plan, gateway.settings.max_voxels)
-    job, request = _accept(gateway, form, model, _input_name(received.file, header), dicom=header.format == "dicom")
-    policy = PolicyReport(outside=form.outside, out_of_range=plan.out_of_range)
-    spacing = Spacings(native=header.spacing_ras_mm, requested=form.working_spacing)
+    job, request = _accept(gateway, asked, model, _input_name(scan.file, header), dicom=header.format == "dicom")
+    policy = PolicyReport(outside=asked.outside, out_of_range=plan.out_of_range)
+    spacing = Spacings(native=header.spacing_ras_mm, requested=asked.working_spacing_mm)
     return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing, "notes": header.notes}), request)
 
 
 def _accept(
     gateway: GatewayContext,
-    form: SegmentationForm,
+    asked: SegmentationParameters,
     model: RegisteredModel,
     input_name: str = DICOM_INPUT,
     *,
     dicom: bool = True,
 ) -> _Accepted:
     """As far as can be told without the scan: a courier looks at one that lies in an archive."""
+    if not dicom and "seg_type" in asked.model_fields_set:
+        raise NotSupported("seg_type needs a DICOM series: other scans have no DICOM segmentation")
     now = time.time()
-    send_to = receivers(gateway.destinations, form, dicom=dicom)
-    conditions = snap_conditions(model.manifest.conditions, form.conditions)
+    send_to = receivers(gateway.destinations, asked, dicom=dicom)
+    series = archived_series(asked)
+    conditions = snap_conditions(model.manifest.conditions, asked.conditions)
     request = SegmentationRequest(
+        **asked.options(),
         model=model.manifest.name,
         checkpoint_digest=model.digest,
         input_name=input_name,
-        spacing_ras_mm=form.spacing,
-        working_spacing_mm=form.working_spacing,
         conditions=conditions,
-        outside=form.outside,
-        output=form.output,
-        seg_type=_seg_type(form, dicom=dicom),
         deadline_s=gateway.settings.job_deadline_s,
-        series=form.series,
+        series=series,
         send_to=send_to,
-        callback_url=form.callback_url,
+        callback_url=asked.callback_url,
     )
     job = Job(
         id=new_job_id(),
         model=model.manifest.name,
-        policy=PolicyReport(outside=form.outside),
-        spacing=Spacings(requested=form.working_spacing),
+        policy=PolicyReport(outside=asked.outside),
+        spacing=Spacings(requested=asked.working_spacing_mm),
         conditions=named_conditions(model.manifest.conditions, conditions),
         created=now,
         expires=now + gateway.settings.retention_s,
-        fetch=planned_fetch(gateway.destinations, form.series),
-        deliveries=planned_deliveries(gateway.destinations, send_to, form.callback_url),
+        fetch=planned_fetch(gateway.destinations, series),
+        deliveries=planned_deliveries(gateway.destinations, send_to, asked.callback_url),
     )
     return _Accepted(job, request)
 
 
-def _seg_type(form: SegmentationForm, *, dicom: bool) -> SegmentationType:
-    if form.seg_type is not None and not dicom:
-        raise NotSupported("seg_type needs a DICOM series: only of one there is a DICOM segmentation")
-    return form.seg_type or "binary"
-
-
 def _enqueue_once(
-    gateway: GatewayContext, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str
+    gateway: GatewayContext, accepted: _Accepted, scan: ReceivedScan | None, caller: Caller, key: str
 ) -> Job:
     earlier = reserve(
-        gateway.jobs, key, _fingerprint(accepted.request, received), accepted.job.id, gateway.settings.retention_s
+        gateway.jobs, key, _fingerprint(accepted.request, scan), accepted.job.id, gateway.settings.retention_s
     )
     if earlier is not None:
         return earlier
     try:
-        _enqueue(gateway, accepted, received, caller, key)
+        _enqueue(gateway, accepted, scan, caller, key)
     except BaseException:
         gateway.jobs.forget(key, accepted.job.id)
         raise
@@ -151,7 +151,7 @@ def _enqueue_once(
 
 
 def _enqueue(
-    gateway: GatewayContext, accepted: _Accepted, received: ReceivedForm, caller: Caller, key: str | None = None
+    gateway: GatewayContext, accepted: _Accepted, scan: ReceivedScan | None, caller: Caller, key: str | None = None
 ) -> None:
     """Store, record, send, in this order: once it is recorded, the job survives a lost message.
 
@@ -162,8 +162,8 @@ def _enqueue(
     if caller.jobs_in_flight and not gateway.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
         raise _too_many_jobs(caller)
     try:
-        if received.has_file:
-            gateway.blobs.put(job_id, accepted.request.input_name, received.file)
+        if scan is not None:
+            gateway.blobs.put(job_id, accepted.request.input_name, scan.file)
         gateway.jobs.create(accepted.job, accepted.request, owner=caller.owner, idempotency_key=key)
         if accepted.request.input_name == DICOM_INPUT:
             gateway.results.expect(job_id)
@@ -189,10 +189,10 @@ def _too_many_jobs(caller: Caller) -> QuotaExceeded:
     )
 
 
-def _fingerprint(request: SegmentationRequest, received: ReceivedForm) -> str:
+def _fingerprint(request: SegmentationRequest, scan: ReceivedScan | None) -> str:
     """Of the request as understood and of the file's bytes; a replaced checkpoint does not make it another request."""
     parameters = request.model_dump_json(exclude={"checkpoint_digest", "deadline_s"})
-    return hashlib.sha256(f"{parameters} {received.sha256}".encode()).hexdigest()
+    return hashlib.sha256(f"{parameters} {scan.sha256 if scan else ''}".encode()).hexdigest()
 
 
 def _input_name(file: Path, header: VolumeHeader) -> str:

@@ -7,9 +7,8 @@ and stops reading at the first byte too many.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
@@ -27,17 +26,18 @@ _WRITE_BYTES = 2**20
 _OVERHEAD_BYTES = 2**18  # all that is not the file: boundaries, part headers, the other fields
 
 
-@dataclass
-class ReceivedForm:
-    """``fields`` are the texts; ``file`` lies in the folder given to :func:`receive_form` and is the caller's.
-
-    Where the form names a series in an archive in place of a file, ``has_file`` is False and ``file`` empty.
-    """
+class ReceivedScan(NamedTuple):
+    """An upload on the store's disk; ``file`` lies in the folder given to the receiver, and is the caller's."""
 
     file: Path
-    sha256: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-    has_file: bool = True
+    sha256: str
+
+
+class ReceivedForm(NamedTuple):
+    """The texts by field, and the scan; None where the form names a series in an archive instead."""
+
+    fields: dict[str, str]
+    scan: ReceivedScan | None
 
 
 async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> ReceivedForm:
@@ -53,7 +53,7 @@ async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> R
         receiver = _Receiver(file, boundary, max_file_bytes)
         await stream_into(request, receiver.write)
         fields, sha256 = receiver.finish()
-    return ReceivedForm(folder / "upload", sha256, fields, has_file=ARCHIVE_FIELD not in fields)
+    return ReceivedForm(fields, None if ARCHIVE_FIELD in fields else ReceivedScan(folder / "upload", sha256))
 
 
 async def stream_into(request: Request, write: Callable[[bytes], None]) -> None:

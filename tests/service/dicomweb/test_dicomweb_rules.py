@@ -7,6 +7,7 @@ from fastapi import Request
 from pydicom import Dataset
 
 from unet_factory.domain.errors import MalformedRequest, RoutingInvalid
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_service.dicomweb.matching import Search
@@ -79,6 +80,18 @@ def test_without_rules_the_default_model_takes_its_own_modality(
         assert routing.rule_for(header(Modality="SR")) is None
 
 
+def test_a_rule_may_have_the_parameters_of_any_other_request(
+    tmp_path: Path, registry: ModelRegistry, destinations: Destinations
+) -> None:
+    file = tmp_path / "routing.yml"
+    file.write_text("rules: [{model: tiny, working_spacing: [1, 2, 2], seg_type: labelmap, output: nrrd}]")
+    routing = read_routing(file, registry, destinations)
+    assert routing is not None
+    (rule,) = routing.rules
+    asked = SegmentationParameters.from_texts({"working_spacing": "1,2,2", "seg_type": "labelmap", "output": "nrrd"})
+    assert rule.options() == asked.options()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -88,6 +101,12 @@ def test_without_rules_the_default_model_takes_its_own_modality(
         "rules: [{model: tiny, match: {modalty: MR}}]",
         "rules: [{model: tiny, conditions: {field_strength_t: 3}}]",
         "rules: [{model: tiny, match: {series_description: '('}}]",
+        "rules: [{model: tiny, spacing: '1,1'}]",
+        "rules: [{model: tiny, working_spacing: [1, 0, 1]}]",
+        "rules: [{model: tiny, seg_type: fractional}]",
+        "rules: [{model: tiny, callback_url: 'https://not.allowed/'}]",
+        "rules: [{model: tiny, series_uid: 1.2.3}]",
+        "rules: [{model: tiny, pacs: main, study_uid: 1.2.3, series_uid: 1.2.3}]",
         "rules: [",
     ],
 )

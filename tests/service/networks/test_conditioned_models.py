@@ -20,7 +20,7 @@ from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.manifest_file import read_standalone_manifest
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory_client import FactoryClient, FactoryProblem
+from unet_factory_client import FactoryClient, FactoryProblem, SegmentationParameters
 from unet_factory_service.dicomweb.routing import read_routing
 
 FIELD = Condition(name="field_strength_t", minimum=0.5, maximum=3, step=0.5, default=1.5)
@@ -97,10 +97,10 @@ def test_a_scan_is_segmented_under_its_conditions(gateway: Gateway, worker: None
         (model,) = client.models()
         assert model.conditions == (FIELD,)
         weak, strong, default = (
-            client.segment(scan, tmp_path / f"{name}.nii.gz", conditions=given)
-            for name, given in (("weak", {FIELD.name: 0.5}), ("strong", {FIELD.name: 3.0}), ("default", None))
+            client.segment(scan, tmp_path / f"{name}.nii.gz", SegmentationParameters(conditions=given))
+            for name, given in (("weak", {FIELD.name: 0.5}), ("strong", {FIELD.name: 3.0}), ("default", {}))
         )
         with pytest.raises(FactoryProblem, match="must lie in"):
-            client.submit(scan, conditions={FIELD.name: 9.0})
+            client.submit(scan, SegmentationParameters(conditions={FIELD.name: 9.0}))
     assert (weak.conditions, default.conditions) == ({FIELD.name: 0.5}, {FIELD.name: 1.5})
     assert weak.volumes_ml != strong.volumes_ml

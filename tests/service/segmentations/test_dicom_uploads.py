@@ -19,7 +19,7 @@ from unet_factory.domain.jobs import Job, JobState
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.volume import read_header, read_volume
-from unet_factory_client import FactoryClient
+from unet_factory_client import FactoryClient, SegmentationParameters
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 RELATED = 'multipart/related; type="application/dicom"; boundary=x'
@@ -62,7 +62,7 @@ def test_the_client_sends_a_folder(gateway: Gateway, worker: None, tmp_path: Pat
     saved(series(phantom((9, 8, 7)), affine_ras(10)), folder / "deeper")
     (folder / "README").write_text("no DICOM")
     with FactoryClient(gateway.url) as client:
-        job = client.segment(folder, tmp_path / "labels.nii.gz", working_spacing=(1, 1.5, 3))
+        job = client.segment(folder, tmp_path / "labels.nii.gz", SegmentationParameters(working_spacing_mm=(1, 1.5, 3)))
         assert job.state is JobState.SUCCEEDED
         assert read_header(tmp_path / "labels.nii.gz").shape == (9, 8, 7)
         (tmp_path / "empty").mkdir()

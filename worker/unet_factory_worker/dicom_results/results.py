@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, SegmentationType
+from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME
+from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.geometry import as_stored
 from unet_factory_worker.dicom_results.finishing import save

@@ -12,8 +12,8 @@ from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from unet_factory.domain.jobs import SegmentationType
 from unet_factory.domain.manifest import Label
+from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory_worker.dicom_results import coding, source
 from unet_factory_worker.dicom_results.finishing import finish, series_numbers
