@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from unet_factory.domain.frozen import Frozen
 
 LayoutName = Literal["splits", "msd", "acdc", "brats", "spider", "mmwhs"]
@@ -16,6 +18,9 @@ class DatasetConfig(Frozen):
     ``root`` may hold environment variables. ``spacing_from``: ``affine``, or ``pixdim`` for NIfTI data sets whose
     affine is known to be wrong. ``label_map`` overrules the layout's own. ``conditions``: a JSON file under ``root``
     that tells of scans or patients, by name, how they were acquired: ``{"case_01": {"field_strength_t": 1.5}}``.
+    ``channel``: which image is meant, counted from 0, where a scan has one for each channel, as nnU-Net's may.
+    ``label_grid``: a label map on another grid than its image is refused under ``same``; under ``resampled`` it is
+    brought to the image's grid, each voxel taking the nearest label.
     """
 
     layout: LayoutName = "splits"
@@ -23,3 +28,5 @@ class DatasetConfig(Frozen):
     spacing_from: Literal["affine", "pixdim"] = "affine"
     label_map: LabelMap | None = None
     conditions: str | None = None
+    channel: int | None = Field(default=None, ge=0)
+    label_grid: Literal["same", "resampled"] = "same"

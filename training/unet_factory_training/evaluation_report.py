@@ -13,7 +13,7 @@ from rich.table import Table
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Split, find_subjects, read_scan
+from unet_factory_training.datasets import Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
 
@@ -39,7 +39,7 @@ def evaluate(
     One JSON line per scan and spacing goes to ``out``. Returns the figures.
     """
     checkpoint = replace(load_checkpoint(checkpoint_path), manifest=manifest_of(config))
-    scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
+    scans = read_split(config.dataset, split, config.architecture.classes)
     figures = []
     with out.open("w") as lines:
         for region in regions(config, draws):

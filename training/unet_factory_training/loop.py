@@ -19,7 +19,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
+from unet_factory_training.datasets import LabelledScan, Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
@@ -27,6 +27,8 @@ from unet_factory_training.validation_record import record_validation
 log = logging.getLogger(__name__)
 
 STATE_FILE = "state.pt"
+
+_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 _VALIDATION_DRAWS = 4
 _RECORDED = {"optimisation", "sampling", "batch", "augmentation", "contrast", "start_from", "seed"}
@@ -40,14 +42,11 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
 
     Raises:
         DatasetInvalid: the data set lacks what its description promises.
-        FloatingPointError: a loss or gradient is not finite; the message names the batch.
+        TrainingDiverged: a loss or gradient is not finite; the message names the batch.
         StorageFull: no room for the state; the last one that was saved is still there.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    training, validation = (
-        [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, split)]
-        for split in ("train", "validation")
-    )
+    training, validation = (read_split(config.dataset, split, config.architecture.classes) for split in _SPLITS)
     trainer, manifest = Trainer(config, fabric), manifest_of(config)
     trainer.resume(run_dir / STATE_FILE)
     log.info("training on %d scans from iteration %d", len(training), trainer.iteration)

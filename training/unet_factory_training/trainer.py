@@ -12,13 +12,19 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.errors import CheckpointInvalid, FactoryError
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 from unet_factory_training.batches import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.network import SpacingConditionedUNet
+
+
+class TrainingDiverged(FactoryError, FloatingPointError):
+    """A loss or gradient is not finite: to go on would only spoil the parameters."""
+
+    slug, title = "training-diverged", "The training has diverged"
 
 
 class Trainer:
@@ -43,7 +49,7 @@ class Trainer:
         """One optimisation step from this process's share of its batches; returns their mean loss.
 
         Raises:
-            FloatingPointError: the loss or its gradient is not finite; the message names the batches. Parameters stay.
+            TrainingDiverged: the loss or its gradient is not finite; the message names the batches. Parameters stay.
         """
         learning_rate = learning_rate_at(self.iteration, self.config.optimisation)
         for group in self.optimiser.param_groups:
@@ -109,14 +115,14 @@ class Trainer:
             self.fabric.backward(loss / share)
         return loss.item()
 
-    def _not_finite(self, what: str, value: float, batches: Sequence[Batch]) -> FloatingPointError:
+    def _not_finite(self, what: str, value: float, batches: Sequence[Batch]) -> TrainingDiverged:
         found = "; ".join(
             f"spacing {batch.spacing} mm, "
             + "".join(f"condition {value:g}, " for value in batch.conditions)
             + f"scans {', '.join(batch.names)}"
             for batch in batches
         )
-        return FloatingPointError(f"{what} is {value} at iteration {self.iteration}: {found}")
+        return TrainingDiverged(f"{what} is {value} at iteration {self.iteration}: {found}")
 
     def _loss_of(self, batch: Batch) -> Tensor:
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unet_factory_training.dataset_config import LabelMap
+from unet_factory_training.datasets.files import scan_files
 from unet_factory_training.datasets.splitting import SplitSizes, subjects_in_split
 from unet_factory_training.datasets.subject import Split, Subject
 
@@ -16,7 +17,7 @@ _SIZES = SplitSizes(test=25, validation=25, train=900)  # paper, Table 1; 25 of 
 def find_brats(root: Path, split: Split) -> list[Subject]:
     """Every case is a subject."""
     cases = {}
-    for image in sorted(root.glob(f"*/*{_IMAGE_SUFFIX}")):
+    for image in scan_files(root, f"*/*{_IMAGE_SUFFIX}"):
         name = image.name.removesuffix(_IMAGE_SUFFIX)
         cases[name] = [Subject(name, image, image.with_name(f"{name}_seg.nii.gz"))]
     return subjects_in_split(root, split, cases, _SIZES)

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from unet_factory.domain.errors import DatasetInvalid
+from unet_factory_training.datasets.description import read_description
 
 _CONDITIONS = TypeAdapter(dict[str, dict[str, FiniteFloat]])
 
@@ -17,9 +18,7 @@ def read_conditions(path: Path) -> Mapping[str, Mapping[str, float]]:
         DatasetInvalid: there is no such file, or it holds something else.
     """
     try:
-        return _CONDITIONS.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise DatasetInvalid(f"the data set has no file {path.name} of conditions") from None
+        return _CONDITIONS.validate_python(read_description(path))
     except ValidationError as error:
         wrong = error.errors()[0]
         where = ".".join(str(part) for part in wrong["loc"]) or "the file"

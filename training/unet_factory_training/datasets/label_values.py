@@ -7,6 +7,7 @@ from unet_factory.domain.errors import DatasetInvalid
 from unet_factory_training.dataset_config import LabelMap
 
 _CLASSES = range(256)
+_SHOWN = 10
 
 
 def classes_of(values: NDArray[np.float32], label_map: LabelMap | None, name: str) -> NDArray[np.uint8]:
@@ -19,8 +20,9 @@ def classes_of(values: NDArray[np.float32], label_map: LabelMap | None, name: st
     wanted = {value: _class_of(value, label_map) for value in found}
     unknown = [f"{value:g}" for value in found if wanted[value] not in _CLASSES]
     if unknown:
+        shown = unknown if len(unknown) <= _SHOWN else [*unknown[:_SHOWN], f"{len(unknown) - _SHOWN} more"]
         allowed = "the whole numbers 0 to 255" if label_map is None else f"0, {', '.join(map(str, label_map))}"
-        raise DatasetInvalid(f"{name} holds the label values {', '.join(unknown)}; known are {allowed}")
+        raise DatasetInvalid(f"{name} holds the label values {', '.join(shown)}; known are {allowed}")
     classes = np.zeros(values.shape, dtype=np.uint8)
     for value, label in wanted.items():
         if label:

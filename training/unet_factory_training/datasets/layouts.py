@@ -39,10 +39,11 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
     """The subjects of a split, in the order of its description.
 
     Raises:
-        DatasetInvalid: the description, a split or a file is missing.
+        DatasetInvalid: the description, a split or a file is missing, or a scan has several channels and
+            ``config.channel`` names none of them.
     """
     root = _root(config)
-    subjects = LAYOUTS[config.layout].find(root, split)
+    subjects = [_of_channel(one, config.channel) for one in LAYOUTS[config.layout].find(root, split)]
     if config.conditions is not None:
         told = read_conditions(root / config.conditions)
         subjects = [replace(one, conditions=told.get(one.name, told.get(one.patient or "", {}))) for one in subjects]
@@ -51,6 +52,17 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
             if not path.is_file():
                 raise DatasetInvalid(f"split {split!r} of {root.name} names {path.name}, but there is no such file")
     return subjects
+
+
+def _of_channel(subject: Subject, channel: int | None) -> Subject:
+    if channel is None and len(subject.channels) < 2:
+        return subject
+    if channel is None or channel >= max(1, len(subject.channels)):
+        raise DatasetInvalid(
+            f"{subject.name} has {max(1, len(subject.channels))} channels; name one in dataset.channel, counted from 0"
+            + ("" if channel is None else f", not {channel}")
+        )
+    return replace(subject, image=subject.channels[channel] if subject.channels else subject.image)
 
 
 def label_map_of(config: DatasetConfig) -> LabelMap | None:

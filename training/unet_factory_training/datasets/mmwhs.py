@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unet_factory_training.dataset_config import LabelMap
+from unet_factory_training.datasets.files import scan_files
 from unet_factory_training.datasets.splitting import SplitSizes, subjects_in_split
 from unet_factory_training.datasets.subject import Split, Subject
 
@@ -20,7 +21,7 @@ _SIZES = SplitSizes(test=4, validation=2, published_test=_TEST)
 def find_mmwhs(root: Path, split: Split) -> list[Subject]:
     """Every MR scan with a label map is a subject."""
     scans = {}
-    for image in sorted(root.glob(f"mr_train_*{_IMAGE_SUFFIX}")):
+    for image in scan_files(root, f"mr_train_*{_IMAGE_SUFFIX}"):
         name = image.name.removesuffix(_IMAGE_SUFFIX)
         scans[name] = [Subject(name, image, image.with_name(f"{name}_label.nii.gz"))]
     return subjects_in_split(root, split, scans, _SIZES)

@@ -1,22 +1,25 @@
 """From files to a scan in memory: RAS+, z-scored, labels as classes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import nibabel
 import torch
+from nibabel.filebasedimages import ImageFileError
 from torch import Tensor
 
-from unet_factory.domain.errors import DatasetInvalid
+from unet_factory.domain.errors import DatasetInvalid, FactoryError
 from unet_factory.domain.spacing import SpacingMm, validate_spacing
 from unet_factory.model.normalisation import zscore
 from unet_factory.volume import Volume, read_volume
 from unet_factory_training.dataset_config import DatasetConfig
+from unet_factory_training.datasets.label_grid import describe, nearest_on_grid, same_grid
 from unet_factory_training.datasets.label_values import classes_of
-from unet_factory_training.datasets.layouts import label_map_of
-from unet_factory_training.datasets.subject import Subject
+from unet_factory_training.datasets.layouts import find_subjects, label_map_of
+from unet_factory_training.datasets.subject import Split, Subject
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,19 +45,58 @@ class LabelledScan:
         return replace(self, image=self.image.to(device), labels=self.labels.to(device))
 
 
+def read_split(config: DatasetConfig, split: Split, classes: int) -> list[LabelledScan]:
+    """All scans of a split, for a model of so many ``classes``.
+
+    Raises:
+        DatasetInvalid: the split is empty, a scan has labels beyond the classes, or as in ``read_scan``.
+    """
+    subjects = find_subjects(config, split)
+    if not subjects:
+        raise DatasetInvalid(f"the split {split!r} of {config.root} has no scans; it needs at least one")
+    return [_within(read_scan(subject, config), classes) for subject in subjects]
+
+
 def read_scan(subject: Subject, config: DatasetConfig) -> LabelledScan:
     """Load image and labels, both reoriented to RAS+, the image z-scored.
 
     Raises:
-        DatasetInvalid: image and labels differ in shape, or the label map has values that are no classes.
-        FactoryError: a file cannot be read, its geometry cannot be trusted, or the image has no contrast.
+        DatasetInvalid: a file cannot be read, its geometry cannot be trusted, the image has no contrast, the label map
+            has values that are no classes, or lies on another grid than the image and ``config`` says nothing of that.
+            The message names the file.
     """
-    image, labels = _read_ras(subject.image, config), _read_ras(subject.label, config)
-    if image.data.shape != labels.data.shape:
-        raise DatasetInvalid(f"{subject.name}: image {image.data.shape} and labels {labels.data.shape} differ in shape")
-    classes = torch.from_numpy(classes_of(labels.data, label_map_of(config), subject.label.name))
-    conditions = subject.conditions
-    return LabelledScan(subject.name, zscore(torch.from_numpy(image.data)), classes, image.spacing_ras_mm, conditions)
+    with _naming(subject.image):
+        image = _read_ras(subject.image, config)
+        normalised = zscore(torch.from_numpy(image.data))
+    with _naming(subject.label):
+        labels = _read_ras(subject.label, config)
+        classes = classes_of(labels.data, label_map_of(config), subject.label.name)
+        if not same_grid(image.header, labels.header):
+            if config.label_grid == "same":
+                raise DatasetInvalid(
+                    f"its grid is not that of {subject.image.name}: {describe(labels.header)}; the image "
+                    f"{describe(image.header)}. Mend the files, or set dataset.label_grid to resampled"
+                )
+            classes = nearest_on_grid(classes, labels.header, image.header)
+    return LabelledScan(subject.name, normalised, torch.from_numpy(classes), image.spacing_ras_mm, subject.conditions)
+
+
+def _within(scan: LabelledScan, classes: int) -> LabelledScan:
+    if (largest := int(scan.labels.max())) >= classes:
+        raise DatasetInvalid(
+            f"{scan.name} holds label {largest}; architecture.classes is {classes}, so labels are 0 to {classes - 1}; "
+            "raise it, or map the label in dataset.label_map"
+        )
+    return scan
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors say which file they are about."""
+    try:
+        yield
+    except (FactoryError, OSError, ImageFileError) as error:
+        raise DatasetInvalid(f"{path.parent.name}/{path.name}: {error}") from error
 
 
 def _read_ras(path: Path, config: DatasetConfig) -> Volume:

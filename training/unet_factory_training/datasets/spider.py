@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unet_factory_training.dataset_config import LabelMap
+from unet_factory_training.datasets.files import scan_files
 from unet_factory_training.datasets.splitting import SplitSizes, subjects_in_split
 from unet_factory_training.datasets.subject import Split, Subject
 
@@ -16,7 +17,7 @@ _SIZES = SplitSizes(test=10, validation=10)  # paper, Table 1: 10 test scans
 def find_spider(root: Path, split: Split) -> list[Subject]:
     """The T1 scan of every patient is a subject."""
     patients = {}
-    for image in sorted((root / "images").glob(f"*{_IMAGE_SUFFIX}")):
+    for image in scan_files(root / "images", f"*{_IMAGE_SUFFIX}"):
         patient = image.name.removesuffix(_IMAGE_SUFFIX)
         patients[patient] = [Subject(image.name.removesuffix(".mha"), image, root / "masks" / image.name)]
     return subjects_in_split(root, split, patients, _SIZES)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from unet_factory_training.datasets.description import names_in_split
+from unet_factory_training.datasets.files import as_posix
 from unet_factory_training.datasets.subject import Split, Subject
 
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -14,6 +15,7 @@ def find_split_files(root: Path, split: Split) -> list[Subject]:
 
 
 def _subject(root: Path, name: str) -> Subject:
+    name = str(as_posix(name))
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
     file_name = name if suffix else f"{name}{_SUFFIXES[0]}"
     return Subject(name.removesuffix(suffix), root / "images" / file_name, root / "labels" / file_name)
