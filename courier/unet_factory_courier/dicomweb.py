@@ -44,18 +44,31 @@ def fetch(archive: DicomWeb, series: PacsSeries, folder: Path, max_bytes: int) -
     """Retrieve a whole series into ``folder``, one file an instance, as the archive stores them (no transcoding).
 
     Raises:
-        TryAgain: the archive cannot be reached, or has handed out less than it says that it has.
+        TryAgain: the archive cannot be reached.
         GiveUp: it has no such series, or refuses; the series has more than ``max_bytes``.
     """
     with _client(archive, _CHUNK) as client, _failures(_check_fetch):
         instances = client.iter_series(series.study_uid, series.series_uid, media_types=(("application/dicom", "*"),))
         files = list(_written(instances, series, folder, max_bytes))
-        expected = _announced_instances(client, series)
     if not files:
         raise _not_found()
-    if len(files) < expected:
-        raise TryAgain(f"the archive handed out {len(files)} of {expected} instances")
     return files
+
+
+def announced_instances(archive: DicomWeb, series: PacsSeries) -> int:
+    """Number of Series Related Instances (0020,1209) of this very series; 0 where the archive does not tell.
+
+    It may count what it does not hand out, such as rejected instances (PS3.18 10.6.3.3 leaves it to the archive), and
+    it may answer with other series too.
+
+    Raises:
+        TryAgain: the archive cannot be reached.
+    """
+    filters = {"SeriesInstanceUID": series.series_uid}
+    with _client(archive, _CHUNK) as client, _failures(_count_unknown):
+        found = client.search_for_series(series.study_uid, fields=["00201209"], search_filters=filters)
+        return max((_count(entry) for entry in found if _uid(entry) in (None, series.series_uid)), default=0)
+    return 0
 
 
 def _written(instances: Iterator[Dataset], series: PacsSeries, folder: Path, max_bytes: int) -> Iterator[Path]:
@@ -77,15 +90,19 @@ def _written(instances: Iterator[Dataset], series: PacsSeries, folder: Path, max
         yield file
 
 
-def _announced_instances(client: DICOMwebClient, series: PacsSeries) -> int:
-    """Number of Series Related Instances (0020,1209), which archives may leave out; 0 then."""
+def _uid(entry: dict[str, Any]) -> Any:
+    return next(iter(entry.get("0020000E", {}).get("Value", [])), None)
+
+
+def _count(entry: dict[str, Any]) -> int:
     try:
-        found = client.search_for_series(
-            series.study_uid, fields=["00201209"], search_filters={"SeriesInstanceUID": series.series_uid}
-        )
-        return max((int(entry["00201209"]["Value"][0]) for entry in found), default=0)
-    except (KeyError, IndexError, ValueError, TypeError, requests.HTTPError):
+        return int(entry["00201209"]["Value"][0])
+    except (KeyError, IndexError, ValueError, TypeError):
         return 0
+
+
+def _count_unknown(_answer: requests.Response) -> None:
+    """An archive need not answer how many there are."""
 
 
 def _check_fetch(answer: requests.Response) -> None:

@@ -17,3 +17,7 @@ class CourierSettings(Settings):
     fetch_max_age_s: float = Field(
         default=3600.0, description="A job whose series could not be fetched for so long fails."
     )
+    fetch_settle_s: float = Field(
+        default=60.0,
+        description="A series whose archive counts more than it hands out is taken as it came after so many seconds.",
+    )

@@ -109,7 +109,9 @@ class DeliveryTasks:
         with self.blobs.scratch() as folder:
             packed, instances = folder / request.input_name, folder / "instances"
             instances.mkdir()
-            pack_series(dicomweb.fetch(archive, request.series, instances, limits.decompressed_bytes), packed)
+            files = dicomweb.fetch(archive, request.series, instances, limits.decompressed_bytes)
+            notes = self._notes_on_missing(claimed, dicomweb.announced_instances(archive, request.series), len(files))
+            pack_series(files, packed)
             try:
                 header = read_header(packed, limits=limits, spacing_ras_mm=request.spacing_ras_mm)
             except FactoryError as error:
@@ -117,9 +119,21 @@ class DeliveryTasks:
             self.blobs.put(job.id, request.input_name, packed)
         spacing = Spacings(native=header.spacing_ras_mm, requested=request.working_spacing_mm)
         timings_s = job.timings_s | {"pull": round(time.perf_counter() - started, 6)}
-        if not self.jobs.describe(job.id, spacing=spacing, timings_s=timings_s):
+        if not self.jobs.describe(job.id, spacing=spacing, timings_s=timings_s, notes=notes):
             self.blobs.delete(job.id)
             raise NothingToDo("the job ended while its series was fetched")
+
+    def _notes_on_missing(self, claimed: ClaimedDelivery, announced: int, came: int) -> tuple[str, ...]:
+        """What to tell of instances that the archive counts but does not hand out.
+
+        Raises:
+            TryAgain: they may still be on their way.
+        """
+        if came >= announced:
+            return ()
+        if claimed.tried_for_s < self.settings.fetch_settle_s:
+            raise TryAgain(f"the archive handed out {came} of {announced} instances")
+        return (f"the archive counts {announced} instances in the series and handed out {came}; these were used",)
 
     def fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
         """End a job whose scan cannot be had."""

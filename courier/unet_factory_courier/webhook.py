@@ -4,6 +4,7 @@ Headers: ``webhook-id`` (the same over all attempts: receivers drop what they ha
 since the epoch), ``webhook-signature`` (``v1,`` and the base64 HMAC-SHA256 of ``ID.TIMESTAMP.BODY``, for each secret).
 """
 
+import asyncio
 import base64
 import binascii
 import ipaddress
@@ -51,8 +52,8 @@ class WebhookSender:
         """
         body = webhook_body(job)
         headers = self._signed(delivery_id, body) | {"Content-Type": "application/json"}
-        with httpx.Client(trust_env=False, follow_redirects=False, timeout=self._webhooks.timeout_s) as http:
-            status, retry_after = self._post(http, httpx.URL(url), body, headers)
+        addresses = judged_addresses(self._rules, url, self._resolve)
+        status, retry_after = asyncio.run(self._post(addresses, httpx.URL(url), body, headers))
         check_status(status, retry_after)
 
     def _signed(self, delivery_id: str, body: str) -> dict[str, str]:
@@ -64,10 +65,28 @@ class WebhookSender:
             "webhook-signature": " ".join(signatures),
         }
 
-    def _post(self, http: httpx.Client, url: httpx.URL, body: str, headers: dict[str, str]) -> tuple[int, str | None]:
-        """Status and Retry-After of the answer; its body is not read."""
+    async def _post(
+        self, addresses: list[Address], url: httpx.URL, body: str, headers: dict[str, str]
+    ) -> tuple[int, str | None]:
+        """Status and Retry-After of the answer; its body is not read. Nobody may take longer than ``timeout_s``.
+
+        httpx bounds each read only: a receiver that sends a byte now and then would keep an attempt open for ever.
+        """
+        timeout_s = self._webhooks.timeout_s
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                httpx.AsyncClient(trust_env=False, follow_redirects=False, timeout=timeout_s) as http,
+            ):
+                return await self._post_to_any(http, addresses, url, body, headers)
+        except TimeoutError:
+            raise TryAgain(f"the receiver did not answer within {timeout_s:g} s") from None
+
+    async def _post_to_any(
+        self, http: httpx.AsyncClient, addresses: list[Address], url: httpx.URL, body: str, headers: dict[str, str]
+    ) -> tuple[int, str | None]:
         failure: httpx.HTTPError | None = None
-        for address in judged_addresses(self._rules, str(url), self._resolve):
+        for address in addresses:
             # the connection goes to the very address that was judged, the certificate is checked against the name
             pinned = url.copy_with(host=str(address))
             request = http.build_request(
@@ -78,13 +97,13 @@ class WebhookSender:
                 extensions={"sni_hostname": url.host},
             )
             try:
-                answer = http.send(request, stream=True)
+                answer = await http.send(request, stream=True)
             except httpx.ConnectError as error:
                 failure = error
                 continue
             except httpx.HTTPError as error:
                 raise TryAgain(f"the receiver did not answer: {type(error).__name__}") from None
-            answer.close()
+            await answer.aclose()
             return answer.status_code, answer.headers.get("Retry-After")
         raise TryAgain(f"the receiver cannot be reached: {type(failure).__name__}")
 

@@ -50,6 +50,7 @@ def deliveries(redis: Redis) -> DeliveryStore:
 def settings(settings: FactorySettings) -> FactorySettings:
     """Failures are tried again within tenths of a second, and not for long."""
     quick = {"delivery_backoff_s": 0.2, "delivery_backoff_max_s": 0.4, "delivery_attempts": 6, "lease_s": 1.0}
+    quick |= {"fetch_settle_s": 0.5}
     return settings.model_copy(update=quick)
 
 

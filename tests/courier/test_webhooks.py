@@ -2,7 +2,12 @@
 
 import ipaddress
 import logging
+import socketserver
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 
 import pytest
 
@@ -206,3 +211,42 @@ def test_a_weak_or_malformed_secret_is_refused_at_start(
     monkeypatch.setenv("WEBHOOK_SECRET", secret)
     with pytest.raises(DestinationsInvalid, match="WEBHOOK_SECRET"):
         check_secrets(destinations)
+
+
+def test_a_receiver_that_answers_a_byte_at_a_time_holds_an_attempt_no_longer_than_its_time(
+    configure: Configure, dispatcher: Run, submit: Submit, finish: Finish, jobs: JobStore
+) -> None:
+    document = webhooks(*LOOPBACK)
+    document["webhooks"] |= {"timeout_s": 1}  # type: ignore[operator]
+    with dripping(every_s=0.3) as url:
+        job_id = submit(hook(), callback_url=url)
+        finish(job_id)
+        courier, started = dispatcher(configure(document)), time.monotonic()
+        courier.run_once()
+        assert courier.finish(10)
+    assert 1 <= time.monotonic() - started < 3
+    (delivery,) = jobs.get(job_id).deliveries
+    assert delivery.state is DeliveryState.PENDING
+    assert delivery.last_error == "the receiver did not answer within 1 s"
+
+
+@contextmanager
+def dripping(every_s: float) -> Iterator[str]:
+    """A server that sends the first line of its answer a byte at a time, for ever."""
+    stopped = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                for letter in chain("HTTP/1.1 200 ", repeat("x")):
+                    if stopped.wait(every_s):
+                        return
+                    self.request.sendall(letter.encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook"
+        stopped.set()
+        server.shutdown()
+        thread.join()

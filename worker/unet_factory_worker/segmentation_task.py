@@ -147,8 +147,12 @@ class Attempt:
         if plan.out_of_range:
             metrics.SPACING_OUT_OF_RANGE.inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
-        self._tell(spacing=spacing, policy=_report(plan, request), notes=volume.header.notes)
+        self._tell(spacing=spacing, policy=_report(plan, request), notes=self._notes(volume))
         return plan
+
+    def _notes(self, volume: Volume) -> tuple[str, ...]:
+        """What was noted while the scan was read, after what a courier noted while it was fetched."""
+        return tuple(dict.fromkeys((*self.context.jobs.get(self.job_id).notes, *volume.header.notes)))
 
     def _infer(
         self, unet: UNet, volume: Volume, plan: SpacingPlan, manifest: Manifest
