@@ -1,12 +1,15 @@
 """Which models there are, and which one answers those who name none."""
 
+import hashlib
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from prometheus_client.registry import REGISTRY
 
-from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
-from unet_factory.platform.model_registry import DEFAULT_FILE, ModelRegistry
+from unet_factory.domain.errors import ModelUnknown
+from unet_factory.platform.model_registry import DEFAULT_FILE, LOOK_EVERY_S, ModelRegistry
 
 PROJECT_MODELS = Path(__file__).parents[2] / "models"
 
@@ -17,14 +20,45 @@ def test_a_model_that_is_dropped_in_does_not_become_the_default() -> None:
     assert {model.manifest.name for model in registry.all()} == {path.stem for path in PROJECT_MODELS.glob("*.saf*")}
 
 
-def test_a_default_that_is_not_there_and_a_name_given_twice_are_refused(tmp_path: Path, tiny_models: Path) -> None:
-    (source,) = tiny_models.glob("*.safetensors")
-    shutil.copy(source, tmp_path / "one.safetensors")
+def test_a_default_that_is_not_there_is_refused(tmp_path: Path, tiny_models: Path) -> None:
+    shutil.copy(tiny_models / "tiny.safetensors", tmp_path / "one.safetensors")
     assert ModelRegistry.scan(tmp_path).get().path.name == "one.safetensors"
     (tmp_path / DEFAULT_FILE).write_text("nobody\n")
     with pytest.raises(ModelUnknown, match="'nobody'"):
         ModelRegistry.scan(tmp_path)
-    (tmp_path / DEFAULT_FILE).unlink()
-    shutil.copy(source, tmp_path / "two.safetensors")
-    with pytest.raises(CheckpointInvalid, match=r"one\.safetensors and two\.safetensors"):
-        ModelRegistry.scan(tmp_path)
+
+
+def test_a_file_that_cannot_be_used_is_refused_by_name_and_harms_no_other(
+    tmp_path: Path, tiny_models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Half of one that is still copied, none at all, and one whose name is taken."""
+    whole = (tiny_models / "tiny.safetensors").read_bytes()
+    (tmp_path / "a-good.safetensors").write_bytes(whole)
+    (tmp_path / "half.safetensors").write_bytes(whole[: len(whole) * 2 // 3])
+    (tmp_path / "none.safetensors").write_bytes(b"not a checkpoint")
+    (tmp_path / "twice.safetensors").write_bytes(whole)
+    registry = ModelRegistry.scan(tmp_path)
+    assert [model.path.name for model in registry.all()] == ["a-good.safetensors"]
+    for refused in ("half.safetensors", "none.safetensors", "a-good.safetensors and twice.safetensors"):
+        assert refused in caplog.text
+    assert REGISTRY.get_sample_value("unet_factory_models_refused") == 3
+    with pytest.raises(ModelUnknown, match=r"half\.safetensors: the file has \d+ bytes"):
+        registry.get("other")
+
+
+def test_a_replaced_file_is_noticed(tmp_path: Path, tiny_models: Path) -> None:
+    file = tmp_path / "tiny.safetensors"
+    whole = (tiny_models / "tiny.safetensors").read_bytes()
+    file.write_bytes(whole)
+    registry = ModelRegistry.scan(tmp_path)
+    before = registry.get().digest
+    changed = bytearray(whole)
+    changed[-1] ^= 1
+    (tmp_path / "new").write_bytes(changed)
+    (tmp_path / "new").rename(file)
+    time.sleep(LOOK_EVERY_S)
+    assert registry.get().digest == hashlib.sha256(changed).hexdigest() != before
+    file.unlink()
+    time.sleep(LOOK_EVERY_S)
+    with pytest.raises(ModelUnknown):
+        registry.get()

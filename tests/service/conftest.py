@@ -130,7 +130,7 @@ def worker(settings: FactorySettings, worker_present: None) -> Iterator[None]:
     from unet_factory_worker.generation_task import run_generation
     from unet_factory_worker.segmentation_task import run_job
 
-    context, _ = open_context(settings)
+    context = open_context(settings)
     app = Celery("worker_of_the_tests", broker=settings.broker_url, set_as_current=False)
     app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1, worker_hijack_root_logger=False)
 

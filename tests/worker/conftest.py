@@ -26,7 +26,7 @@ def checkpoint(tiny_models: Path) -> Checkpoint:
 
 @pytest.fixture
 def context(settings: FactorySettings) -> WorkerContext:
-    return open_context(settings)[0]
+    return open_context(settings)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
 from unet_factory.model.unet import UNet
 from unet_factory.platform.weight_cache import WeightCache, weight_key
+from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.factory import WeightFactory
 
 ISOTROPIC, FLAT = SnappedSpacing(1000, 1000, 1000), SnappedSpacing(1000, 500, 2000)
@@ -24,7 +25,7 @@ def cache(redis: Redis) -> WeightCache:
 
 
 def factory_of(checkpoint: Checkpoint, cache: WeightCache, capacity: int = 2) -> WeightFactory:
-    return WeightFactory({"tiny": checkpoint}, cache, torch.device("cpu"), capacity)
+    return WeightFactory(lambda *_: checkpoint, cache, torch.device("cpu"), capacity)
 
 
 def test_made_once_then_found_on_the_device_and_in_redis(checkpoint: Checkpoint, cache: WeightCache) -> None:
@@ -82,10 +83,10 @@ def test_a_cache_that_is_away_costs_time_not_the_network(checkpoint: Checkpoint,
 
 @pytest.mark.parametrize(("model", "digest"), [("other", None), ("tiny", "0" * 64)])
 def test_a_checkpoint_that_is_not_there_is_refused(
-    checkpoint: Checkpoint, cache: WeightCache, model: str, digest: str | None
+    checkpoint: Checkpoint, context: WorkerContext, model: str, digest: str | None
 ) -> None:
     with pytest.raises(ModelUnknown):
-        factory_of(checkpoint, cache).network(model, digest or checkpoint.digest, FLAT)
+        context.factory.network(model, digest or checkpoint.digest, FLAT)
 
 
 class Counts:

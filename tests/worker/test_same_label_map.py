@@ -66,7 +66,7 @@ def test_a_workers_label_map_is_the_evaluations(
 
 def served_labels(settings: FactorySettings, shipped: Checkpoint, folder: Path, spacing_mm: SpacingMm) -> np.ndarray:
     """The label map of ``SCAN``, taken to be of ``spacing_mm``, as a job of a worker leaves it in the store."""
-    context, _ = open_context(settings)
+    context = open_context(settings)
     job_id, now, upload = new_job_id(), time.time(), folder / "input.nii.gz"
     upload.write_bytes(SCAN.read_bytes())
     context.blobs.put(job_id, upload.name, upload)

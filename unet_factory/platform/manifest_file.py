@@ -18,14 +18,16 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a checkpoint file.
 
     Raises:
-        CheckpointInvalid: no safetensors file, or no valid checkpoint manifest in it.
+        CheckpointInvalid: no safetensors file or not a whole one, or no valid checkpoint manifest in it.
     """
     try:
         with path.open("rb") as file:
             size = int.from_bytes(file.read(8), "little")
             if not 0 < size <= _MAX_HEADER_BYTES:
                 raise CheckpointInvalid(f"{path.name}: not a safetensors file (header of {size} bytes)")
-            return Manifest.model_validate_json(_manifest_json(file.read(size)))
+            header = file.read(size)
+        _check_length(path, header)
+        return Manifest.model_validate_json(_manifest_json(header))
     except (OSError, KeyError, ValueError, ValidationError) as error:
         raise CheckpointInvalid(f"{path.name}: no checkpoint manifest: {error}") from error
 
@@ -47,6 +49,15 @@ def file_digest(path: Path) -> str:
     """sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_length(path: Path, header: bytes) -> None:
+    """A file that is still being copied has a whole header, and not all of the tensors that the header lists."""
+    tensors: dict[str, Any] = json.loads(header)
+    ends = (tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
+    expected, found = 8 + len(header) + max(ends, default=0), path.stat().st_size
+    if found != expected:
+        raise CheckpointInvalid(f"{path.name}: the file has {found} bytes, its header says {expected}")
 
 
 def _manifest_json(header: bytes) -> str:

@@ -44,6 +44,9 @@ JOB_MEMORY_PEAK_BYTES = Gauge(
     "Peak host memory that the last job added to its worker",
     multiprocess_mode="livemax",
 )
+MODELS_REFUSED = Gauge(
+    "unet_factory_models_refused", "Files in the model folder that cannot be used", multiprocess_mode="livemax"
+)
 OOM_FALLBACKS = Counter("unet_factory_oom_fallbacks", "Jobs that ran out of memory and went on in a smaller way")
 AUDIT_FAILURES = Counter("unet_factory_audit_failures", "Lines of the audit trail that could not be written")
 SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings asked for outside the trained range")

@@ -1,13 +1,21 @@
 """Which models there are, from the manifests in the model folder; no torch, so the gateway can answer by itself."""
 
+import logging
+import math
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
+from unet_factory.platform import metrics
 from unet_factory.platform.manifest_file import file_digest, read_manifest
 
+log = logging.getLogger(__name__)
+
 DEFAULT_FILE = "default"
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -19,58 +27,121 @@ class RegisteredModel:
     digest: str
 
 
-class ModelRegistry:
-    """The checkpoints found at start-up, by name."""
+@dataclass(frozen=True)
+class _Stamp:
+    """Changes whenever a file is replaced or written to."""
 
-    def __init__(self, models: dict[str, RegisteredModel], default: str) -> None:
-        self._models, self._default = models, default
+    modified_ns: int
+    size: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> "_Stamp":
+        status = path.stat()
+        return cls(status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+class ModelRegistry:
+    """The usable checkpoints of a folder, by name, as they are now; safe to share between threads.
+
+    The folder is looked at again at most every ``LOOK_EVERY_S``, and only files that changed are read. A file that
+    cannot be used is refused by name, in the log and the metrics, and keeps no other from being used.
+    """
+
+    def __init__(self, folder: Path, default: str = "") -> None:
+        self._folder, self._wanted_default = folder, default
+        self._lock = threading.Lock()
+        self._looked = -math.inf
+        self._files: dict[Path, tuple[_Stamp, RegisteredModel | str]] = {}
+        self._models: dict[str, RegisteredModel] = {}
+        self._refused: dict[str, str] = {}
 
     @classmethod
     def scan(cls, folder: Path, default: str = "") -> "ModelRegistry":
-        """Read the manifest of every ``*.safetensors`` in ``folder``.
+        """The registry of every ``*.safetensors`` in ``folder``.
 
         The default is the one named, else by the folder's file ``default``, else the first by name: a model that is
         dropped in changes nothing for those who name none.
 
         Raises:
-            CheckpointInvalid: a file there is no checkpoint, or two have one name.
             ModelUnknown: the named default is not there.
         """
-        models: dict[str, RegisteredModel] = {}
-        for path in sorted(folder.glob("*.safetensors")):
-            model = RegisteredModel(path, read_manifest(path), file_digest(path))
-            other = models.setdefault(model.manifest.name, model)
-            if other is not model:
-                raise CheckpointInvalid(
-                    f"{other.path.name} and {path.name} are both called {model.manifest.name!r}; remove one"
-                )
-        named = default or _default_of(folder)
-        registry = cls(models, named or min(models, default=""))
-        if named:
-            registry.get(named)
+        registry = cls(folder, default)
+        if registry._named_default:
+            registry.get()
         return registry
 
     def get(self, name: str | None = None) -> RegisteredModel:
         """The named model, or the default one.
 
         Raises:
-            ModelUnknown: there is none of that name.
+            ModelUnknown: there is no usable one of that name.
         """
-        wanted = name or self._default
-        if wanted not in self._models:
+        models, refused = self._look()
+        wanted = name or self._named_default or min(models, default="")
+        if wanted not in models:
+            reasons = "".join(f"; refused: {reason}" for reason in refused.values())
             raise ModelUnknown(
-                f"there is no model {wanted!r}; available: {', '.join(self._models) or 'none'}",
+                f"there is no model {wanted!r}; available: {', '.join(models) or 'none'}{reasons}",
                 requested=wanted,
-                available=list(self._models),
+                available=list(models),
             )
-        return self._models[wanted]
+        return models[wanted]
 
     def all(self) -> list[RegisteredModel]:
-        return list(self._models.values())
+        return list(self._look()[0].values())
 
+    def look_again(self) -> None:
+        """Have the next question answered from the folder as it is then."""
+        self._looked = -math.inf
 
-def _default_of(folder: Path) -> str:
-    try:
-        return (folder / DEFAULT_FILE).read_text().strip()
-    except FileNotFoundError:
-        return ""
+    @property
+    def _named_default(self) -> str:
+        if self._wanted_default:
+            return self._wanted_default
+        try:
+            return (self._folder / DEFAULT_FILE).read_text().strip()
+        except FileNotFoundError:
+            return ""
+
+    def _look(self) -> tuple[dict[str, RegisteredModel], dict[str, str]]:
+        """The usable models by name, and why each of the other files is refused."""
+        with self._lock:
+            if time.monotonic() - self._looked >= LOOK_EVERY_S:
+                self._files = {path: read for path in self._paths() if (read := self._read(path)) is not None}
+                self._sort_out()
+                self._looked = time.monotonic()
+            return self._models, self._refused
+
+    def _paths(self) -> list[Path]:
+        return sorted(self._folder.glob("*.safetensors"))
+
+    def _read(self, path: Path) -> tuple[_Stamp, RegisteredModel | str] | None:
+        """The file's stamp with its model, or the reason why it is none; None when it has just gone."""
+        try:
+            stamp = _Stamp.of(path)
+            known = self._files.get(path)
+            if known is not None and known[0] == stamp:
+                return known
+            return stamp, RegisteredModel(path, read_manifest(path), file_digest(path))
+        except FileNotFoundError:
+            return None
+        except (CheckpointInvalid, OSError) as error:
+            return stamp, str(error)
+
+    def _sort_out(self) -> None:
+        models: dict[str, RegisteredModel] = {}
+        refused: dict[str, str] = {}
+        for path, (_, found) in self._files.items():
+            if isinstance(found, str):
+                refused[path.name] = found
+                continue
+            other = models.setdefault(found.manifest.name, found)
+            if other is not found:
+                name = found.manifest.name
+                refused[path.name] = f"{other.path.name} and {path.name} are both called {name!r}; remove one"
+        for file, reason in refused.items():
+            if self._refused.get(file) != reason:
+                log.error("the model file %s is refused: %s", file, reason)
+        metrics.MODELS_REFUSED.set(len(refused))
+        self._models, self._refused = models, refused

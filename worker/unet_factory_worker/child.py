@@ -6,30 +6,30 @@ import socket
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
-from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
-from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
-from unet_factory.model.inference import logits
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import forget_dead_processes
+from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
+from unet_factory_worker.loaded_models import LoadedModels
 from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
 _HEARTBEAT_S = 1.0
 _STOPS_WITHIN_S = 10.0
+_LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -42,53 +42,57 @@ class WorkerContext:
     lifecycle: JobLifecycle
     blobs: BlobStore
     cache: WeightCache
+    models: LoadedModels
     factory: WeightFactory
 
 
-def open_context(settings: WorkerSettings) -> tuple[WorkerContext, dict[str, Checkpoint]]:
+def open_context(settings: WorkerSettings) -> WorkerContext:
     """Connect, load every checkpoint, and run each once, so that the first job is as fast as the next.
 
     Raises:
-        CheckpointInvalid: a file in the model folder is no checkpoint.
         RuntimeError: the device asked for is not there.
-        ModelUnknown: there is no model at all.
+        ModelUnknown: there is no usable model.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
-    checkpoints = load_models(settings.models_dir, device)
+    models = LoadedModels(ModelRegistry(settings.models_dir), device)
+    models.refresh()
+    if not models.current():
+        raise ModelUnknown(f"there is no usable *.safetensors checkpoint in {settings.models_dir}")
     cache = WeightCache(Redis.from_url(settings.weights_url))
     redis, blobs = Redis.from_url(settings.redis_url), BlobStore(settings.blob_url)
-    context = WorkerContext(
+    return WorkerContext(
         settings=settings,
         device=device,
         jobs=JobStore(redis),
         lifecycle=JobLifecycle(redis, blobs),
         blobs=blobs,
         cache=cache,
-        factory=WeightFactory(checkpoints, cache, device, settings.device_cache_networks),
+        models=models,
+        factory=WeightFactory(models.get, cache, device, settings.device_cache_networks),
     )
-    return context, checkpoints
-
-
-def load_models(folder: Path, device: torch.device) -> dict[str, Checkpoint]:
-    """Every checkpoint of a folder by model name, each having run once. Raises as :func:`open_context`."""
-    loaded = [load_checkpoint(path, device) for path in sorted(folder.glob("*.safetensors"))]
-    if not loaded:
-        raise ModelUnknown(f"there is no *.safetensors checkpoint in {folder}")
-    for checkpoint in loaded:
-        _warm_up(checkpoint, device)
-    return {checkpoint.manifest.name: checkpoint for checkpoint in loaded}
 
 
 def start(settings: WorkerSettings) -> None:
     """Become ready for tasks, and say so."""
     global _context, _heartbeat
     forget_dead_processes()
-    _context, checkpoints = open_context(settings)
-    _heartbeat = Heartbeat(settings.redis_url, _presence(_context.device, checkpoints), settings.lease_s)
+    _context = open_context(settings)
+    _heartbeat = Heartbeat(settings.redis_url, _context.models, describe(_context.device), settings.lease_s)
     _heartbeat.start()
-    log.info("ready with %s", ", ".join(checkpoints))
+    threading.Thread(target=_follow_folder, args=(_context.models,), name="models", daemon=True).start()
+    log.info("ready with %s", ", ".join(_context.models.current()))
+
+
+def _follow_folder(models: LoadedModels) -> None:
+    """Load what is put into the model folder, beside the work and apart from the heartbeat."""
+    while True:
+        time.sleep(_LOOK_EVERY_S)
+        try:
+            models.refresh()
+        except Exception as error:
+            log.error("the model folder could not be read again\n%s", safe_traceback(error))
 
 
 def stop() -> None:
@@ -103,11 +107,15 @@ def context() -> WorkerContext:
 
 
 class Heartbeat(threading.Thread):
-    """Announces the worker, and ends the process when its parent is gone: nobody would ever give it work again."""
+    """Announces the worker with its models as they are, and ends the process when its parent is gone.
 
-    def __init__(self, redis_url: str, presence: WorkerPresence, lasts_s: float) -> None:
+    Without a parent nobody would ever give it work again.
+    """
+
+    def __init__(self, redis_url: str, models: LoadedModels, device: str, lasts_s: float) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._redis, self._presence, self._lasts_s = Redis.from_url(redis_url), presence, lasts_s
+        self._redis, self._models, self._lasts_s = Redis.from_url(redis_url), models, lasts_s
+        self._device, self._since = device, time.time()
         self._parent = os.getppid()
         self._worker_id = f"{socket.gethostname()}-{self._parent}"
         self._done = threading.Event()
@@ -115,13 +123,17 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         while True:
             try:
-                announce(self._redis, self._worker_id, self._presence, self._lasts_s)
+                announce(self._redis, self._worker_id, self._presence(), self._lasts_s)
             except RedisError as error:
                 log.warning("presence cannot be announced: %s", type(error).__name__)
             if self._done.wait(min(_HEARTBEAT_S, self._lasts_s / 4)):
                 return
             if os.getppid() != self._parent:
                 os._exit(1)
+
+    def _presence(self) -> WorkerPresence:
+        models = self._models.current()
+        return WorkerPresence(device=self._device, models=models, started=self._since, pid=os.getpid())
 
     def stop(self) -> None:
         self._done.set()
@@ -130,19 +142,6 @@ class Heartbeat(threading.Thread):
             withdraw(self._redis, self._worker_id)
         except RedisError:
             log.info("presence ends by itself")
-
-
-def _presence(device: torch.device, checkpoints: dict[str, Checkpoint]) -> WorkerPresence:
-    models = {name: checkpoint.digest for name, checkpoint in checkpoints.items()}
-    return WorkerPresence(device=describe(device), models=models, started=time.time(), pid=os.getpid())
-
-
-def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:
-    """Send the smallest input through a network, so that libraries load and the device wakes now."""
-    unet = checkpoint.hypernetwork.unet(SnappedSpacing(*checkpoint.manifest.grid.min_um))
-    extents = tuple(2 * divisor for divisor in unet.divisors)
-    with torch.inference_mode():
-        logits(unet, torch.zeros(extents, device=device), window=extents, divisors=unet.divisors)
 
 
 _context: WorkerContext | None = None

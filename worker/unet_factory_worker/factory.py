@@ -3,14 +3,13 @@
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from redis.exceptions import RedisError
 
 from unet_factory.domain.conditions import SnappedConditions
-from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
@@ -29,27 +28,20 @@ class ReadyNetwork(NamedTuple):
 
 
 class WeightFactory:
-    """One per worker. ``checkpoints`` by model name, on the device."""
+    """One per worker. ``checkpoint_of`` gives the checkpoint of a model's name and digest, on the device."""
 
     def __init__(
-        self, checkpoints: Mapping[str, Checkpoint], cache: WeightCache, device: torch.device, capacity: int
+        self, checkpoint_of: Callable[[str, str], Checkpoint], cache: WeightCache, device: torch.device, capacity: int
     ) -> None:
-        self._checkpoints, self._cache, self._device, self._capacity = checkpoints, cache, device, capacity
+        self._checkpoint_of, self._cache, self._device, self._capacity = checkpoint_of, cache, device, capacity
         self._ready: OrderedDict[str, UNet] = OrderedDict()
 
     def checkpoint(self, model: str, digest: str) -> Checkpoint:
         """
         Raises:
-            ModelUnknown: this worker does not hold that very checkpoint.
+            ModelUnknown: this worker cannot have that very checkpoint.
         """
-        checkpoint = self._checkpoints.get(model)
-        if checkpoint is None or checkpoint.digest != digest:
-            raise ModelUnknown(
-                f"this worker holds no checkpoint {digest[:12]} of a model {model!r}",
-                requested=model,
-                available={name: held.digest for name, held in self._checkpoints.items()},
-            )
-        return checkpoint
+        return self._checkpoint_of(model, digest)
 
     def network(
         self, model: str, digest: str, snapped: SnappedSpacing, conditions: SnappedConditions = ()
