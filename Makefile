@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format settings clean
+.PHONY: setup demo test fuzz check format settings clean
 
 setup: $(VENV)/.complete
 
@@ -23,6 +23,9 @@ test: setup
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+fuzz: setup
+	nice $(BIN)/python -W ignore -m tests.fuzz
 
 check: setup
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from unet_factory.domain.errors import (
 )
 from unet_factory.domain.image_choice import ImageChoice
 from unet_factory.volume import read_header, read_volume
+from unet_factory.volume.dicom import read_series
 
 SCAN = phantom()
 AFFINE = affine_ras()
@@ -268,3 +269,17 @@ def test_a_given_spacing_makes_up_for_an_unreadable_one(tmp_path: Path) -> None:
     files = {str(k): raw(one, PixelSpacing=b"1,0\\1,0") for k, one in enumerate(series(SCAN, AFFINE))}
     path = zipped([], tmp_path / "a.zip", files)
     assert read_header(path, spacing_ras_mm=(1, 2, 3)).spacing_ras_mm == (1, 2, 3)
+
+
+@pytest.mark.parametrize("uid", [b"1.02.003.4", b"1.2.3.4.56\0\0"])
+def test_a_series_is_named_by_a_lenient_uid(tmp_path: Path, uid: bytes) -> None:
+    """With leading zeros or padding, whoever writes it: in the header or in the request."""
+    files = {str(k): raw(one, SeriesInstanceUID=uid) for k, one in enumerate(series(SCAN, AFFINE))}
+    path = zipped(series(SCAN + 1, AFFINE), tmp_path / "a.zip", files)
+    for asked in (uid.decode(), uid.decode().strip("\0")):
+        assert read_series(path, series_uid=asked).notes == ("ignored 7 images of other series",)
+
+
+def test_several_values_in_a_uid_harm_no_reading(tmp_path: Path) -> None:
+    files = {str(k): raw(one, SOPInstanceUID=b"1.2\\1.%d" % k) for k, one in enumerate(series(SCAN, AFFINE))}
+    np.testing.assert_array_equal(read_volume(zipped([], tmp_path / "a.zip", files)).data, SCAN)

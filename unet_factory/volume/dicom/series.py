@@ -18,6 +18,7 @@ from unet_factory.volume.dicom.padding import replace_far_padding
 from unet_factory.volume.dicom.pixels import check_pixels, read_slices
 from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
 from unet_factory.volume.dicom.stack import Stack, stacked
+from unet_factory.volume.dicom.values import texts
 from unet_factory.volume.geometry import as_stored, trusted_grid
 from unet_factory.volume.header import Volume, VolumeHeader, header_of
 from unet_factory.volume.limits import check_claims, check_limit
@@ -136,7 +137,7 @@ def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
 
 
 def _inverted(images: list[DicomObject]) -> tuple[str, ...]:
-    inverted = sum(image.dataset.PhotometricInterpretation == "MONOCHROME1" for image in images)
+    inverted = sum(texts(image.dataset, "PhotometricInterpretation") == ("MONOCHROME1",) for image in images)
     return (
         (f"{counted(inverted, 'image')} to be shown inverted (MONOCHROME1); values taken as stored",)
         if inverted
