@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from unet_factory.domain.jobs import Job
-from unet_factory.domain.spacing import SpacingMm
-from unet_factory.domain.working_spacing import SpacingPlan
+from unet_factory.domain.spacing import SpacingMm, SpacingPlan
 from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import Execution, segment_scan
-from unet_factory.model.resampling import resample, resample_labels
+from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory.volume import read_header, read_volume
 from unet_factory_cli.demo_service import threads
 from unet_factory_cli.failures import CommandFailed

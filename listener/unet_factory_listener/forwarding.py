@@ -14,7 +14,7 @@ import httpx
 import stamina
 
 from unet_factory.domain.loopback import is_loopback
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory.platform.logs import safe_traceback
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.spool import Spool, SpooledFile

@@ -12,7 +12,7 @@ from typing import Any
 from pynetdicom import evt
 
 from unet_factory.domain.errors import FactoryError
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory_listener.identity import DoesNotMatch, Identity, identify
 from unet_factory_listener.spool import Spool
 

@@ -15,7 +15,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
 from tests.system.processes import until
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory_listener.options import ListenerOptions
 
 ACCEPTED, REJECTED, ABORTED, CLOSED = 0x02, 0x03, 0x07, 0x00

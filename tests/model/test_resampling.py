@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unet_factory.domain.working_spacing import resampled_shape
-from unet_factory.model.resampling import resample, resample_labels
+from unet_factory.domain.spacing import resampled_shape
+from unet_factory.model.preprocessing import resample, resample_labels
 
 spacing = st.tuples(*[st.floats(0.3, 6.0)] * 3)
 shapes = st.tuples(*[st.integers(1, 14)] * 3)

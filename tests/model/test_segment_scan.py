@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unet_factory.domain.errors import NoContrast, SpacingOutOfRange, VolumeTooLarge
-from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm
-from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
+from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm, SpacingPlan, plan_spacing
 from unet_factory.model.checkpoint import load_checkpoint, load_unet, standalone_bytes
 from unet_factory.model.inference import Execution, Network, segment_scan
 from unet_factory.model.unet import UNet

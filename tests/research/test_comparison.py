@@ -16,8 +16,7 @@ from torch.func import functional_call
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.model.inference import logits
-from unet_factory.model.normalisation import zscore
-from unet_factory.model.resampling import resample
+from unet_factory.model.preprocessing import resample, zscore
 from unet_factory.model.unet import empty_unet
 from unet_factory_research.comparison.acquisitions import acquisitions_of
 from unet_factory_research.comparison.compare import compare

@@ -127,7 +127,6 @@ def worker(settings: FactorySettings, worker_present: None) -> Iterator[None]:
     from celery.contrib.testing.worker import start_worker
 
     from unet_factory_worker.child import open_context
-    from unet_factory_worker.generation_task import run_generation
     from unet_factory_worker.segmentation_task import run_job
 
     context = open_context(settings)
@@ -140,7 +139,7 @@ def worker(settings: FactorySettings, worker_present: None) -> Iterator[None]:
 
     @app.task(name=GENERATE_TASK, shared=False)
     def generate(request_json: str) -> None:
-        run_generation(GenerationRequest.model_validate_json(request_json), context)
+        context.factory.publish(GenerationRequest.model_validate_json(request_json))
 
     options: dict[str, Any] = {"queues": [WEIGHTS_QUEUE, SEGMENT_QUEUE], "pool": "solo", "perform_ping_check": False}
     with start_worker(app, loglevel="ERROR", shutdown_timeout=10, **options):

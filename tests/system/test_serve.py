@@ -22,7 +22,7 @@ from tests.system.serve_process import STOPS_WITHIN_S, ServeProcess, environment
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import logits
-from unet_factory.model.normalisation import zscore
+from unet_factory.model.preprocessing import zscore
 from unet_factory_client import FactoryClient, FactoryProblem
 
 log = logging.getLogger(__name__)

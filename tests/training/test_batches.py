@@ -5,7 +5,7 @@ import torch
 
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.resampling import resample_labels
+from unet_factory.model.preprocessing import resample_labels
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
 from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
 from unet_factory_training.datasets import LabelledScan

@@ -7,7 +7,7 @@ import torch
 from torch import Generator
 
 from unet_factory.domain.frozen import Frozen
-from unet_factory.model.normalisation import zscore
+from unet_factory.model.preprocessing import zscore
 from unet_factory_training.datasets import LabelledScan
 
 INVERSION_TIME = "inversion_time_ms"

@@ -10,11 +10,10 @@ from torch.nn import functional
 
 from unet_factory.domain.conditions import choose_conditions
 from unet_factory.domain.manifest import Manifest
-from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm
-from unet_factory.domain.working_spacing import plan_spacing
+from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm, plan_spacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import Execution, segment_scan
-from unet_factory.model.resampling import resample, resample_labels
+from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory_training.config import Precision
 from unet_factory_training.contrast import InversionRecovery, with_inversion_time
 from unet_factory_training.datasets import LabelledScan

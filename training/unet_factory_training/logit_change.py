@@ -12,8 +12,7 @@ from unet_factory.domain.manifest import Architecture
 from unet_factory.domain.spacing import SnappedSpacing, SpacingMm
 from unet_factory.model.hypernetwork import Weights
 from unet_factory.model.inference import pad_to_divisors
-from unet_factory.model.normalisation import zscore
-from unet_factory.model.resampling import resample
+from unet_factory.model.preprocessing import resample, zscore
 from unet_factory.model.unet import empty_unet
 from unet_factory.volume import read_volume
 

@@ -13,9 +13,8 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
-from unet_factory.domain.working_spacing import SpacingPlan, check_working_size
-from unet_factory.model.normalisation import zscore
-from unet_factory.model.resampling import resample
+from unet_factory.domain.spacing import SpacingPlan, check_working_size
+from unet_factory.model.preprocessing import resample, zscore
 
 WINDOW_OVERLAP = 0.5
 

@@ -78,9 +78,8 @@ def segment(job_id: str) -> None:
 
 def generate(request_json: str) -> None:
     from unet_factory_worker.child import context
-    from unet_factory_worker.generation_task import run_generation
 
-    run_generation(GenerationRequest.model_validate_json(request_json), context())
+    context().factory.publish(GenerationRequest.model_validate_json(request_json))
 
 
 _CONFIGURATION: dict[str, Any] = {

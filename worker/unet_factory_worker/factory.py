@@ -10,12 +10,16 @@ import torch
 from redis.exceptions import RedisError
 
 from unet_factory.domain.conditions import SnappedConditions
-from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.errors import FactoryError, OutOfMemory
+from unet_factory.domain.jobs import GenerationRequest, Problem
+from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
+from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.weight_cache import WeightCache, weight_key
+from unet_factory_worker.device import is_out_of_memory, release_memory
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +73,38 @@ class WeightFactory:
         return ReadyNetwork(self._ready[key], cached)
 
     def publish(self, request: GenerationRequest) -> None:
-        """See to it that a standalone network is in Redis, and wake those who wait for it.
+        """Put a standalone network into Redis and wake those who wait for it, or tell them why it cannot be made.
 
-        Raises:
-            ModelUnknown: as :meth:`checkpoint`.
+        Raises nothing. A Redis that is away by then is logged; whoever waits orders it again.
         """
-        blob, _ = self._blob(self.checkpoint(request.model, request.checkpoint_digest), request)
-        self._cache.put(request, blob)
+        problem = self._problem_of_publishing(request)
+        if problem is None:
+            return
+        try:
+            self._cache.fail(request, problem.model_dump_json())
+        except RedisError as error:
+            log.warning("nobody can be told of a failed generation: %s", type(error).__name__)
 
     def forget_networks(self) -> None:
         """Free the device memory of all networks that nobody runs."""
         self._ready.clear()
+
+    def _problem_of_publishing(self, request: GenerationRequest) -> Problem | None:
+        try:
+            blob, _ = self._blob(self.checkpoint(request.model, request.checkpoint_digest), request)
+            self._cache.put(request, blob)
+        except FactoryError as error:
+            log.warning("generation refused: %s", error.slug)
+            return problem_of(error)
+        except Exception as error:
+            log.error("generation failed\n%s", safe_traceback(error))
+            if not is_out_of_memory(error):
+                return UNEXPECTED
+        else:
+            return None
+        self.forget_networks()
+        release_memory(self._device)
+        return problem_of(OutOfMemory(f"the memory of {self._device} does not hold the network; try again"))
 
     def _blob(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
         """The bytes of a standalone file, and whether Redis had them; a cache out of order costs time, not the job."""

@@ -18,7 +18,7 @@ from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, Out
 from unet_factory.domain.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.problems import UNEXPECTED, problem_of
-from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
+from unet_factory.domain.spacing import SpacingPlan, plan_spacing
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -26,10 +26,9 @@ from unet_factory.platform.logs import safe_traceback
 from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
 from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.device import is_out_of_memory, release_memory
+from unet_factory_worker.device import PeakMemory, is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobHold, JobLost
-from unet_factory_worker.memory import PeakMemory
 
 log = logging.getLogger(__name__)
 

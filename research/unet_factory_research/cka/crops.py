@@ -14,8 +14,7 @@ from torch import Generator, Tensor
 from unet_factory.domain.errors import FactoryError
 from unet_factory.domain.spacing import SnappedSpacing, SpacingMm
 from unet_factory.model.inference import pad_to_divisors
-from unet_factory.model.normalisation import zscore
-from unet_factory.model.resampling import resample
+from unet_factory.model.preprocessing import resample, zscore
 from unet_factory_training.datasets import LabelledScan
 
 

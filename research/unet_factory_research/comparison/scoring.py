@@ -17,8 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
-from unet_factory.domain.working_spacing import SpacingPlan, plan_spacing
+from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, SpacingPlan, plan_spacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory_research.comparison.acquisitions import Acquisition, acquisitions_of

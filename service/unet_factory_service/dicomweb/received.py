@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory.jobs.lease import exclusive
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.settings import GatewaySettings

@@ -17,7 +17,7 @@ from redis import Redis
 
 from unet_factory.domain.errors import JobExpired, JobUnknown
 from unet_factory.domain.jobs import JobState
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory.jobs.keys import DICOM_RESULTS
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore

@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import StorageFull
-from unet_factory.domain.uid_digest import uid_digest
+from unet_factory.domain.uids import uid_digest
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency

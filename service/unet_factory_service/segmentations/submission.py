@@ -10,7 +10,7 @@ from unet_factory.domain.conditions import named_conditions, snap_conditions
 from unet_factory.domain.errors import QueueUnavailable, SpacingOutOfRange
 from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
-from unet_factory.domain.working_spacing import check_working_size, plan_spacing
+from unet_factory.domain.spacing import check_working_size, plan_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header

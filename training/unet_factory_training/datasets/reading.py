@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unet_factory.domain.errors import DatasetInvalid, FactoryError
 from unet_factory.domain.spacing import SpacingMm, validate_spacing
-from unet_factory.model.normalisation import zscore
+from unet_factory.model.preprocessing import zscore
 from unet_factory.volume import Volume, read_volume
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets.label_grid import describe, nearest_on_grid, same_grid

@@ -9,7 +9,6 @@ from unet_factory.model.checkpoint import Checkpoint
 from unet_factory.platform.manifest_file import read_standalone_manifest
 from unet_factory.platform.weight_cache import ready_channel
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.generation_task import run_generation
 
 
 def test_the_network_comes_and_wakes_who_waits(context: WorkerContext, checkpoint: Checkpoint, redis: Redis) -> None:
@@ -18,7 +17,7 @@ def test_the_network_comes_and_wakes_who_waits(context: WorkerContext, checkpoin
     with redis.pubsub(ignore_subscribe_messages=True) as bell:  # type: ignore[no-untyped-call]
         bell.subscribe(ready_channel(request))
         bell.get_message(timeout=1.0)
-        worker = threading.Thread(target=run_generation, args=(request, context))
+        worker = threading.Thread(target=context.factory.publish, args=(request,))
         worker.start()
         message = bell.get_message(timeout=10.0)
         worker.join()
@@ -33,7 +32,7 @@ def test_the_network_comes_and_wakes_who_waits(context: WorkerContext, checkpoin
 
 def test_who_waits_learns_why_there_is_none(context: WorkerContext) -> None:
     request = request_of("0" * 64)
-    run_generation(request, context)
+    context.factory.publish(request)
     failure = context.cache.failure(request)
     assert failure is not None
     assert Problem.model_validate_json(failure).type.endswith(":unknown-model")

@@ -2,7 +2,7 @@
 
 import torch
 
-from unet_factory_worker.memory import PeakMemory
+from unet_factory_worker.device import PeakMemory
 
 MIB = 2**20
 

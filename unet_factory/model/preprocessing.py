@@ -1,7 +1,8 @@
-"""Changing the voxel spacing of a volume: linear interpolation, anti-aliased when coarsening, centre kept in place.
+"""What a volume goes through before a network sees it: another voxel spacing where one is wanted, then z-scoring.
 
-The same operator simulates a coarser acquisition in training and evaluation, and serves a coarser or clamped working
-spacing in production, so the networks meet in production what they were trained on.
+Changing the spacing is linear interpolation, anti-aliased when coarsening, with the centre kept in place. The same
+operator simulates a coarser acquisition in training and evaluation, and serves a coarser or clamped working spacing in
+production, so the networks meet in production what they were trained on.
 """
 
 import math
@@ -11,7 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from unet_factory.domain.working_spacing import resampled_shape
+from unet_factory.domain.errors import NoContrast
+from unet_factory.domain.spacing import resampled_shape
 
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
@@ -83,3 +85,18 @@ def resample_labels(
     """
     one_hot = torch.stack([labels == value for value in range(classes)]).float()
     return resample(one_hot, spacing_mm, target_mm, shape).argmax(dim=0).to(torch.uint8)
+
+
+def zscore(volume: Tensor) -> Tensor:
+    """(r, a, s) -> the same with zero mean and unit variance over all voxels.
+
+    Raises:
+        NoContrast: the voxels are all alike, or their spread is beyond float32. Such a scan would become all zeros,
+            and a network sees anatomy even there.
+    """
+    volume = volume.float()
+    mean, spread = volume.mean(), volume.std(correction=0)
+    low, high = float(volume.min()), float(volume.max())
+    if low == high or not torch.isfinite(spread):
+        raise NoContrast(f"the intensities, {low:g} to {high:g}, must differ, and not by more than float32 holds")
+    return (volume - mean) / spread
