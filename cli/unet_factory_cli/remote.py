@@ -1,4 +1,4 @@
-"""The commands that talk to a running service."""
+"""The commands that talk to a running gateway."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
 from unet_factory.domain.jobs import Job
-from unet_factory.domain.segmentation_parameters import LabelMapFormat, SegmentationParameters, SegmentationType
+from unet_factory.domain.segmentation_parameters import LabelMapFormat, SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.own_key import own_key
@@ -23,28 +23,31 @@ from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 OUTPUT_FORMATS: tuple[LabelMapFormat, ...] = ("nii.gz", "nrrd")
 DTYPES = ("float32", "float16")
 _DICOM = ".dcm"
+_UNAUTHORIZED = 401
 
 
 class Results(NamedTuple):
-    """Where results go: a label map or, as .dcm, the DICOM segmentation of a ``seg_type``; and the DICOM report."""
+    """Where results go: a label map or, as .dcm, the DICOM segmentation; and the DICOM report."""
 
     output: Path
     report: Path | None
-    seg_type: SegmentationType | None
 
     @property
     def has_labelmap(self) -> bool:
         return self.output.suffix != _DICOM
 
     @property
-    def wanted_seg_type(self) -> SegmentationType | None:
-        """What to ask for: naming one has a scan refused at once that has no DICOM results."""
-        return self.seg_type or (None if self.has_labelmap and self.report is None else "binary")
+    def implied(self) -> dict[str, str]:
+        """The parameters that follow from the files: naming a type has a scan without DICOM results refused at once."""
+        wanted: dict[str, str] = {"output": _format_of(self.output)} if self.has_labelmap else {}
+        if self.report is not None or not self.has_labelmap:
+            wanted["seg_type"] = "binary"
+        return wanted
 
     def check(self) -> None:
         """
         Raises:
-            CommandFailed: a suffix that is none of ours, or no folder to save to.
+            CommandFailed: a suffix that is not supported, or a folder that does not exist.
         """
         if self.report is not None and self.report.suffix != _DICOM:
             raise CommandFailed(f"{self.report} must end with {_DICOM}", MISUSED)
@@ -57,37 +60,10 @@ class Results(NamedTuple):
         (client.labelmap if self.has_labelmap else client.seg)(job.id, self.output)
 
 
-def segment(
-    at: "Address",
-    file: Path,
-    results: Results,
-    spacing: str | None,
-    working_spacing: str | None,
-    conditions: Sequence[str],
-    model: str | None,
-    outside: str | None,
-    series_uid: str | None,
-) -> None:
+def segment(at: "Address", scan: Path | None, results: Results, parameters: SegmentationParameters) -> None:
     """Upload, show progress, download. An interrupted command takes its job back."""
-    if not file.exists():
-        raise CommandFailed(f"there is no file {file}", MISUSED)
-    output_format = _format_of(results.output) if results.has_labelmap else "nii.gz"
-    given, working, policy = _spacing(spacing), _spacing(working_spacing), _policy(outside)
-    known = _conditions(conditions)
-    results.check()
-    with service(at) as client:
-        wishes = {
-            "model": model,
-            "spacing": given,
-            "working_spacing": working,
-            "conditions": known or None,
-            "outside": policy,
-            "output": output_format,
-            "seg_type": results.wanted_seg_type,
-            "series_uid": series_uid,
-        }
-        given_wishes = {name: value for name, value in wishes.items() if value is not None}
-        job = client.submit(file, SegmentationParameters.model_validate(given_wishes))
+    with gateway(at) as client:
+        job = client.submit(scan, parameters)
         try:
             job = _watch(client, job)
         except KeyboardInterrupt:
@@ -111,7 +87,7 @@ def unet(
     wanted, known, policy = _spacing(spacing), _conditions(conditions), _policy(outside)
     assert wanted is not None
     _check_folder(output)
-    with service(at) as client:
+    with gateway(at) as client:
         network = client.unet(
             wanted,
             model=model,
@@ -127,7 +103,7 @@ def unet(
 
 
 def models(at: "Address") -> None:
-    with service(at) as client:
+    with gateway(at) as client:
         found = client.models()
     table = Table(
         Column("name", no_wrap=True),
@@ -143,7 +119,7 @@ def models(at: "Address") -> None:
 
 
 class Address(NamedTuple):
-    """Where a service answers, and to whom."""
+    """Where a gateway answers, and to whom."""
 
     url: str
     api_key: str | None
@@ -158,17 +134,21 @@ class Address(NamedTuple):
 
 
 @contextmanager
-def service(at: Address) -> Iterator[FactoryClient]:
-    """A client of a service that answers; what it refuses becomes one clear line."""
+def gateway(at: Address) -> Iterator[FactoryClient]:
+    """A client of a gateway that answers; what the gateway refuses becomes one clear line."""
     logging.getLogger("stamina").setLevel(logging.ERROR)
     try:
         with FactoryClient(at.url, api_key=at.api_key) as client:
             client.check()
             yield client
     except FactoryProblem as problem:
-        raise CommandFailed(str(problem)) from problem
+        hint = "; pass --api-key or set UNET_FACTORY_API_KEY" if problem.status == _UNAUTHORIZED else ""
+        raise CommandFailed(f"{problem}{hint}") from problem
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise CommandFailed(f"cannot reach the service at {at.url}: {error or type(error).__name__}") from error
+        raise CommandFailed(
+            f"no gateway answers at {at.url} ({error or type(error).__name__});"
+            " start one with `unet-factory serve`, or name another with --url"
+        ) from error
 
 
 def _watch(client: FactoryClient, job: Job) -> Job:

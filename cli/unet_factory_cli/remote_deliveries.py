@@ -1,4 +1,4 @@
-"""The commands about deliveries, which talk to a running service."""
+"""The commands about deliveries, which talk to a running gateway."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
-from unet_factory_cli.remote import Address, service
+from unet_factory_cli.remote import Address, gateway
 from unet_factory_client import DeliveryDescription
 
 
 def show(at: Address, state: Literal["dead", "pending"]) -> None:
-    with service(at) as client:
+    with gateway(at) as client:
         found = client.deliveries(state)
     table = Table(Column("id", no_wrap=True), "kind", "destination", "attempts", "next attempt (UTC)", "last error")
     for delivery in found:
@@ -27,11 +27,11 @@ def replay(at: Address, ids: list[str], every: bool) -> None:
     """
     if bool(ids) == every:
         raise CommandFailed("name the deliveries, or give --all", MISUSED)
-    with service(at) as client:
+    with gateway(at) as client:
         wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
         for delivery_id in wanted:
             client.replay(delivery_id)
-    say(f"{len(wanted)} made due")
+    say(f"{len(wanted)} to be tried again")
 
 
 def _cells(delivery: DeliveryDescription) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 import unet_factory
+from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
@@ -48,13 +49,19 @@ def test_version() -> None:
         ([*SEGMENT, "{tmp}/x.nrrd", "--spacing", "1,2"], 2, "three numbers in mm (R,A,S), got 2"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--working-spacing", "1,nan,1"], 2, "must be finite"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--outside", "guess"], 2, "'guess', allowed are reject, clamp, extrapolate"),
-        ([*SEGMENT, "{tmp}/x.nrrd", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
-        ([*SEGMENT, "{tmp}/x.nrrd", "--url", "somewhere"], 1, "cannot reach the service at somewhere"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--url", "somewhere"], 1, "no gateway answers at somewhere"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--seg-type", "none"], 2, "'none', allowed are binary, labelmap"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--condition", "warm"], 2, "NAME=NUMBER"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--pacs", "main"], 2, "either a scan or, with --pacs"),
+        (["segment", "-o", "{tmp}/x.nrrd"], 2, "either a scan or, with --pacs"),
+        (["segment", "-o", "{tmp}/x.nrrd", "--pacs", "main"], 2, "missing: study_uid, series_uid"),
+        (["models", "--url", NOBODY], 1, "start one with `unet-factory serve`"),
         ([*UNET, "one,two,three"], 2, "expected three comma-separated numbers"),
         ([*UNET, "0,1,1"], 2, "above 0"),
         ([*UNET, "1,1,1", "--dtype", "int4"], 2, "'int4', allowed are float32, float16"),
-        ([*UNET, "1,1,1", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
-        (["models", "--url", NOBODY], 1, f"cannot reach the service at {NOBODY}"),
+        ([*UNET, "1,1,1", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),
+        (["models", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),
         (["train", "{tmp}/none.yaml"], 2, "there is no file {tmp}/none.yaml"),
         (["train", "{scan}"], 2, "is no training configuration"),
         (["compress", "{tmp}/none.safetensors"], 2, "there is no file {tmp}/none.safetensors"),
@@ -95,3 +102,11 @@ def test_a_wrong_setting_is_named(role: str, monkeypatch: pytest.MonkeyPatch) ->
     result = CliRunner().invoke(app, [role])
     assert result.exit_code == 2
     assert "UNET_FACTORY_MAX_VOXELS is 'many'" in result.stderr
+
+
+def test_segment_has_an_option_for_every_parameter() -> None:
+    shown = CliRunner().invoke(app, ["segment", "--help"], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    otherwise = {"output": "--output", "conditions": "--condition"}
+    for name in PARAMETERS:
+        assert otherwise.get(name, "--" + name.replace("_", "-")) in shown.output

@@ -14,6 +14,7 @@ from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
 from unet_factory.domain import errors
+from unet_factory.domain.jobs import Job
 from unet_factory.jobs.queue import JobQueue
 from unet_factory_service import errors as gateway_errors
 from unet_factory_service.problems import STATUS
@@ -139,6 +140,20 @@ def test_openapi_has_examples(http: httpx.Client) -> None:
     assert parameters["spacing"]["schema"]["examples"] == ["1,0.5,0.5"]
     accepted = paths["/segmentations"]["post"]["responses"]["202"]["content"]["application/json"]
     assert accepted["example"]["state"] == "running"
+
+
+def test_every_example_of_a_job_is_a_job(http: httpx.Client) -> None:
+    operations = [one for path in http.get("/openapi.json").json()["paths"].values() for one in path.values()]
+    contents = [
+        answer.get("content", {}).get("application/json", {})
+        for operation in operations
+        for answer in operation["responses"].values()
+    ]
+    jobs = [one for one in contents if "example" in one and one.get("schema", {}).get("$ref", "").endswith("/Job")]
+    assert len(jobs) >= 3
+    for one in jobs:
+        shown = Job.model_validate(one["example"]).model_dump(mode="json", exclude_none=True)
+        assert shown == one["example"], "no field is left out, but for those that are null"
 
 
 def test_a_broker_that_is_away_is_not_ready(tmp_path: Path) -> None:

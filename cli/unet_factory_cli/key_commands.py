@@ -1,0 +1,62 @@
+"""The commands that manage API keys."""
+
+from typing import Annotated
+
+import typer
+
+from unet_factory_cli.failures import clear_errors
+from unet_factory_cli.options import DataDir
+from unet_factory_cli.user_data import user_data_dir
+
+app = typer.Typer(help="API keys: who may use the gateway, and for what.", no_args_is_help=True)
+
+KeyId = Annotated[str, typer.Argument(help="The key's id: its middle part.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="A name for its holder; never a patient's.")],
+    scope: Annotated[list[str], typer.Option(help="segment, weights, read or admin; repeat for more.")],
+    shares_jobs_of: Annotated[str | None, typer.Option(help="Id of another key whose jobs this one shares.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
+    jobs_in_flight: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and write it to standard output; it cannot be shown again."""
+    with clear_errors("service"):
+        from unet_factory_cli import keys
+
+        folder = data_dir or user_data_dir()
+        keys.create(folder, name, scope, shares_jobs_of, days, requests_per_minute, jobs_in_flight)
+
+
+@app.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List all keys, without their secrets, which are not stored."""
+    with clear_errors("service"):
+        from unet_factory_cli import keys
+
+        keys.show(data_dir or user_data_dir())
+
+
+@app.command()
+def revoke(key_id: KeyId, data_dir: DataDir = None) -> None:
+    """Revoke a key, at once and for good."""
+    with clear_errors("service"):
+        from unet_factory_cli import keys
+
+        keys.revoke(data_dir or user_data_dir(), key_id)
+
+
+@app.command()
+def rotate(
+    key_id: KeyId,
+    overlap: Annotated[float, typer.Option(help="Hours for which the old secret stays valid.", min=0)] = 24.0,
+    data_dir: DataDir = None,
+) -> None:
+    """Give a key a new secret; it keeps its id and its jobs."""
+    with clear_errors("service"):
+        from unet_factory_cli import keys
+
+        keys.rotate(data_dir or user_data_dir(), key_id, overlap)

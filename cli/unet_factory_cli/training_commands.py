@@ -1,0 +1,104 @@
+"""The commands that train, score, compare and compress checkpoints."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from unet_factory_cli.failures import clear_errors
+from unet_factory_cli.options import Device
+
+app = typer.Typer()
+
+Changes = Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE; repeat for more.")]
+Stage = Literal["train", "evaluate", "cost", "report"]
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
+    run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
+    device: Device = None,
+    changes: Changes = None,
+) -> None:
+    """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_training
+
+        run_training(config, run_dir, device, changes or [])
+
+
+@app.command()
+def compare(
+    config: Annotated[Path, typer.Argument(help="A YAML file, such as research/configs/hippocampus.yaml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs, scores and figures.")],
+    checkpoint: Annotated[list[str] | None, typer.Option(help="ARM=FILE: use this, do not train it.")] = None,
+    only: Annotated[Stage | None, typer.Option(help="Do this stage only.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; again for each. Default: all.")] = None,
+    publish: Annotated[Path | None, typer.Option(help="Folder for the page with its figures, as docs/results.")] = None,
+    device: Device = None,
+) -> None:
+    """Train methods on equal terms, score them over spacings, and write tables and figures; resumes what is there."""
+    with clear_errors("research"):
+        from unet_factory_cli.roles import run_comparison
+
+        run_comparison(config, output, checkpoint or [], only, arm or [], publish, device)
+
+
+@app.command()
+def evaluate(
+    config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Scans; test for a last word.")
+    ] = "validation",
+    draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
+    publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
+    card: Annotated[Path | None, typer.Option(help="A model card to put the figures into.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_evaluation
+
+        run_evaluation(config, checkpoint, split, draws, publish, card, changes or [])
+
+
+@app.command()
+def compress(
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
+    scan: Annotated[Path | None, typer.Option(help="Measure on this volume's centre; default: on noise.")] = None,
+) -> None:
+    """Shrink a checkpoint to fewer heads; refuse where its networks would no longer answer the same."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_compression
+
+        run_compression(checkpoint, tolerance, output, scan)
+
+
+@app.command()
+def cka(
+    checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files that differ in their weights only.")],
+    config: Annotated[Path, typer.Option(help="The YAML file that names the scans.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for figure, maps and summary.")],
+    split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans.")] = "validation",
+    finest: Annotated[str, typer.Option(help="mm (R,A,S) of the network that the others are compared with.")] = "1,1,1",
+    coarsest: Annotated[str, typer.Option(help="mm (R,A,S) of the last network.")] = "2,2,2",
+    steps: Annotated[int, typer.Option(help="How many spacings.", min=2)] = 11,
+    crop_mm: Annotated[float, typer.Option(help="Extent of a crop in mm.", min=1)] = 32,
+    crops: Annotated[int, typer.Option(help="Crops of each scan.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Crops in a mini-batch, at least.", min=4)] = 16,
+    estimator: Annotated[Literal["unbiased", "biased"], typer.Option(help="Of HSIC.")] = "unbiased",
+    seed: Annotated[int, typer.Option(help="Decides where the crops lie.")] = 0,
+    publish: Annotated[Path | None, typer.Option(help="Folder of the page's figure, as docs/results-cka.")] = None,
+    device: Device = None,
+) -> None:
+    """Compare the layers of generated networks: within one, across spacings, across checkpoints (CKA)."""
+    with clear_errors("research"):
+        from unet_factory_cli.roles import run_cka
+
+        crop_options = {"crop_mm": crop_mm, "crops": crops, "batch": batch, "seed": seed}
+        options = {"split": split, "steps": steps, "estimator": estimator, **crop_options}
+        run_cka(checkpoint, config, output, finest, coarsest, options, publish, device)

@@ -1,0 +1,91 @@
+"""The same request by form, by query, by client and by command line is the same to the worker."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from redis import Redis
+from typer.testing import CliRunner
+
+from tests.fixtures.settings import FactorySettings
+from tests.fixtures.volume_files import write_nifti
+from tests.service.conftest import Gateway, RunGateway
+from unet_factory.domain.jobs import SegmentationRequest
+from unet_factory.domain.segmentation_parameters import PARAMETERS, SegmentationParameters
+from unet_factory.jobs.store import JobStore
+from unet_factory_cli.commands import app
+from unet_factory_client import FactoryClient
+from unet_factory_service.segmentations.documentation import SEGMENTATION_BODY
+
+DESTINATIONS = {
+    "pacs": {"main": {"dicomweb": {"url": "http://127.0.0.1:9"}}},
+    "webhooks": {"allow": ["hooks.example.org"], "secrets": [{"env": "NOT_KNOWN_TO_THE_GATEWAY"}]},
+}
+ASKED = {"model": "tiny", "working_spacing": "2,2,2.5", "outside": "extrapolate", "output": "nrrd"}
+ARCHIVED = {
+    **{"pacs": "main", "study_uid": "1.2.840.99", "series_uid": "1.2.840.99.1", "send_to": "main"},
+    **{"callback_url": "https://hooks.example.org/x", "seg_type": "labelmap"},
+}
+
+
+@pytest.fixture
+def connected(run_gateway: RunGateway, settings: FactorySettings, tmp_path: Path) -> Iterator[Gateway]:
+    """A gateway with destinations."""
+    file = tmp_path / "destinations.yml"
+    file.write_text(yaml.safe_dump(DESTINATIONS))
+    with run_gateway(settings.model_copy(update={"destinations": file})) as gateway:
+        yield gateway
+
+
+def request_of(redis: Redis, job_id: str) -> SegmentationRequest:
+    return JobStore(redis).request(job_id)
+
+
+def jobs_of(redis: Redis) -> set[str]:
+    found: Any = redis.zrange("jobs:expiry", 0, -1)
+    return {raw.decode() for raw in found}
+
+
+def test_form_client_and_command_line_ask_the_same(
+    gateway: Gateway, redis: Redis, worker: None, tmp_path: Path
+) -> None:
+    scan = write_nifti(tmp_path / "scan.nii.gz")
+    form = {name: (None, text) for name, text in ASKED.items()}
+    posted = gateway.http.post("/segmentations", files={**form, "file": ("scan", scan.read_bytes())})
+    asked = request_of(redis, posted.json()["id"])
+    assert asked.options() == SegmentationParameters.from_texts(ASKED).options()
+    with FactoryClient(gateway.url) as client:
+        job = client.submit(scan, SegmentationParameters.from_texts(ASKED))
+    assert request_of(redis, job.id) == asked
+    before = jobs_of(redis)
+    options = [f"--{name.replace('_', '-')}={text}" for name, text in ASKED.items() if name != "output"]
+    command = ["segment", str(scan), "-o", str(tmp_path / "x.nrrd"), "--url", gateway.url, *options]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (job_id,) = jobs_of(redis) - before
+    assert request_of(redis, job_id) == asked
+    assert (tmp_path / "x.nrrd").read_bytes().startswith(b"NRRD")
+
+
+def test_the_client_can_ask_for_a_series_in_an_archive(connected: Gateway, redis: Redis) -> None:
+    posted = connected.http.post("/segmentations", files={name: (None, text) for name, text in ARCHIVED.items()})
+    assert posted.status_code == 202, posted.text
+    with FactoryClient(connected.url) as client:
+        job = client.submit(None, SegmentationParameters.from_texts(ARCHIVED))
+    asked = request_of(redis, job.id)
+    assert asked == request_of(redis, posted.json()["id"])
+    assert (asked.seg_type, asked.send_to, asked.callback_url) == ("labelmap", ("main",), ARCHIVED["callback_url"])
+
+
+def test_openapi_lists_every_parameter() -> None:
+    form = SEGMENTATION_BODY["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert set(form) == {"file", *PARAMETERS}
+    for name, schema in form.items():
+        assert schema["type"] in ("string", "boolean"), name
+        assert schema["description"]
+        if "default" in schema and "enum" in schema:
+            assert schema["default"] in schema["enum"]
+    in_url = {parameter["name"] for parameter in SEGMENTATION_BODY["parameters"]}
+    assert in_url == set(PARAMETERS) - {"callback_url", "send_to", "pacs", "study_uid", "series_uid"}
