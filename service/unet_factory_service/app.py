@@ -18,11 +18,13 @@ from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
-from unet_factory_service.middleware import RequestDuration, RequestId, UnexpectedErrors
+from unet_factory_service.middleware import HeadAsGet, RequestDuration, RequestId, UnexpectedErrors
 from unet_factory_service.networks import model_routes
 from unet_factory_service.networks import routes as unet_routes
 from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes
 from unet_factory_service.problems import install_problem_handlers
+from unet_factory_service.public_url import TrustedProxies
+from unet_factory_service.request_bodies import RequestBodies
 from unet_factory_service.segmentations import dicom_result_routes
 from unet_factory_service.segmentations import routes as segmentation_routes
 from unet_factory_service.settings import GatewaySettings
@@ -62,6 +64,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         dependencies=[Depends(authorise)],
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
+        servers=[{"url": settings.public_url}] if settings.public_url else None,
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
     app.state.gateway = gateway
@@ -71,6 +74,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     install_problem_handlers(app)
     for middleware in (UnexpectedErrors, AuditTrail, RequestDuration, RequestId):  # the last one is the outermost
         app.add_middleware(middleware)
+    app.add_middleware(HeadAsGet)
+    app.add_middleware(TrustedProxies, trusted=settings.trusted_proxies)
+    app.add_middleware(RequestBodies, patience_s=settings.stalled_after_s)
     return app
 
 
@@ -99,6 +105,7 @@ class GatewayServer(uvicorn.Server):
                 timeout_graceful_shutdown=_STOPS_WITHIN_S,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # TrustedProxies reads all of them
                 log_config=None,  # ours is set up already
                 **options,
             )

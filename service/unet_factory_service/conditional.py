@@ -29,8 +29,6 @@ def conditional_response(
     }
     if _is_known(request, etag):
         return Response(status_code=304, headers=common)
-    if request.method == "HEAD":
-        return Response(headers=common | {"Content-Length": str(len(body))}, media_type=media_type)
     part = _wanted_range(request, etag, len(body))
     if part is None:
         return Response(body, headers=common, media_type=media_type)

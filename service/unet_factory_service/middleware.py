@@ -1,4 +1,4 @@
-"""Around every request: an id to find it by, its duration as a metric, and a last net for unexpected errors."""
+"""Around every request: HEAD as GET, an id, its duration as a metric, and a last net for unexpected errors."""
 
 import logging
 import re
@@ -18,6 +18,22 @@ REQUEST_ID_HEADER = "X-Request-ID"
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class HeadAsGet:
+    """HEAD is answered as GET without its content (RFC 9110 section 9.3.2): the server leaves the content out.
+
+    Not for streams of events, which have no end to wait for.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
+            unranged = [(name, value) for name, value in scope["headers"] if name != b"range"]  # ranges are for GET
+            scope = {**scope, "method": "GET", "headers": unranged}
+        await self._app(scope, receive, send)
 
 
 class RequestId:

@@ -1,7 +1,9 @@
 """What an operator can set for the gateway alone."""
 
+import ipaddress
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -35,6 +37,35 @@ class GatewaySettings(Settings):
     key_jobs_in_flight: int = Field(
         default=200, ge=0, description="Unfinished jobs of a key that has no limit of its own; 0: any number."
     )
+
+    public_url: str = Field(
+        default="",
+        description="URL under which callers reach the gateway, such as `https://scans.hospital.example/factory`; "
+        "empty: as the request, or a trusted proxy, says.",
+    )
+    trusted_proxies: str = Field(
+        default="127.0.0.1,::1",
+        description="Addresses and networks, separated by commas, whose `Forwarded` and `X-Forwarded-*` are believed.",
+    )
+    stalled_after_s: float = Field(
+        default=20.0, gt=0, description="A request whose body does not come for so long is given up with 408."
+    )
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_absolute(cls, value: str) -> str:
+        parts = urlsplit(value)
+        plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        if value and not (parts.scheme in ("http", "https") and parts.hostname and plain):
+            raise ValueError(f"public_url is {value!r}, must be like https://scans.hospital.example/factory")
+        return value.rstrip("/")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, value: str) -> str:
+        for entry in filter(None, map(str.strip, value.split(","))):
+            ipaddress.ip_network(entry)
+        return value
 
     @field_validator("authentication", mode="before")
     @classmethod

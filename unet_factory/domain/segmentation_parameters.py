@@ -8,7 +8,6 @@ A parameter has one text form, for forms, queries and options: parts of a list a
 ``NAME=NUMBER``, booleans ``true`` or ``false``.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, Self, get_args
@@ -29,6 +28,7 @@ from unet_factory.domain.conditions import conditions_text, parse_conditions
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing, validate_spacing
+from unet_factory.domain.uids import read_uid
 
 LabelMapFormat = Literal["nii.gz", "nrrd"]
 SegmentationType = Literal["binary", "labelmap"]
@@ -37,7 +37,6 @@ SERIES_REFERENCE = ("pacs", "study_uid", "series_uid")
 NEVER_IN_A_URL = frozenset({"callback_url", "send_to", *SERIES_REFERENCE})
 """What may say something of a patient or hold a secret: URLs end up in logs."""
 
-_UID = re.compile(r"(?=.{1,64}\Z)(0|[1-9]\d*)(\.(0|[1-9]\d*))*\Z", re.ASCII)  # DICOM PS3.5 section 9.1
 _QUOTED_CHARACTERS = 100
 
 
@@ -56,9 +55,10 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _uid(value: str) -> str:
-    if not _UID.match(value):
+    uid = read_uid(value)
+    if uid is None:
         raise PydanticCustomError("uid", "must be a DICOM UID: numbers separated by dots, at most 64 characters")
-    return value
+    return uid
 
 
 def _text_schema(*examples: str) -> WithJsonSchema:

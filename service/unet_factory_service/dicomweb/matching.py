@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from fastapi import Request
-from pydicom import Dataset
 from pydicom.datadict import keyword_for_tag
 
 from unet_factory.domain.errors import MalformedRequest
+from unet_factory_service.dicomweb.dicom_json import Attributes, text, texts
 from unet_factory_service.dicomweb.results import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, STUDY_ATTRIBUTES
 
 MAX_RESULTS = 1000
@@ -20,36 +20,55 @@ _LEVELS = {
     "instances": STUDY_ATTRIBUTES + SERIES_ATTRIBUTES + INSTANCE_ATTRIBUTES,
 }
 _SYNONYMS = {"ModalitiesInStudy": "Modality"}
-_ACCEPTED = ("includefield", "fuzzymatching")  # all that is indexed is returned anyway; matching is literal
+# All that is indexed is returned anyway, matching is literal, and lists of values are always taken; `accept` is read
+# with the header of that name (PS3.18 section 8.3.3.1).
+_IGNORED = ("includefield", "accept")
+_SWITCHES = ("fuzzymatching", "multiplevaluematching", "emptyvaluematching")
+_EMPTY = '""'
 _RANGE = re.compile(r"(\d*)-(\d*)")
 
 
 @dataclass(frozen=True)
 class Search:
-    """``wanted`` maps keywords to what their values must be like."""
+    """``wanted`` maps keywords to what their values must be like; ``empty`` lets ``""`` stand for no value."""
 
     limit: int = MAX_RESULTS
     offset: int = 0
     wanted: dict[str, str] = field(default_factory=dict)
+    empty: bool = False
 
     @classmethod
     def of(cls, request: Request, level: str) -> "Search":
         """
         Raises:
-            MalformedRequest: an attribute that cannot be searched for, or a number that is none.
+            MalformedRequest: an attribute that cannot be searched for, or a parameter with a value it cannot have.
         """
-        limit, offset, wanted = MAX_RESULTS, 0, {}
+        limit, offset = MAX_RESULTS, 0
+        switches, wanted = {}, {}
         for name, value in request.query_params.multi_items():
             if name == "limit":
                 limit = min(MAX_RESULTS, _count(name, value))
             elif name == "offset":
                 offset = _count(name, value)
-            elif name not in _ACCEPTED:
+            elif name in _SWITCHES:
+                switches[name] = _is_true(name, value)
+            elif name not in _IGNORED:
                 wanted[_keyword(name, level)] = value
-        return cls(limit, offset, wanted)
+        return cls(limit, offset, wanted, switches.get("emptyvaluematching", False))
 
-    def holds(self, header: Dataset) -> bool:
-        return all(_matches(keyword, str(header.get(keyword) or ""), value) for keyword, value in self.wanted.items())
+    @property
+    def study_uid(self) -> str | None:
+        """The one study that can match."""
+        wanted = self.wanted.get("StudyInstanceUID", "")
+        return wanted if re.fullmatch(r"[0-9.]+", wanted) else None
+
+    def holds(self, header: Attributes) -> bool:
+        return all(self._matches(keyword, texts(header, keyword), value) for keyword, value in self.wanted.items())
+
+    def _matches(self, keyword: str, found: list[str], wanted: str) -> bool:
+        if self.empty and wanted == _EMPTY:
+            return not any(found)
+        return any(_matches(keyword, value, wanted) for value in found or [""])
 
 
 def _keyword(name: str, level: str) -> str:
@@ -69,7 +88,9 @@ def _matches(keyword: str, found: str, wanted: str) -> bool:
     if span and any(span.groups()):
         first, last = span.groups()
         return bool(found) and (not first or found >= first) and (not last or found <= last)
-    return not wanted or any(fnmatchcase(found, _literal(value)) for value in re.split(r"[,\\]", wanted))
+    forms = {found, *found.split("=")} if keyword.endswith("Name") else {found}  # a person's name has groups
+    patterns = [_literal(value) for value in re.split(r"[,\\]", wanted)]
+    return not wanted or any(fnmatchcase(form, pattern) for form in forms for pattern in patterns)
 
 
 def _literal(value: str) -> str:
@@ -77,12 +98,18 @@ def _literal(value: str) -> str:
     return value.replace("[", "[[]")
 
 
+def _is_true(name: str, value: str) -> bool:
+    if value not in ("true", "false"):
+        raise MalformedRequest(f"{name} must be true or false, not {value[:20]!r}")
+    return value == "true"
+
+
 def _count(name: str, value: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", value):
-        raise MalformedRequest(f"{name} must be a number, not negative")
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise MalformedRequest(f"{name} must be a whole number from 0 to 999999999")
     return int(value)
 
 
-def values_of(headers: Iterable[Dataset], keyword: str) -> list[str]:
+def values_of(headers: Iterable[Attributes], keyword: str) -> list[str]:
     """The different values of an attribute, sorted."""
-    return sorted({str(header.get(keyword) or "") for header in headers})
+    return sorted({text(header, keyword) for header in headers})

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pydicom import dcmread
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull
@@ -21,6 +20,7 @@ from unet_factory.platform import audit
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import RECEIVED_SERIES
 from unet_factory.volume.dicom import pack_series
+from unet_factory.volume.dicom.objects import read_object
 from unet_factory_service.access.callers import on_behalf_of
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb.received import DueSeries, Submission
@@ -118,7 +118,10 @@ class Reception:
 
     def _rule_for(self, file: Path) -> RoutingRule | None:
         routing = self._gateway.routing
-        return None if routing is None else routing.rule_for(dcmread(file, stop_before_pixels=True))
+        if routing is None:
+            return None
+        with file.open("rb") as opened:
+            return routing.rule_for(read_object(opened, self._gateway.settings.volume_limits).dataset)
 
     def _submit(self, series_id: str, files: list[Path], rule: RoutingRule, submission: Submission) -> Job:
         """The key holds until the job is recorded with the series: dying in between makes no second job."""

@@ -1,27 +1,29 @@
 """The DICOM objects that jobs made, as QIDO-RS and WADO-RS see them: an index that goes with the jobs.
 
-``dicom:results`` in Redis (hash) names every job whose scan was DICOM, with a digest of its study once that is known.
-What its objects say of the patient lies among the job's files. A job is read into the index by the first who asks after
-it has succeeded.
+``dicom:results`` in Redis (hash) names every job whose scan was DICOM, as ``OWNER/STUDY``, with a digest of its study
+once that is known. What its objects say of the patient lies among the job's files. A job is read into the index by the
+first who asks after it has succeeded. A search reads the files of as many studies as it answers for, not of all.
 """
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pydicom import Dataset, dcmread
+from pydicom import dcmread
 from redis import Redis
 
 from unet_factory.domain.errors import JobExpired, JobUnknown
 from unet_factory.domain.jobs import JobState
 from unet_factory.domain.uids import uid_digest
-from unet_factory.jobs.keys import DICOM_RESULTS
+from unet_factory.jobs.keys import ACTIVE, DICOM_RESULTS
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.access.callers import Caller
+from unet_factory_service.dicomweb.dicom_json import Attributes, dicom_json, text
 
 STUDY_ATTRIBUTES = (
     "StudyDate",
@@ -72,7 +74,18 @@ class StoredInstance:
 
     job_id: str
     name: str
-    header: Dataset
+    header: Attributes
+
+    def uid(self, keyword: str) -> str:
+        return text(self.header, keyword)
+
+
+class _KnownJob(NamedTuple):
+    """``study`` is empty while it is not known; the order is that of the answers."""
+
+    study: str
+    id: str
+    owner: str
 
 
 class ResultIndex:
@@ -84,18 +97,20 @@ class ResultIndex:
 
     def expect(self, job_id: str) -> None:
         """A job whose scan is DICOM was made: it may have results one day."""
-        self._redis.hset(DICOM_RESULTS, job_id, "")
+        self._redis.hset(DICOM_RESULTS, job_id, f"{self._jobs.owner(job_id)}/")
 
-    def instances(self, caller: Caller, study_uid: str | None = None) -> list[StoredInstance]:
-        """All objects of the caller's jobs, or those of one study, as their jobs were made."""
-        known: Any = self._redis.hgetall(DICOM_RESULTS)
+    def studies(self, caller: Caller, study_uid: str | None = None) -> Iterator[list[StoredInstance]]:
+        """All objects of the caller's jobs, or those of one study: study by study, read as they are asked for."""
         wanted = None if study_uid is None else uid_digest(study_uid)
-        found = []
-        for raw_id, raw_study in known.items():
-            job_id, study = raw_id.decode(), raw_study.decode() or self._index(raw_id.decode())
-            if study and wanted in (None, study) and self._seen_by(caller, job_id):
-                found += self._of_job(job_id)
-        return found
+        jobs = sorted(job for job in self._known_to(caller) if wanted in (None, job.study))
+        for _, of_study in groupby(jobs, lambda job: job.study):
+            found = [instance for job in of_study for instance in self._of_job(job.id)]
+            if found:
+                yield found
+
+    def instances(self, caller: Caller, study_uid: str) -> list[StoredInstance]:
+        """All objects of the caller's jobs in one study."""
+        return [instance for found in self.studies(caller, study_uid) for instance in found]
 
     @contextmanager
     def file(self, instance: StoredInstance) -> Iterator[Path]:
@@ -106,10 +121,20 @@ class ResultIndex:
         with self._blobs.local(instance.job_id, instance.name) as path:
             yield path
 
-    def _seen_by(self, caller: Caller, job_id: str) -> bool:
-        with suppress(JobUnknown):
-            return caller.sees(self._jobs, job_id)
-        return False
+    def _known_to(self, caller: Caller) -> Iterator[_KnownJob]:
+        """The caller's jobs that have results."""
+        known: Any = self._redis.hgetall(DICOM_RESULTS)
+        active: set[bytes] | None = None
+        for raw_id, value in known.items():
+            owner, _, study = value.decode().rpartition("/")
+            if not (caller.sees_all or owner == caller.owner):
+                continue
+            if not study:
+                if active is None:
+                    active = set(self._redis.zrange(ACTIVE, 0, -1))  # type: ignore[arg-type]
+                study = "" if raw_id in active else self._index(raw_id.decode(), owner)
+            if study:
+                yield _KnownJob(study, raw_id.decode(), owner)
 
     def _of_job(self, job_id: str) -> list[StoredInstance]:
         try:
@@ -117,9 +142,9 @@ class ResultIndex:
                 entries = json.loads(path.read_bytes())
         except FileNotFoundError:
             return []
-        return [StoredInstance(job_id, entry["name"], Dataset.from_json(entry["header"])) for entry in entries]
+        return [StoredInstance(job_id, entry["name"], entry["header"]) for entry in entries]
 
-    def _index(self, job_id: str) -> str:
+    def _index(self, job_id: str, owner: str) -> str:
         """The digest of the job's study; empty while, or because, there is nothing of it to be found."""
         try:
             state = self._jobs.get(job_id).state
@@ -133,20 +158,20 @@ class ResultIndex:
         if not headers:
             self._redis.hdel(DICOM_RESULTS, job_id)
             return ""
-        study = uid_digest(str(next(iter(headers.values())).StudyInstanceUID))
-        entries = [{"name": name, "header": header.to_json_dict()} for name, header in headers.items()]
+        study = uid_digest(text(next(iter(headers.values())), "StudyInstanceUID"))
+        entries = [{"name": name, "header": header} for name, header in headers.items()]
         with self._blobs.scratch() as folder:
             (folder / _INDEX).write_text(json.dumps(entries))
             self._blobs.put(job_id, _INDEX, folder / _INDEX)
-        if not self._set_if_known(keys=[DICOM_RESULTS], args=[job_id, study]):  # purged meanwhile
+        if not self._set_if_known(keys=[DICOM_RESULTS], args=[job_id, f"{owner}/{study}"]):  # purged meanwhile
             self._blobs.delete(job_id)
             return ""
         return study
 
-    def _headers(self, job_id: str) -> dict[str, Dataset]:
-        found: dict[str, Dataset] = {}
+    def _headers(self, job_id: str) -> dict[str, Attributes]:
+        found: dict[str, Attributes] = {}
         for name in self._blobs.names(job_id):
             if name.endswith(".dcm") and not name.startswith("input"):
                 with self._blobs.local(job_id, name) as path:
-                    found[name] = dcmread(path, stop_before_pixels=True, specific_tags=list(_INDEXED))
+                    found[name] = dicom_json(dcmread(path, stop_before_pixels=True, specific_tags=list(_INDEXED)))
         return found

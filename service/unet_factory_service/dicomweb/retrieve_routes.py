@@ -11,6 +11,7 @@ from pydicom import dcmread
 from unet_factory.domain.errors import JobExpired
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, check_accepts
+from unet_factory_service.dicomweb.dicom_json import dicom_json
 from unet_factory_service.dicomweb.results import ResultIndex, StoredInstance
 from unet_factory_service.documentation import Responses, file_of, problems
 
@@ -32,7 +33,7 @@ def _wanted(
     found = [
         stored
         for stored in gateway.results.instances(request.state.caller, study)
-        if series in (None, stored.header.SeriesInstanceUID) and instance in (None, stored.header.SOPInstanceUID)
+        if series in (None, stored.uid("SeriesInstanceUID")) and instance in (None, stored.uid("SOPInstanceUID"))
     ]
     if not found:
         raise HTTPException(404, "there is no such object among the results; they go when their jobs expire")
@@ -125,7 +126,7 @@ def _metadata(request: Request, found: Sequence[StoredInstance], results: Result
 def _header(results: ResultIndex, instance: StoredInstance) -> dict[str, Any]:
     try:
         with results.file(instance) as path:
-            return dcmread(path, stop_before_pixels=True).to_json_dict()
+            return dicom_json(dcmread(path, stop_before_pixels=True))
     except FileNotFoundError as error:
         raise JobExpired("the result was purged") from error
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
-from pydicom.uid import UID
+from pydicom import FileDataset
 from starlette.concurrency import run_in_threadpool
 
-from unet_factory.domain.errors import StorageFull
-from unet_factory.domain.uids import uid_digest
+from unet_factory.domain.errors import NotAVolume, StorageFull, VolumeTooLarge
+from unet_factory.domain.uids import read_uid, uid_digest, unpadded
+from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
+from unet_factory.volume.dicom.objects import read_object, readable
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
 
 _UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"]
+_TOLD_TWICE = {"MediaStorageSOPInstanceUID": "SOPInstanceUID", "MediaStorageSOPClassUID": "SOPClassUID"}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -86,7 +87,7 @@ def _put_down(
     gateway: GatewayContext, files: list[Path], study_uid: str | None, owner: str
 ) -> tuple[int, dict[str, object]]:
     """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now."""
-    found = [(file, _identify(file, study_uid)) for file in files]
+    found = [(file, _identify(file, study_uid, gateway.settings.volume_limits)) for file in files]
     series_ids = {series_id_of(i.study_uid, i.series_uid, owner) for _, i in found if isinstance(i, Instance)}
     gateway.received.announce(series_ids, owner)
     outcomes = [_put(gateway, file, instance, owner) for file, instance in found]
@@ -113,27 +114,27 @@ def _put(
     return instance
 
 
-def _identify(file: Path, study_uid: str | None) -> Instance | FailedInstance:
+def _identify(file: Path, study_uid: str | None, limits: VolumeLimits) -> Instance | FailedInstance:
     """Who the instance in a file is, or why it cannot be stored; its pixels are looked at when its job starts."""
     try:
-        header = dcmread(file, stop_before_pixels=True, specific_tags=[*_UIDS, "TransferSyntaxUID"])
-        uids = [str(header.get(keyword) or "") for keyword in _UIDS]
-    except (InvalidDicomError, OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError):
+        with file.open("rb") as opened, readable("the instance"):
+            header = read_object(opened, limits).dataset
+            study, series, sop_class, sop_instance = (read_uid(str(header.get(keyword) or "")) for keyword in _UIDS)
+            is_told_alike = _is_told_alike(header)
+    except (NotAVolume, VolumeTooLarge):
         return FailedInstance(None, FailureReason.CANNOT_UNDERSTAND)
-    instance = Instance(*uids)
-    if not UID(instance.sop_instance_uid).is_valid or not UID(instance.sop_class_uid).is_valid:
+    if sop_class is None or sop_instance is None:
         return FailedInstance(None, FailureReason.CANNOT_UNDERSTAND)
-    if not all(UID(uid).is_valid for uid in instance) or not _same_class(header, instance):
-        return FailedInstance(instance, FailureReason.DOES_NOT_MATCH)
-    if study_uid is not None and instance.study_uid != study_uid:
+    instance = Instance(study or "", series or "", sop_class, sop_instance)
+    if not (study and series and is_told_alike) or study_uid not in (None, study):
         return FailedInstance(instance, FailureReason.DOES_NOT_MATCH)
     return instance
 
 
-def _same_class(header: Dataset, instance: Instance) -> bool:
+def _is_told_alike(header: FileDataset) -> bool:
     """A file's meta information must speak of the instance in it (PS3.10 section 7.1)."""
-    meta = header.file_meta
-    return bool(
-        meta.get("MediaStorageSOPInstanceUID", instance.sop_instance_uid) == instance.sop_instance_uid
-        and meta.get("MediaStorageSOPClassUID", instance.sop_class_uid) == instance.sop_class_uid
+    return all(
+        keyword not in header.file_meta
+        or unpadded(str(header.file_meta[keyword].value)) == unpadded(str(header.get(inner)))
+        for keyword, inner in _TOLD_TWICE.items()
     )

@@ -127,7 +127,6 @@ class NetworkChoice:
         return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.safetensors"
 
 
-@router.head("/unet", include_in_schema=False)
 @router.get(
     "/unet",
     operation_id="get_unet",

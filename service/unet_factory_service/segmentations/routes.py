@@ -14,6 +14,7 @@ from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import Responses, problems
 from unet_factory_service.preferences import parse_prefer
+from unet_factory_service.public_url import public_location
 from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
 from unet_factory_service.segmentations.documentation import (
     EVENTS_RESPONSES,
@@ -81,7 +82,7 @@ async def create_segmentation(
         job = await run_in_threadpool(submit, gateway, parameters, received.scan, key, caller)
     request.state.job_ids = [job.id]
     job = await job_after(gateway, job, preference.wait_s)
-    headers = preference.headers | PRIVATE | {"Location": f"/segmentations/{job.id}"}
+    headers = preference.headers | PRIVATE | {"Location": public_location(request, f"/segmentations/{job.id}")}
     if job.state.final and preference.wait_s > 0:
         return _job_response(job, 200, headers)
     return _job_response(job, 202, headers | {"Retry-After": "1"})

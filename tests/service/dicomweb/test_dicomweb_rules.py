@@ -1,6 +1,8 @@
 """The operator's rules: which match, which are refused at the start; and what a search may ask for."""
 
+import string
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from fastapi import Request
@@ -10,6 +12,7 @@ from unet_factory.domain.errors import MalformedRequest, RoutingInvalid
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory_service.dicomweb.dicom_json import dicom_json
 from unet_factory_service.dicomweb.matching import Search
 from unet_factory_service.dicomweb.routing import Match, read_routing
 
@@ -134,18 +137,27 @@ def test_rules_that_cannot_work_are_refused_at_the_start(
         ("StudyDate=20260116-", False),
         ("PatientID=0-9", False),
         ("includefield=all&fuzzymatching=true&limit=5", True),
+        ("accept=application/dicom%2Bjson&multiplevaluematching=true", True),
+        ('emptyvaluematching=true&AccessionNumber=""', True),
+        ('emptyvaluematching=true&PatientID=""', False),
+        ('AccessionNumber=""', False),
+        ("PatientName=Yamada^Tarou", True),
+        ("PatientName=山田^太郎", True),
+        ("PatientName=Yamada*太郎", True),
+        ("PatientName=Yamada", False),
     ],
 )
 def test_a_search_finds_what_it_asks_for(query: str, holds: bool) -> None:
     found = header(PatientID="TEST-0", Modality="SEG", StudyInstanceUID="1.2", StudyDate="20260115")
-    assert Search.of(request(query), "studies").holds(found) is holds
+    found.SpecificCharacterSet, found.PatientName = "ISO_IR 192", "Yamada^Tarou=山田^太郎"
+    assert Search.of(request(query), "studies").holds(dicom_json(found)) is holds
 
 
-@pytest.mark.parametrize("query", ["PatientWeight=70", "limit=-1", "offset=x", "Rows=5"])
+@pytest.mark.parametrize("query", ["PatientWeight=70", "limit=-1", "offset=x", "Rows=5", "fuzzymatching=1", "limit=٣"])
 def test_what_cannot_be_searched_for_is_refused(query: str) -> None:
     with pytest.raises(MalformedRequest):
         Search.of(request(query), "studies")
 
 
 def request(query: str) -> Request:
-    return Request({"type": "http", "query_string": query.encode(), "headers": []})
+    return Request({"type": "http", "query_string": quote(query, safe=string.punctuation).encode(), "headers": []})

@@ -11,8 +11,11 @@ import nibabel
 import pytest
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread, dcmwrite
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from redis import Redis
 
+from tests.fixtures.dicom_files import as_bytes
 from tests.fixtures.mr_series import mr_series, written
 from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import Gateway, RunGateway, poll
@@ -63,6 +66,7 @@ def test_late_slices_make_a_job_of_the_whole_series(stow: Gateway, redis: Redis,
         assert nibabel.Nifti1Image.from_filename(path).shape == (16, 16, 6)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, on bytes that are no DICOM
 def test_one_bad_instance_costs_no_other(stow: Gateway) -> None:
     series = mr_series()
     del series[1].StudyInstanceUID
@@ -72,6 +76,34 @@ def test_one_bad_instance_costs_no_other(stow: Gateway) -> None:
     assert answer[FAILED]["Value"][0]["00081155"]["Value"] == [series[1].SOPInstanceUID]
     assert reasons(answer) == [0xA900]
     assert answer[OTHER]["Value"][0][REASON]["Value"] == [0xC000]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damaged_and_inflating_instances_cost_no_other(stow: Gateway) -> None:
+    """All ways in read objects by one bounded reader; here a bomb is a few hundred times its size."""
+    series = mr_series()
+    series[0].file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    deflated = as_bytes(series[0])
+    bomb = Dataset()
+    bomb.file_meta = FileMetaDataset()
+    bomb.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    bomb.SOPClassUID, bomb.SOPInstanceUID = series[0].SOPClassUID, generate_uid()
+    bomb.StudyInstanceUID, bomb.SeriesInstanceUID = series[0].StudyInstanceUID, series[0].SeriesInstanceUID
+    bomb.Rows = bomb.Columns = bomb.BitsAllocated = 16
+    bomb.SamplesPerPixel, bomb.PixelRepresentation = 1, 0
+    bomb.PixelData = bytes(600 * 2**20)
+    answer = post(stow, series[1:], extra=[deflated[: len(deflated) // 2], as_bytes(bomb)])
+    assert answer["status"] == 202
+    assert uids(answer) == [one.SOPInstanceUID for one in series[1:]]
+    assert [item[REASON]["Value"] for item in answer[OTHER]["Value"]] == [[0xC000], [0xC000]]
+
+
+def test_uids_are_read_as_on_every_other_way_in(stow: Gateway) -> None:
+    """Components that begin with 0 are taken unchanged (note in PS3.5 section 9.1), several values are not."""
+    series = mr_series(slices=2, StudyInstanceUID="1.2.03.4", SeriesInstanceUID="1.2.03.04")
+    assert post(stow, series)["status"] == 200
+    series[0].SeriesInstanceUID = ["1.2", "1.3"]
+    assert post(stow, series)["status"] == 202
 
 
 def test_a_study_in_the_path_takes_only_its_own(stow: Gateway) -> None:

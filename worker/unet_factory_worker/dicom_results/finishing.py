@@ -1,6 +1,7 @@
 """What segmentation and report have in common: patient, study and times; numbers of series; the file."""
 
 import logging
+import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -30,11 +31,15 @@ def series_numbers(header: Dataset) -> tuple[int, int]:
 
 def finish(result: Dataset, header: Dataset, moment: datetime) -> None:
     """Give a result its patient and study, and the job's own time in place of the clock's."""
-    copy_patient_and_study(header, result)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of character sets that the scan names, and of values
+        copy_patient_and_study(header, result)
     result.InstanceCreationDate, result.InstanceCreationTime = moment.strftime("%Y%m%d"), moment.strftime("%H%M%S.%f")
     for equipment in result.ContributingEquipmentSequence:
         equipment.ContributionDateTime = moment.strftime("%Y%m%d%H%M%S.%f")
 
 
 def save(result: Dataset, path: Path) -> None:
-    result.save_as(path, enforce_file_format=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of character sets that the scan names, and of values
+        result.save_as(path, enforce_file_format=True)

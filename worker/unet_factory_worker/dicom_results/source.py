@@ -10,13 +10,16 @@ from copy import deepcopy
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MRImageStorage, generate_uid
 
 from unet_factory.domain.errors import DicomIncomplete
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.dicom.slices import Slice
+from unet_factory_worker.dicom_results.verbatim import copied, decodes_exactly, written_as_it_is
 
+_OUR_WORDS = ("LO", "UT", "LT", "ST", "SH")
 _REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _PATIENT_GROUP = 0x0010
 _CLINICAL_TRIAL_GROUP = 0x0012
@@ -44,26 +47,41 @@ _NEVER_ABSENT = (
 def check_complete(series: DicomSeries) -> None:
     """
     Raises:
-        DicomIncomplete: no result can refer to the scan, for lack of identifiers.
+        DicomIncomplete: no result can refer to the scan, for lack of identifiers, or because one has several values.
     """
-    missing = [keyword for keyword in _REQUIRED if not all(header.get(keyword) for header in series.datasets)]
+    missing = [
+        keyword for keyword in _REQUIRED if not all(_is_one_uid(header.get(keyword)) for header in series.datasets)
+    ]
     if missing:
         raise DicomIncomplete(
-            f"there are images without {', '.join(missing)}, so no DICOM result can refer to them",
+            f"some images have no {', '.join(missing)}, or more than one value for it; a DICOM result must refer to"
+            " exactly one",
             missing=missing,
         )
 
 
 def copy_patient_and_study(header: Dataset, result: Dataset) -> None:
-    """Give ``result`` the attributes of patient and study of ``header``, exactly, and empty ones that it must have."""
+    """Give ``result`` the attributes of patient and study of ``header``, exactly, and empty ones that it must have.
+
+    Where our own words (names of labels) are beyond ASCII, the result is in UTF-8 and the patient's texts are
+    converted, if they are what their character set says; if not, their bytes stay and our words lose what it lacks.
+    """
     for keyword in _NEVER_ABSENT:
         if keyword in result:
             del result[keyword]  # not only its value: highdicom's results share elements with each other
         setattr(result, keyword, "")
-    for tag in _tags_of_patient_and_study(header):
-        result[tag] = deepcopy(header[tag])
-    if not _ascii_but_for(result, header):
+    tags = list(_tags_of_patient_and_study(header))
+    if not _is_ascii(result) and decodes_exactly(header, tags):
+        for tag in tags:
+            result[tag] = deepcopy(header[tag])
         result.SpecificCharacterSet = "ISO_IR 192"
+        return
+    correct_ambiguous_vr(result, is_little_endian=True)
+    for tag in tags:
+        element = copied(header, tag)
+        if element is not None:
+            result[tag] = element
+    written_as_it_is(result)
 
 
 def stand_ins(series: DicomSeries, indices: Iterable[int]) -> list[Dataset]:
@@ -137,13 +155,13 @@ def _tags_of_patient_and_study(header: Dataset) -> Iterator[BaseTag]:
             yield tag
 
 
-def _ascii_but_for(result: Dataset, header: Dataset) -> bool:
-    """Whether our own words can be said in the scan's character set, whichever that is."""
-    return all(
-        str(element.value).isascii()
-        for element in result.iterall()
-        if element.VR in ("LO", "UT", "LT", "ST", "SH") and element.tag not in header
-    )
+def _is_one_uid(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_ascii(result: Dataset) -> bool:
+    """Whether our own words can be said in any character set."""
+    return all(str(element.value).isascii() for element in result.iterall() if element.VR in _OUR_WORDS)
 
 
 def _stand_in(common: dict[str, object], one: Slice, index: int) -> Dataset:
