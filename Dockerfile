@@ -20,7 +20,7 @@ ENV PYTHONUNBUFFERED=1 \
 # The same user in every role: gateway and worker share the blob folder.
 RUN groupadd --gid 10001 factory \
     && useradd --uid 10001 --gid factory --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin factory \
-    && install --directory --owner=factory --group=factory /data /data/blobs /models
+    && install --directory --owner=factory --group=factory /data /data/blobs /data/keys /models
 
 # What the roles need, without the project's own code: these layers change with the constraints only.
 FROM ${PYTHON_IMAGE} AS requirements

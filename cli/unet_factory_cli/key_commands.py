@@ -1,5 +1,6 @@
 """The commands that manage API keys."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,14 +22,18 @@ def create(
     days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0)] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     jobs_in_flight: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Write it to this file, unless the file holds a valid key of that name.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and write it to standard output; it cannot be shown again."""
+    """Make a key and write it to standard output or to a file; it cannot be shown again."""
     with clear_errors("service"):
         from unet_factory_cli import keys
 
         folder = data_dir or user_data_dir()
-        keys.create(folder, name, scope, shares_jobs_of, days, requests_per_minute, jobs_in_flight)
+        limits = keys.Limits(days, requests_per_minute, jobs_in_flight)
+        keys.create(folder, name, scope, shares_jobs_of, limits, secret_file)
 
 
 @app.command("list")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
+from unet_factory.platform.atomic_files import whole_file
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user
@@ -21,35 +23,53 @@ _DAY_S = 24 * 3600.0
 _HOUR_S = 3600.0
 
 
+class Limits(NamedTuple):
+    """Of a new key; None: it never expires, and the gateway's own limits hold."""
+
+    days: float | None
+    requests_per_minute: int | None
+    jobs_in_flight: int | None
+
+
 def create(
     data_dir: Path,
     name: str,
     scopes: list[str],
     shares_jobs_of: str | None,
-    days: float | None,
-    requests_per_minute: int | None,
-    jobs_in_flight: int | None,
+    limits: Limits,
+    secret_file: Path | None,
 ) -> None:
-    """The key itself goes to standard output, all else to standard error.
+    """The key itself goes to ``secret_file`` (mode 0600), else to standard output; all else to standard error.
+
+    With a file the command can be repeated at each start: a key of the same name and scopes that is in the file
+    already, and still valid, is kept.
 
     Raises:
-        CommandFailed: there is no such scope.
+        CommandFailed: there is no such scope, or the file cannot be read or written.
     """
     try:
         wanted = tuple(Scope(scope) for scope in dict.fromkeys(scopes))
     except ValueError:
         raise CommandFailed(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
     with _store(data_dir) as keys:
+        if secret_file and _holds(keys, secret_file, name, wanted):
+            say(f"the key for {name} in {secret_file} is valid; it is kept")
+            return
         key, token = keys.create(
             name,
             wanted,
             shares_jobs_of=shares_jobs_of,
-            expires=None if days is None else time.time() + days * _DAY_S,
-            requests_per_minute=requests_per_minute,
-            jobs_in_flight=jobs_in_flight,
+            expires=None if limits.days is None else time.time() + limits.days * _DAY_S,
+            requests_per_minute=limits.requests_per_minute,
+            jobs_in_flight=limits.jobs_in_flight,
         )
-    say(f"key {key.id} for {key.name} ({', '.join(key.scopes)}); it is shown this once:")
-    print(token)  # noqa: T201 (the command's output)
+    described = f"key {key.id} for {key.name} ({', '.join(key.scopes)})"
+    if secret_file:
+        _write(secret_file, token)
+        say(f"{described} is in {secret_file}")
+    else:
+        say(f"{described}; it is shown this once:")
+        print(token)  # noqa: T201 (the command's output)
 
 
 def show(data_dir: Path) -> None:
@@ -93,6 +113,26 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
                     server.stop()
     except RedisError as error:
         raise CommandFailed(f"the store of the jobs cannot be used: {error}") from error
+
+
+def _holds(keys: KeyStore, secret_file: Path, name: str, scopes: tuple[Scope, ...]) -> bool:
+    try:
+        token = secret_file.read_text().strip()
+    except FileNotFoundError:
+        return False
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandFailed(f"--secret-file {secret_file} cannot be read", MISUSED) from error
+    key = keys.named_in(token)
+    return key is not None and key.accepts(token, time.time()) and (key.name, set(key.scopes)) == (name, set(scopes))
+
+
+def _write(secret_file: Path, token: str) -> None:
+    try:
+        with whole_file(secret_file) as partial:
+            partial.touch(mode=0o600)
+            partial.write_text(token + "\n")
+    except OSError as error:
+        raise CommandFailed(f"--secret-file {secret_file} cannot be written: {error.strerror}", MISUSED) from error
 
 
 def _answers(url: str) -> bool:

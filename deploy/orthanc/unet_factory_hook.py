@@ -6,10 +6,15 @@ factory makes comes back as SEG and SR, which are no wanted modalities, so nothi
 Orthanc's configuration:
 
     "UnetFactory": {"Server": "factory", "Modalities": ["MR"]}    # Server: one of DicomWeb.Servers
+
+The API key is read from the file that the environment variable UNET_FACTORY_API_KEY_FILE names, each time that the
+changes are looked at. So it can be exchanged while Orthanc runs.
 """
 
 import json
+import os
 import threading
+from pathlib import Path
 
 import orthanc
 
@@ -19,8 +24,9 @@ LONGEST_PAUSE_S = 30.0
 CHANGES_AT_ONCE = 100
 TRIES = 5  # for one series, while the factory answers others
 
+configuration = json.loads(orthanc.GetConfiguration())
 settings = {"Server": "factory", "Modalities": ["MR"]}
-settings.update(json.loads(orthanc.GetConfiguration()).get("UnetFactory", {}))
+settings.update(configuration.get("UnetFactory", {}))
 stop = threading.Event()
 
 
@@ -29,9 +35,10 @@ def follow() -> None:
     place = int(orthanc.GetGlobalProperty(PLACE, "-1"))
     if place < 0:  # the first start: what the archive holds already stays as it is
         place = keep(get("/changes?last")["Last"])
-    pause_s = EVERY_S
+    pause_s, key = 0.0, None
     while not stop.wait(pause_s):
         try:
+            key = authorise(key)
             place = catch_up(place)
             pause_s = EVERY_S
         except Exception as error:
@@ -68,6 +75,17 @@ def deal_with(series: str) -> None:
             post("qido", {"Uri": "/studies", "Arguments": {"limit": "1"}})  # raises when the factory is away
             stop.wait(attempt)
     orthanc.LogError("U-Net factory: a series was refused; its gateway's log says why")
+
+
+def authorise(known: str | None) -> str | None:
+    """Give the server of that name in Orthanc's configuration the key, if it is another than the ``known`` one."""
+    file = os.environ.get("UNET_FACTORY_API_KEY_FILE")
+    key = Path(file).read_text().strip() if file else None
+    if key and key != known:
+        server = dict(configuration["DicomWeb"]["Servers"][settings["Server"]])
+        server["HttpHeaders"] = {"Authorization": f"Bearer {key}"}
+        orthanc.RestApiPutAfterPlugins(f"/dicom-web/servers/{settings['Server']}", json.dumps(server))
+    return key
 
 
 def get(path: str) -> dict:

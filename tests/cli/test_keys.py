@@ -98,3 +98,21 @@ def test_the_caller_sends_the_key_that_it_is_given(
         refused = CliRunner().invoke(app, ["models", "--url", keyed.gateway.url])
         assert refused.exit_code == 1
         assert "An API key is needed" in refused.stderr
+
+
+def test_a_key_in_a_file_is_made_once_kept_while_it_is_valid_and_replaced_after(
+    where: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "pacs.key"
+    arguments = ["create", "pacs", "--scope", "segment", "--secret-file", file, *where]
+    made = keys(*arguments)
+    assert (made.exit_code, made.stdout) == (0, "")
+    assert file.stat().st_mode & 0o777 == 0o600
+    first = file.read_text()
+    assert TOKEN.fullmatch(first)
+    assert keys(*arguments).exit_code == 0
+    assert file.read_text() == first
+    assert keys("revoke", first.split("_")[1], *where).exit_code == 0
+    assert keys(*arguments).exit_code == 0
+    assert TOKEN.fullmatch(file.read_text())
+    assert file.read_text() != first

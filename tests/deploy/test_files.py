@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import yaml
+from pydicom import Dataset
 
 from tests.fixtures.project import PROJECT as ROOT
 from tests.fixtures.settings import FactorySettings
+from tests.system.orthanc import with_defaults
 from unet_factory.platform import metrics
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
+from unet_factory_cli.own_key import API_KEY_FILE
 from unet_factory_cli.settings import known_variables, settings_table
 from unet_factory_service.dicomweb.routing import read_routing
 
@@ -29,7 +32,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_services_are_those_that_operators_know(compose: dict[str, Any]) -> None:
-    beside = {"listener", "orthanc", "redis-jobs", "redis-cache", "prometheus", "grafana"}
+    beside = {"listener", "pacs-key", "orthanc", "redis-jobs", "redis-cache", "prometheus", "grafana"}
     assert set(compose["services"]) == {*OURS, *beside}
 
 
@@ -46,8 +49,9 @@ def test_every_factory_variable_is_a_setting_with_a_legal_value(compose: dict[st
     environments = [service.get("environment", {}) for service in compose["services"].values()]
     environments.append(dict(re.findall(r"(UNET_FACTORY_\w+)=(\S+)", DOCKERFILE)))
     for environment in environments:
-        ours = {name: value for name, value in environment.items() if name.startswith("UNET_FACTORY_")}
-        assert ours.keys() <= known_variables()
+        named = {name: value for name, value in environment.items() if name.startswith("UNET_FACTORY_")}
+        ours = {name: value for name, value in named.items() if name != API_KEY_FILE}
+        assert named.keys() <= known_variables()
         FactorySettings.model_validate(
             {name.removeprefix("UNET_FACTORY_").lower(): value for name, value in ours.items()}
         )
@@ -97,7 +101,7 @@ def test_no_secret_stands_in_a_file(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
         for name, value in service.get("environment", {}).items():
             if re.search(r"PASSWORD|SECRET|TOKEN|KEY", name):
-                assert name.endswith("__FILE")
+                assert name.endswith("_FILE")
                 assert value.startswith("/run/secrets/")
 
 
@@ -105,6 +109,9 @@ def test_waiting_is_for_services_that_can_tell_their_health(compose: dict[str, A
     services = compose["services"]
     for service in services.values():
         for name, condition in service.get("depends_on", {}).items():
+            if services[name].get("restart") == "no":  # it does its one task and ends
+                assert condition == {"condition": "service_completed_successfully"}
+                continue
             assert condition == {"condition": "service_healthy"}
             target = services[name].get("build", {}).get("target")
             assert "healthcheck" in services[name] or "HEALTHCHECK --" in stages()[target]
@@ -250,7 +257,7 @@ def exported() -> set[str]:
 
 def test_orthanc_finds_what_is_mounted_and_the_factory(compose: dict[str, Any]) -> None:
     mounted = dict(volume.split(":")[:2][::-1] for volume in compose["services"]["orthanc"]["volumes"])
-    config = json.loads((ROOT / mounted["/etc/orthanc/orthanc.json"]).read_text())
+    config = json.loads(with_defaults((ROOT / mounted["/etc/orthanc/orthanc.json"]).read_text()))
     assert (ROOT / mounted[config["PythonScript"]]).is_file()
     assert config["StorageDirectory"] in mounted
     factory = config["DicomWeb"]["Servers"][config["UnetFactory"]["Server"]]["Url"]
@@ -266,3 +273,19 @@ def test_shipped_rules_are_good(file: str) -> None:
     routing = read_routing(ROOT / file, ModelRegistry.scan(ROOT / "models"), destinations)
     assert routing is not None
     assert routing.rules[0].match.modality == "MR"
+
+
+def test_the_shipped_orthanc_rules_leave_whole_heads_alone() -> None:
+    registry, destinations = (
+        ModelRegistry.scan(ROOT / "models"),
+        Destinations.load(ROOT / "deploy/orthanc/destinations.yml"),
+    )
+    routing = read_routing(ROOT / "deploy/orthanc/routing.yml", registry, destinations)
+    assert routing is not None
+    crop, head = (Dataset() for _ in range(2))
+    crop.Modality = head.Modality = "MR"
+    crop.SeriesDescription, head.SeriesDescription, head.BodyPartExamined = "HippoCrop", "t1_mprage_sag", "BRAIN"
+    rule = routing.rule_for(crop)
+    assert rule is not None
+    assert rule.model == "hippocampus-mr"
+    assert routing.rule_for(head) is None

@@ -5,6 +5,7 @@ ports and storage stay the same. Tests that need it carry ``@needs_orthanc``.
 """
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -143,6 +144,11 @@ class Orthanc:
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/", "EnableWado": False},
             **self.settings,
         }
+
+
+def with_defaults(configuration: str) -> str:
+    """As Orthanc reads it where the variables in it are not set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", configuration)
 
 
 def is_dicom(file: Path) -> bool:

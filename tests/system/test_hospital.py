@@ -20,7 +20,7 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 
 from tests.system.hospital import Mask, as_nifti, copied, labelmap, oriented, read_slices, saved, segmented, variant
-from tests.system.orthanc import PLUGINS, Orthanc, needs_orthanc
+from tests.system.orthanc import PLUGINS, Orthanc, needs_orthanc, with_defaults
 from tests.system.processes import free_port, until
 from tests.system.serve_process import ServeProcess, environment
 from unet_factory_client import SegmentationParameters
@@ -83,7 +83,7 @@ def _settings(folder: Path, archive: Orthanc) -> dict[str, object]:
 
 def _archive_settings(factory_url: str) -> dict[str, Any]:
     """What operators get, with this machine's places in it."""
-    shipped = json.loads((ORTHANC / "orthanc.json").read_text())
+    shipped = json.loads(with_defaults((ORTHANC / "orthanc.json").read_text()))
     web = shipped["DicomWeb"]
     web["Servers"]["factory"]["Url"] = f"{factory_url}/dicomweb"
     return {
