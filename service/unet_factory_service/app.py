@@ -14,6 +14,7 @@ from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import configure_logging
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
+from unet_factory_service.access.origins import HostsAndOrigins
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
@@ -72,6 +73,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         app.include_router(router)
     check_plain_routes(app)
     install_problem_handlers(app)
+    app.add_middleware(HostsAndOrigins, settings=settings)
     for middleware in (UnexpectedErrors, AuditTrail, RequestDuration, RequestId):  # the last one is the outermost
         app.add_middleware(middleware)
     app.add_middleware(HeadAsGet)

@@ -21,6 +21,7 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.weight_cache import WeightCache
+from unet_factory_service.access.checking import Checking
 from unet_factory_service.access.quotas import RequestQuota
 from unet_factory_service.dicomweb.received import ReceivedSeries
 from unet_factory_service.dicomweb.results import ResultIndex
@@ -51,6 +52,7 @@ class GatewayContext:
     routing: Routing | None
     keys: KeyStore
     quota: RequestQuota
+    checking: Checking
 
     @classmethod
     def build(cls, settings: GatewaySettings) -> "GatewayContext":
@@ -83,6 +85,7 @@ class GatewayContext:
             routing=read_routing(settings.routing, registry, destinations),
             keys=KeyStore(redis),
             quota=RequestQuota(redis, settings),
+            checking=Checking(),
         )
 
     @contextlib.asynccontextmanager

@@ -38,6 +38,11 @@ class GatewaySettings(Settings):
         default=200, ge=0, description="Unfinished jobs of a key that has no limit of its own; 0: any number."
     )
 
+    allowed_hosts: str = Field(
+        default="",
+        description="Names, separated by commas, that a gateway without API keys answers to, besides addresses, names "
+        "without a dot and that of `UNET_FACTORY_PUBLIC_URL`.",
+    )
     public_url: str = Field(
         default="",
         description="URL under which callers reach the gateway, such as `https://scans.hospital.example/factory`; "

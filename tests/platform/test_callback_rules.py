@@ -83,6 +83,7 @@ def test_public_and_listed_addresses_are_allowed(address: str) -> None:
         *("100.64.0.1", "224.0.0.1", "224.0.1.1", "255.255.255.255", "198.18.0.1"),
         *("::1", "::", "fe80::1", "fc00::1", "ff02::1", "2001:db8::1"),
         *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a02:1::"),
+        *("64:ff9b:1::7f00:1", "64:ff9b:1:7f00:0:100::", "::127.0.0.1", "::10.2.0.1", "::ffff:0:127.0.0.1", "fec0::1"),
     ],
 )
 def test_inner_addresses_are_refused_in_every_disguise(address: str) -> None:
@@ -92,7 +93,7 @@ def test_inner_addresses_are_refused_in_every_disguise(address: str) -> None:
 
 @given(st.ip_addresses(v=4))
 def test_an_ipv4_address_is_judged_alike_bare_mapped_and_translated(address: ipaddress.IPv4Address) -> None:
-    forms = [address, ipaddress.ip_address(f"::ffff:{address}"), ipaddress.ip_address(f"64:ff9b::{address}")]
+    forms = [address, *(ipaddress.ip_address(f"{prefix}{address}") for prefix in ("::ffff:", "64:ff9b::", "::ffff:0:"))]
     assert len({_allowed(form) for form in forms}) == 1
 
 

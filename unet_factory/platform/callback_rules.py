@@ -15,7 +15,12 @@ MAX_URL = 2000
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_PATTERN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*")
 _NUMERIC = re.compile(r"([0-9.]+|[0-9a-fA-F.]*:[0-9a-fA-F:.]*)(/.*)?")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# IPv6 prefixes whose last 32 bits are an IPv4 address: NAT64 (RFC 6052), IPv4-translated (RFC 2765), IPv4-compatible
+# (RFC 4291 section 2.5.5.1, deprecated, but still routed by some)
+_ENDING_IN_IPV4 = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))
+# Not global, though Python's ipaddress takes them for it: NAT64 of a local network (RFC 8215), which may put the IPv4
+# address anywhere (RFC 6052 section 2.2); site-local addresses (RFC 3879)
+_LOCAL = tuple(map(ipaddress.ip_network, ("64:ff9b:1::/48", "fec0::/10")))
 
 
 @dataclass(frozen=True)
@@ -118,13 +123,16 @@ def _literal(host: str) -> Address | None:
 
 def _public(address: Address) -> bool:
     inner = _embedded(address)
-    return inner.is_global and not inner.is_multicast
+    return inner.is_global and not inner.is_multicast and not any(inner in local for local in _LOCAL)
 
 
 def _embedded(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for (mapped, NAT64, 6to4, Teredo's client), else the address itself."""
-    if isinstance(address, ipaddress.IPv4Address):
+    """The IPv4 address that an IPv6 one stands for, else the address itself.
+
+    Mapped, translated, compatible, NAT64, 6to4, or Teredo's client.
+    """
+    if isinstance(address, ipaddress.IPv4Address) or address.is_loopback or address.is_unspecified:
         return address
-    if address in _NAT64:
+    if any(address in prefix for prefix in _ENDING_IN_IPV4):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else address)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from unet_factory.domain.jobs import GenerationRequest
 
@@ -31,7 +32,11 @@ class WeightCache:
 
     def get(self, request: GenerationRequest) -> CachedWeights | None:
         """The cached network, verified against its digest; None on a miss."""
-        value: Any = self._redis.get(weight_key(request))
+        try:
+            value: Any = self._redis.get(weight_key(request))
+        except ResponseError:  # a key of another type: not written by us
+            self._redis.delete(weight_key(request))
+            return None
         if value is None:
             return None
         digest, blob = value[:_DIGEST_LENGTH], value[_DIGEST_LENGTH:]

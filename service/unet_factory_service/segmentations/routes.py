@@ -79,7 +79,7 @@ async def create_segmentation(
         receive = receive_dicom_body if is_dicom else receive_form
         received = await receive(request, folder, gateway.settings.max_upload_bytes)
         parameters = read_form(received.fields)
-        job = await run_in_threadpool(submit, gateway, parameters, received.scan, key, caller)
+        job = await gateway.checking.run(caller.owner, submit, gateway, parameters, received.scan, key, caller)
     request.state.job_ids = [job.id]
     job = await job_after(gateway, job, preference.wait_s)
     headers = preference.headers | PRIVATE | {"Location": public_location(request, f"/segmentations/{job.id}")}
