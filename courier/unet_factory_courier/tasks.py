@@ -113,7 +113,9 @@ class DeliveryTasks:
             notes = self._notes_on_missing(claimed, dicomweb.announced_instances(archive, request.series), len(files))
             pack_series(files, packed)
             try:
-                header = read_header(packed, limits=limits, spacing_ras_mm=request.spacing_ras_mm)
+                header = read_header(
+                    packed, limits=limits, spacing_ras_mm=request.spacing_ras_mm, choice=request.image_choice
+                )
             except FactoryError as error:
                 raise GiveUp(f"the series cannot be segmented: {error.slug}", error) from None
             self.blobs.put(job.id, request.input_name, packed)

@@ -27,6 +27,8 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "callback_url": st.just("https://hooks.example.org/x?token=a,b=c"),
     "series_uid": _uids,
     "model": _names,
+    "image_type": st.lists(st.text("ABCM_019", min_size=1, max_size=16), min_size=1, max_size=5).map(tuple),
+    "echo_time_ms": st.floats(0, 1e6, exclude_min=True),
 }
 
 

@@ -22,6 +22,7 @@ from unet_factory.domain.errors import (
     SpacingInvalid,
 )
 from unet_factory.domain.image_choice import ImageChoice
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.volume import read_header, read_volume
 from unet_factory.volume.dicom import read_series
 
@@ -75,8 +76,10 @@ def test_the_caller_chooses(tmp_path: Path) -> None:
         both({"ImageType": ORIGINAL, "EchoTime": "5"}, {"ImageType": ["ORIGINAL", "PRIMARY", "P"], "EchoTime": "10"}),
         tmp_path / "a.zip",
     )
-    for image_type, echo_time_ms, voxels in (("M", None, SCAN), ("p", None, SCAN + 1), (None, "10", SCAN + 1)):
-        choice = ImageChoice.parse(image_type, echo_time_ms)
+    for image_type, echo_time_ms, voxels in (("M", "5", SCAN), ("original\\primary\\p", "10", SCAN + 1)):
+        asked = SegmentationParameters.from_texts({"image_type": image_type, "echo_time_ms": echo_time_ms})
+        assert SegmentationParameters.from_texts(asked.to_texts()) == asked
+        choice = asked.image_choice
         np.testing.assert_array_equal(read_volume(path, choice=choice).data, voxels)
     with pytest.raises(
         SlicesAmbiguous, match=r"no image .* there are ORIGINAL\\PRIMARY\\M\\FFE: 7 slices, echo time 5"
@@ -84,16 +87,16 @@ def test_the_caller_chooses(tmp_path: Path) -> None:
         read_header(path, choice=ImageChoice(("W",)))
 
 
-@pytest.mark.parametrize("text", ["", "\\", "A" * 17, "A\\" * 20 + "A"])
-def test_a_choice_that_cannot_be_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "\\", "A" * 17, "A," * 20 + "A", "M;P", "M\u00e4"])
+def test_an_image_type_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest, match="image_type"):
-        ImageChoice.parse(text, None)
+        SegmentationParameters.from_texts({"image_type": text})
 
 
 @pytest.mark.parametrize("text", ["", "4,6", "-1", "0", "nan", "inf", "1_0"])
 def test_an_echo_time_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(MalformedRequest, match="echo_time_ms"):
-        ImageChoice.parse(None, text)
+        SegmentationParameters.from_texts({"echo_time_ms": text})
 
 
 def test_the_echo_number_in_an_image_type_is_no_kind(tmp_path: Path) -> None:

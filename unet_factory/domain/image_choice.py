@@ -1,14 +1,15 @@
 """Which images of a series to take where it has several at each place."""
 
+import math
+import re
 from dataclasses import dataclass
-from typing import Self
 
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.numbers import parse_number
 
-_SEPARATOR = "\\"
+_SEPARATORS = re.compile(r"[\\,]")
 _MAX_VALUES = 16
-_MAX_CHARACTERS = 16  # of a code string, PS3.5 section 6.2
+_VALUE = re.compile(r"[A-Z0-9_ ]{1,16}", re.ASCII)  # a code string, PS3.5 section 6.2
 
 
 @dataclass(frozen=True)
@@ -19,36 +20,35 @@ class ImageChoice:
     image_type: tuple[str, ...] = ()
     echo_time_ms: float | None = None
 
-    @classmethod
-    def parse(cls, image_type: str | None, echo_time_ms: str | None) -> Self:
-        """Read ``ORIGINAL\\PRIMARY\\M``, or some of the values such as ``M``, and ``4.6``.
-
-        Raises:
-            MalformedRequest: values that cannot be, or an echo time that is not a positive number.
-        """
-        return cls(() if image_type is None else _values(image_type), _milliseconds(echo_time_ms))
-
 
 ANY_IMAGE = ImageChoice()
 
 
-def _values(text: str) -> tuple[str, ...]:
-    values = tuple(value.strip().upper() for value in text.split(_SEPARATOR))
-    if len(values) > _MAX_VALUES or not all(0 < len(value) <= _MAX_CHARACTERS for value in values):
+def parse_image_type(text: str) -> tuple[str, ...]:
+    r"""Read ``ORIGINAL\PRIMARY\M``, or some of the values such as ``M``, with backslashes or commas between them.
+
+    Raises:
+        MalformedRequest: no values, too many, or characters that no image type has.
+    """
+    values = tuple(value.strip().upper() for value in _SEPARATORS.split(text))
+    if len(values) > _MAX_VALUES or not all(_VALUE.fullmatch(value) for value in values):
         raise MalformedRequest(
-            f"image_type {text[:100]!r}: expected at most {_MAX_VALUES} values with backslashes between, each of 1 to "
-            f"{_MAX_CHARACTERS} characters, such as M or ORIGINAL\\PRIMARY\\M"
+            f"image_type must be 1 to {_MAX_VALUES} values of an ImageType, each of 1 to 16 letters, digits, spaces "
+            "and underscores, with backslashes or commas between, such as M or ORIGINAL,PRIMARY,M"
         )
     return values
 
 
-def _milliseconds(text: str | None) -> float | None:
-    if text is None:
-        return None
+def parse_echo_time(text: str) -> float:
+    """Read ``4.6`` as milliseconds.
+
+    Raises:
+        MalformedRequest: not a positive number.
+    """
     try:
         value = parse_number(text)
     except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise MalformedRequest(f"echo_time_ms {text[:100]!r}: expected a positive number of milliseconds, such as 4.6")
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise MalformedRequest("echo_time_ms must be a positive number of milliseconds, such as 4.6")
     return value

@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from unet_factory.domain.conditions import conditions_text, parse_conditions
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.image_choice import ImageChoice, parse_echo_time, parse_image_type
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing, validate_spacing
 from unet_factory.domain.uids import read_uid
 
@@ -69,6 +70,8 @@ Spacing = Annotated[SpacingMm, _from_text(parse_spacing), AfterValidator(validat
 Conditions = Annotated[dict[str, float], _from_text(parse_conditions), _text_schema("inversion_time_ms=900")]
 Names = Annotated[tuple[str, ...], _from_text(_names), AfterValidator(_each_once), _text_schema("main,archive")]
 Uid = Annotated[str, AfterValidator(_uid)]
+ImageType = Annotated[tuple[str, ...], _from_text(parse_image_type), _text_schema("M", "ORIGINAL,PRIMARY,M")]
+EchoTime = Annotated[float, _from_text(parse_echo_time), Field(gt=0, allow_inf_nan=False)]
 
 
 class SegmentationOptions(Frozen):
@@ -94,6 +97,22 @@ class SegmentationOptions(Frozen):
         default="binary",
         description="type of the DICOM segmentation, for a DICOM series only; older viewers know only binary",
     )
+
+    image_type: ImageType | None = Field(
+        default=None,
+        description="for a DICOM series with several kinds of image at each place: values of the ImageType (or"
+        " FrameType, or ComplexImageComponent) of those to segment, separated by commas",
+    )
+    echo_time_ms: EchoTime | None = Field(
+        default=None,
+        description="for a DICOM series with several echoes: the echo time in ms of the images to segment; the"
+        " shortest by default",
+    )
+
+    @property
+    def image_choice(self) -> ImageChoice:
+        """The images to take from a DICOM series."""
+        return ImageChoice(self.image_type or (), self.echo_time_ms)
 
     def options(self) -> dict[str, Any]:
         """Just these fields, by their names, for another model that has them too."""

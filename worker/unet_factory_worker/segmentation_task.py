@@ -106,7 +106,10 @@ class Attempt:
                 source = stack.enter_context(context.blobs.local(self.job_id, request.input_name))
             with self._stage("load"):
                 volume = read_volume(
-                    source, limits=context.settings.volume_limits, spacing_ras_mm=request.spacing_ras_mm
+                    source,
+                    limits=context.settings.volume_limits,
+                    spacing_ras_mm=request.spacing_ras_mm,
+                    choice=request.image_choice,
                 )
             plan = self._plan(volume, manifest)
             with self._stage("weights"):

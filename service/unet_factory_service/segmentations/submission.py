@@ -81,7 +81,12 @@ def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
 def _accept_upload(
     gateway: GatewayContext, asked: SegmentationParameters, model: RegisteredModel, scan: ReceivedScan
 ) -> _Accepted:
-    header = read_header(scan.file, limits=gateway.settings.volume_limits, spacing_ras_mm=asked.spacing_ras_mm)
+    header = read_header(
+        scan.file,
+        limits=gateway.settings.volume_limits,
+        spacing_ras_mm=asked.spacing_ras_mm,
+        choice=asked.image_choice,
+    )
     try:
         plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, asked.outside, asked.working_spacing_mm)
     except SpacingOutOfRange:
