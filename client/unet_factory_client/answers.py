@@ -1,4 +1,4 @@
-"""What the service answers besides jobs. Fields that a newer service adds are no error."""
+"""What the gateway answers besides jobs. Fields added by a newer gateway are ignored."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from unet_factory.platform.atomic_files import whole_file
 
 
 class ModelDescription(BaseModel):
-    """One model that the service has; ``trained_range_mm`` holds (min, max) per axis (R, A, S)."""
+    """One model of the gateway; ``trained_range_mm`` holds (min, max) per axis (R, A, S)."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 

@@ -34,7 +34,7 @@ _WAIT_S = 30  # how long one request for a network may wait for a worker, below 
 class FactoryClient:
     """Synchronous; a context manager. Connections refused and answers 429 and 503 are tried again for ``retry_for_s``.
 
-    Every method raises :class:`FactoryProblem` for what the service refuses and ``httpx.TransportError`` when it
+    Every method raises :class:`FactoryProblem` for what the gateway refuses and ``httpx.TransportError`` when it
     cannot be reached.
     """
 
@@ -62,7 +62,7 @@ class FactoryClient:
         raise_for_problem(self._http.get("/livez", timeout=_PROBE_TIMEOUT_S))
 
     def ready(self) -> bool:
-        """Whether the service could serve a request now; never raises, never tries again."""
+        """Whether the gateway could serve a request now; never raises, never tries again."""
         try:
             return self._http.get("/readyz", timeout=_PROBE_TIMEOUT_S).status_code == httpx.codes.OK
         except httpx.TransportError:
@@ -159,7 +159,7 @@ class FactoryClient:
         return self._download(f"/segmentations/{job_id}/report", to)
 
     def delete(self, job_id: str) -> None:
-        """Cancel the job where it still runs, and have everything of it deleted."""
+        """Cancel the job if it is still running, and delete all its data."""
         self._answered(lambda: self._http.delete(f"/segmentations/{job_id}"))
 
     def unet(
@@ -186,16 +186,16 @@ class FactoryClient:
                 return _network(response)
 
     def models(self) -> list[ModelDescription]:
-        """What the service can do."""
+        """The gateway's models."""
         return [ModelDescription.model_validate(entry) for entry in self._get("/models").json()]
 
     def deliveries(self, state: Literal["dead", "pending"] = "dead") -> list[DeliveryDescription]:
-        """Webhooks and pushes that were given up, or that wait; the oldest first, at most 1000."""
+        """Deliveries that were given up (dead) or wait (pending); the oldest first, at most 1000."""
         answer = self._get("/deliveries", params={"state": state, "limit": 1000}).json()
         return [DeliveryDescription.model_validate(entry) for entry in answer["deliveries"]]
 
     def replay(self, delivery_id: str) -> DeliveryDescription:
-        """Make a delivery due now."""
+        """Have a delivery tried again now."""
         answer = self._answered(lambda: self._http.post(f"/deliveries/{delivery_id}/replay"))
         return DeliveryDescription.model_validate_json(answer.content)
 

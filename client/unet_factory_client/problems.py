@@ -1,4 +1,4 @@
-"""What the service said was wrong (RFC 9457), as an exception."""
+"""Problems reported by the gateway (RFC 9457), as an exception."""
 
 from typing import Any, Self
 
@@ -42,7 +42,7 @@ class FactoryProblem(Exception):
             body = {"detail": response.text.strip()[:500]}
         return cls(
             type=str(body.get("type", _FALLBACK_TYPE)),
-            title=str(body.get("title") or f"the service answered {response.status_code} {response.reason_phrase}"),
+            title=str(body.get("title") or f"the gateway answered {response.status_code} {response.reason_phrase}"),
             detail=str(body.get("detail") or ""),
             status=response.status_code,
             details={key: value for key, value in body.items() if key not in _MEMBERS},

@@ -1,4 +1,4 @@
-"""Trying again: only what the service did not take (no connection, 429, 503), as long as it asks or backing off."""
+"""Trying again: only what the gateway did not accept (no connection, 429, 503), as long as it asks or backing off."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ def retried(send: Callable[[], httpx.Response], retry_for_s: float) -> httpx.Res
     """The answer to a request that is safe to repeat.
 
     Raises:
-        FactoryProblem: the service refused it, or was still busy in the end.
-        httpx.TransportError: the service could not be reached.
+        FactoryProblem: the gateway refused it, or was still busy in the end.
+        httpx.TransportError: the gateway could not be reached.
     """
     import stamina
 

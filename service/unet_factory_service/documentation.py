@@ -22,20 +22,20 @@ class ProblemDocument(BaseModel):
 
 _MEANING = {
     400: "Malformed request",
-    401: "No API key, or none that holds",
-    403: "The API key lacks the scope",
-    404: "There is no such job, model or page, or not for this key",
-    406: "None of the media types in `Accept` is served here",
-    409: "The state of the job, or an Idempotency-Key, is in the way",
+    401: "The API key is missing or not valid",
+    403: "The API key does not have the required scope",
+    404: "There is no such job, model or page, or this API key may not see it",
+    406: "None of the media types in `Accept` is available",
+    409: "Conflict with the state of the job or with an earlier use of the Idempotency-Key",
     410: "The job has expired or was purged",
-    413: "Too large: compressed, decompressed or in voxels",
+    413: "Too large: in compressed bytes, decompressed bytes or voxels",
     415: "The file is not a readable volume",
-    416: "The range begins behind the end",
-    422: "The geometry, the spacing, or something that is not supported",
-    429: "The queue is full, or the key's quota used up; come back after `Retry-After` seconds",
-    500: "An error of the service or of its worker",
-    502: "The archive did not hand the series out",
-    503: "Redis or the workers are away; come back after `Retry-After` seconds",
+    416: "The range begins beyond the end of the file",
+    422: "The geometry or the spacing cannot be used, or something is not supported",
+    429: "The queue is full or the key's quota is used up; try again after `Retry-After` seconds",
+    500: "An unexpected error in the gateway or in a worker",
+    502: "The series could not be fetched from the archive",
+    503: "Redis or the workers cannot be reached; try again after `Retry-After` seconds",
     504: "The job took longer than its deadline",
     507: "The disk is full",
 }
@@ -58,22 +58,22 @@ def _header(description: str, example: str) -> dict[str, Any]:
 
 
 _UNET_HEADERS = {
-    "ETag": _header("strong; the sha256 of the whole file", '"9f86d0..."'),
-    "Repr-Digest": _header("sha256 of the whole file, base64 (RFC 9530)", "sha-256=:n4bQgY...=:"),
-    "X-Requested-Spacing": _header("mm, R,A,S", "1,0.5,0.52"),
-    "X-Snapped-Spacing": _header("mm, R,A,S: what the network was made for", "1,0.5,0.5"),
-    "X-Conditions": _header("for a model that has conditions: what the network was made for", "inversion_time_ms=900"),
-    "X-Out-Of-Range": _header("whether the request lay outside the trained range", "false"),
-    "X-Outside-Policy": _header("what was done about that", "reject"),
-    "X-Checkpoint-Digest": _header("the hypernetwork that made it", "sha256:2c26b4..."),
+    "ETag": _header("strong validator: the SHA-256 of the whole file", '"9f86d0..."'),
+    "Repr-Digest": _header("SHA-256 of the whole file in base64 (RFC 9530)", "sha-256=:n4bQgY...=:"),
+    "X-Requested-Spacing": _header("requested spacing in mm, R,A,S", "1,0.5,0.52"),
+    "X-Snapped-Spacing": _header("spacing that the network was made for, in mm, R,A,S", "1,0.5,0.5"),
+    "X-Conditions": _header("conditions that the network was made for, if the model has any", "inversion_time_ms=900"),
+    "X-Out-Of-Range": _header("whether the requested spacing is outside the trained range", "false"),
+    "X-Outside-Policy": _header("policy that was applied to such a spacing", "reject"),
+    "X-Checkpoint-Digest": _header("checkpoint that generated the network", "sha256:2c26b4..."),
 }
 
 UNET_RESPONSES: Responses = {
     200: file_of("application/octet-stream", "A safetensors file with its manifest") | {"headers": _UNET_HEADERS},
     202: {
-        "description": "Still being made; ask the same URL again after `Retry-After` seconds",
+        "description": "The network is still being generated; request the same URL again after `Retry-After` seconds",
         "content": {"application/json": {"example": {"state": "running", "location": "/unet?spacing=1,0.5,0.5"}}},
     },
     206: file_of("application/octet-stream", "The bytes of the `Range`"),
-    304: {"description": "The caller has these bytes already (`If-None-Match`)"},
+    304: {"description": "Not modified: the caller already has these bytes (`If-None-Match`)"},
 }

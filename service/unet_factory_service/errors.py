@@ -20,7 +20,7 @@ class QueueFull(FactoryError):
 class NotReady(FactoryError):
     """The broker, the store or a worker is away; the same request may succeed in a moment."""
 
-    slug, title = "not-ready", "The service is not ready"
+    slug, title = "not-ready", "The gateway is not ready"
 
 
 class IdempotencyConflict(FactoryError):
@@ -30,7 +30,7 @@ class IdempotencyConflict(FactoryError):
 
 
 class NoDicomResults(FactoryError):
-    """A segmentation object or a report is asked for, but the job's scan was no DICOM series."""
+    """A segmentation object or a report was requested, but the job's scan was not a DICOM series."""
 
     slug, title = "no-dicom-results", "The job has no DICOM results"
 
@@ -46,37 +46,39 @@ class JobNotFinished(FactoryError):
 
 
 class Unauthenticated(FactoryError):
-    """No API key, or none that holds: which of the two is all that is told."""
+    """The API key is missing or not valid; the caller learns only which of the two."""
 
-    slug, title = "unauthenticated", "An API key is needed"
+    slug, title = "unauthenticated", "A valid API key is required"
 
     def __init__(self, *, presented: bool) -> None:
         super().__init__(
-            "this API key does not hold: it is unknown, expired or revoked"
+            "this API key is not valid: it is unknown, expired or revoked"
             if presented
-            else "send an API key, as «Authorization: Bearer KEY» or «X-API-Key: KEY»"
+            else "send an API key in the header `Authorization: Bearer KEY` or `X-API-Key: KEY`"
         )
         self.challenge = 'Bearer realm="unet-factory"' + (', error="invalid_token"' if presented else "")
 
 
 class ScopeMissing(FactoryError):
-    slug, title = "scope-missing", "The API key is not for this"
+    slug, title = "scope-missing", "The API key does not allow this"
 
     def __init__(self, wanted: Scope, held: Sequence[Scope]) -> None:
         super().__init__(
-            f"this needs a key with the scope {wanted}; yours has {', '.join(held)}", scope=wanted, held=list(held)
+            f"this requires an API key with the scope {wanted}; yours has {', '.join(held)}",
+            scope=wanted,
+            held=list(held),
         )
         self.challenge = f'Bearer realm="unet-factory", error="insufficient_scope", scope="{wanted}"'
 
 
 class RouteClosed(FactoryError):
-    """Nobody has decided who may use a route."""
+    """A route without an access rule, which is therefore closed to everyone."""
 
-    slug, title = "route-closed", "Nobody may use this address"
+    slug, title = "route-closed", "This route is closed"
 
 
 class QuotaExceeded(FactoryError):
-    """A key asked for more than it may; ``details`` name the quota, its limit and ``retry_after_s``."""
+    """A key exceeded a quota; ``details`` name the quota, its limit and ``retry_after_s``."""
 
     slug, title = "quota-exceeded", "The API key's quota is used up"
 

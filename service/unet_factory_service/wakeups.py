@@ -1,6 +1,6 @@
 """Waiting for something to change in Redis without asking all the time: one subscription per server, many waiters.
 
-A message only says «look again»: waiters look before they wait and every now and then, so a lost one costs a moment.
+A message only says "look again": waiters look before they wait and every now and then, so a lost one costs a moment.
 """
 
 import asyncio

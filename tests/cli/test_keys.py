@@ -97,7 +97,8 @@ def test_the_caller_sends_the_key_that_it_is_given(
             assert "tiny" in shown.stdout, shown.output
         refused = CliRunner().invoke(app, ["models", "--url", keyed.gateway.url])
         assert refused.exit_code == 1
-        assert "An API key is needed" in refused.stderr
+        assert "A valid API key is required" in refused.stderr
+        assert "pass --api-key or set UNET_FACTORY_API_KEY" in refused.stderr
 
 
 def test_a_key_in_a_file_is_made_once_kept_while_it_is_valid_and_replaced_after(

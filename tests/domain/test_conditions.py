@@ -49,7 +49,7 @@ def test_what_the_model_does_not_know_is_refused(given: dict[str, float], compla
 
 
 def test_a_model_without_conditions_says_so() -> None:
-    with pytest.raises(ConditionInvalid, match="it has none"):
+    with pytest.raises(ConditionInvalid, match="it has no conditions"):
         snap_conditions((), {"field_strength_t": 3})
 
 

@@ -19,8 +19,8 @@ SnappedConditions = tuple[float, ...]
 
 
 class Condition(Frozen):
-    """One property: ``name`` ends in its unit, as ``field_strength_t``; the range was seen in training, from
-    ``minimum`` in steps of ``step``. ``default`` stands for a caller who does not say.
+    """One property: ``name`` ends in its unit, as in ``field_strength_t``; the range was seen in training, from
+    ``minimum`` in steps of ``step``. ``default`` applies when the caller gives none.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
@@ -62,13 +62,13 @@ def snap_conditions(conditions: Sequence[Condition], given: Mapping[str, float])
     """A value for every condition: what was given, snapped, else its default.
 
     Raises:
-        ConditionInvalid: a name that is no condition of the model, or a value outside its range.
+        ConditionInvalid: a name that is not a condition of the model, or a value outside its range.
     """
     known = [condition.name for condition in conditions]
     if unknown := sorted(set(given) - set(known)):
         raise ConditionInvalid(
             f"the model has no condition {', '.join(name[:64] for name in unknown)}; "
-            + (f"it has {', '.join(known)}" if known else "it has none"),
+            + (f"it has {', '.join(known)}" if known else "it has no conditions"),
             requested=[name[:64] for name in unknown],
             allowed=known,
         )
@@ -76,7 +76,7 @@ def snap_conditions(conditions: Sequence[Condition], given: Mapping[str, float])
 
 
 def choose_conditions(conditions: Sequence[Condition], known: Mapping[str, float]) -> SnappedConditions:
-    """As :func:`snap_conditions`, from all that is known of a scan: much of it may be no condition of the model."""
+    """As :func:`snap_conditions`, from all that is known of a scan: much of it may not be a condition of the model."""
     names = {condition.name for condition in conditions}
     return snap_conditions(conditions, {name: value for name, value in known.items() if name in names})
 
@@ -89,7 +89,7 @@ def parse_conditions(text: str) -> dict[str, float]:
     """Read ``"inversion_time_ms=900,field_strength_t=3"``.
 
     Raises:
-        ConditionInvalid: no such list, or a name that comes twice.
+        ConditionInvalid: not such a list, or a name is given twice.
     """
     values: dict[str, float] = {}
     for part in text.split(","):
@@ -100,7 +100,7 @@ def parse_conditions(text: str) -> dict[str, float]:
             value = math.nan
         if not equals or not math.isfinite(value) or name.strip() in values:
             raise ConditionInvalid(
-                f"conditions {text[:100]!r}: expected NAME=NUMBER with commas between, each name once, "
+                f"conditions {text[:100]!r}: expected NAME=NUMBER, separated by commas, each name once, "
                 "such as inversion_time_ms=900",
                 requested=text[:100],
             )

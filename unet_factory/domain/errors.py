@@ -5,13 +5,13 @@ from typing import Any, ClassVar
 
 
 class FactoryError(Exception):
-    """Base of every error that is the asker's to read: a stable ``slug``, a ``title`` and facts in ``details``.
+    """Base of every error that a caller may read: a stable ``slug``, a ``title`` and facts in ``details``.
 
     The message names the offending value and what is allowed. ``details`` is JSON-serialisable.
     """
 
     slug: ClassVar[str] = "factory-error"
-    title: ClassVar[str] = "The factory could not do this"
+    title: ClassVar[str] = "The request could not be carried out"
 
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class MalformedRequest(FactoryError):
 
 
 class SpacingInvalid(FactoryError):
-    """A spacing that is no spacing: missing, zero, negative, not finite, or not three numbers."""
+    """Not a valid spacing: missing, zero, negative, not finite, or not three numbers."""
 
     slug, title = "spacing-invalid", "The voxel spacing is not valid"
 
@@ -46,7 +46,7 @@ class SpacingOutOfRange(FactoryError):
 class ConditionInvalid(FactoryError):
     """A condition that the model does not have, or a value outside its range."""
 
-    slug, title = "condition-invalid", "The condition is not one of the model's"
+    slug, title = "condition-invalid", "The model does not accept the condition"
 
 
 class SpacingAmbiguous(FactoryError):
@@ -62,9 +62,9 @@ class GeometryInvalid(FactoryError):
 
 
 class SeriesMixed(FactoryError):
-    """Several DICOM series where one is needed, or not the one that was asked for."""
+    """Several DICOM series where one is needed, or not the requested one."""
 
-    slug, title = "series-mixed", "The upload does not hold just the one series"
+    slug, title = "series-mixed", "The upload does not contain exactly the one series"
 
 
 class SlicesInconsistent(GeometryInvalid):
@@ -90,7 +90,7 @@ class SlicesIrregular(GeometryInvalid):
 class SlicesTilted(GeometryInvalid):
     """The slices are shifted against each other, as by a tilted gantry."""
 
-    slug, title = "slices-tilted", "The slices do not stand on the line through their positions"
+    slug, title = "slices-tilted", "The slices are not perpendicular to the line through their positions"
 
 
 class DicomIncomplete(FactoryError):
@@ -100,13 +100,13 @@ class DicomIncomplete(FactoryError):
 
 
 class NotAVolume(FactoryError):
-    """The bytes are no volume in a format that can be read (or are damaged)."""
+    """The bytes are not a volume in a supported format, or they are damaged."""
 
     slug, title = "not-a-volume", "The file is not a readable volume"
 
 
 class NoContrast(FactoryError):
-    """All voxels are alike, or so far apart that nothing can be said of their spread: there is nothing to segment."""
+    """All voxels are alike, or their spread is too large to compute: there is nothing to segment."""
 
     slug, title = "no-contrast", "The scan has no usable contrast"
 
@@ -118,7 +118,7 @@ class VolumeTooLarge(FactoryError):
 
 
 class ModelUnknown(FactoryError):
-    slug, title = "unknown-model", "There is no model of that name"
+    slug, title = "unknown-model", "There is no model with that name"
 
 
 class CheckpointInvalid(FactoryError):
@@ -128,7 +128,7 @@ class CheckpointInvalid(FactoryError):
 
 
 class JobUnknown(FactoryError):
-    slug, title = "job-unknown", "There is no job of that id"
+    slug, title = "job-unknown", "There is no job with that id"
 
 
 class JobExpired(FactoryError):
@@ -144,9 +144,9 @@ class DeadlineExceeded(FactoryError):
 
 
 class WorkerLost(FactoryError):
-    """The job took its worker down more often than is allowed."""
+    """The job ended its worker process more often than is allowed."""
 
-    slug, title = "worker-lost", "The job ended its worker repeatedly"
+    slug, title = "worker-lost", "The job repeatedly ended its worker process"
 
 
 class DestinationsInvalid(FactoryError):
@@ -156,29 +156,29 @@ class DestinationsInvalid(FactoryError):
 
 
 class DestinationUnknown(FactoryError):
-    """No archive of that name is configured, or it cannot do what is asked of it."""
+    """No archive with that name is configured, or it does not support the request."""
 
     slug, title = "destination-unknown", "There is no such destination"
 
 
 class CallbackRefused(FactoryError):
-    """A callback URL that is malformed, or that the operator's allow-list does not hold."""
+    """A callback URL that is malformed or not on the operator's allow-list."""
 
-    slug, title = "callback-refused", "Nothing may be sent to that URL"
+    slug, title = "callback-refused", "The callback URL is not allowed"
 
 
 class DeliveryUnknown(FactoryError):
-    slug, title = "delivery-unknown", "There is no delivery of that id"
+    slug, title = "delivery-unknown", "There is no delivery with that id"
 
 
 class SeriesNotFound(FactoryError):
-    """The archive has no series of those UIDs."""
+    """The archive has no series with those UIDs."""
 
     slug, title = "series-not-found", "The archive does not have the series"
 
 
 class FetchFailed(FactoryError):
-    """The archive did not hand the series out."""
+    """The archive refused the series or could not deliver it."""
 
     slug, title = "fetch-failed", "The series could not be fetched from the archive"
 
@@ -194,9 +194,9 @@ class ApiKeyUnknown(FactoryError):
 
 
 class ApiKeyInvalid(FactoryError):
-    """What is asked for cannot be an API key, or the key is of no use any more."""
+    """The values for an API key are not allowed, or the key has expired or was revoked."""
 
-    slug, title = "api-key-invalid", "The API key cannot be made or changed so"
+    slug, title = "api-key-invalid", "The API key cannot be created or changed"
 
 
 class StorageFull(FactoryError):
@@ -204,7 +204,7 @@ class StorageFull(FactoryError):
 
 
 class OutOfMemory(FactoryError):
-    slug, title = "out-of-memory", "The device has too little memory for this job"
+    slug, title = "out-of-memory", "The device does not have enough memory for this job"
 
 
 class RoutingInvalid(FactoryError):

@@ -43,7 +43,7 @@ def _find_or_order(gateway: GatewayContext, request: GenerationRequest) -> Cache
     if failure is not None:
         raise StoredProblem(Problem.model_validate_json(failure))
     if not has_worker_for(gateway, request.checkpoint_digest):
-        raise NotReady("no worker that has this model is up; try again")
+        raise NotReady("no worker with this model is running; try again")
     return _order(gateway, request) if gateway.cache.claim_generation(request) else None
 
 

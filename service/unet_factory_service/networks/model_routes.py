@@ -1,4 +1,4 @@
-"""``GET /models``: what this service can do, from the manifests alone."""
+"""``GET /models``: what this gateway can do, from the manifests alone."""
 
 from typing import Any, Self
 

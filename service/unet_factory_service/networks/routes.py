@@ -16,6 +16,7 @@ from unet_factory.domain.conditions import (
 )
 from unet_factory.domain.errors import MalformedRequest, SpacingOutOfRange
 from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingMm, parse_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
@@ -39,17 +40,15 @@ class UnetQuery(BaseModel):
     spacing: str = Field(
         description="voxel spacing in mm, three numbers in the order R,A,S", examples=["1,0.5,0.5"], max_length=200
     )
-    model: str | None = Field(default=None, description="the configured default model when absent", max_length=100)
+    model: str | None = Field(default=None, description=PARAMETERS["model"].description, max_length=100)
     format: Literal["safetensors", "onnx", "pt2"] = Field(
-        default="safetensors", description="only safetensors for now; the others answer 422"
+        default="safetensors", description="only safetensors for now; the other values are refused with 422"
     )
     dtype: Literal["float32", "float16"] = "float32"
-    outside: OutsidePolicy = Field(
-        default=OutsidePolicy.REJECT, description="what to do with a spacing outside the trained range"
-    )
+    outside: OutsidePolicy = Field(default=OutsidePolicy.REJECT, description=PARAMETERS["outside"].description)
     conditions: str | None = Field(
         default=None,
-        description="NAME=NUMBER with commas between, for a model that has conditions; their defaults when absent",
+        description=PARAMETERS["conditions"].description,
         examples=["inversion_time_ms=900"],
         max_length=1000,
     )
@@ -69,9 +68,9 @@ class NetworkChoice:
     def of(cls, query: UnetQuery, registry: ModelRegistry) -> Self:
         """
         Raises:
-            NotSupported: a format that cannot be made.
+            NotSupported: a format that cannot be generated.
             ModelUnknown: there is no such model.
-            SpacingInvalid: the spacing is none.
+            SpacingInvalid: it is not a spacing.
             SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
             ConditionInvalid: a condition that the model does not have, or outside its range.
         """
@@ -109,7 +108,7 @@ class NetworkChoice:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the asker got instead of what was asked: nothing is adjusted silently."""
+        """What the caller got for what was requested: nothing is adjusted silently."""
         return {
             "X-Requested-Spacing": ",".join(f"{mm:g}" for mm in self.requested_mm),
             "X-Snapped-Spacing": str(self.resolved.snapped),

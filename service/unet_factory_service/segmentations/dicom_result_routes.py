@@ -14,7 +14,7 @@ _DICOM = "application/dicom"
 _RESPONSES: Responses = {
     200: file_of(_DICOM, "The object, for the scan's own study"),
     206: file_of(_DICOM, "The bytes of the `Range`"),
-    304: {"description": "The caller has these bytes already (`If-None-Match`)"},
+    304: {"description": "Not modified: the caller already has these bytes (`If-None-Match`)"},
     **problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
 }
 
@@ -27,12 +27,12 @@ _RESPONSES: Responses = {
     responses=_RESPONSES,
 )
 def get_segmentation_object(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
-    """409 while the job is not final, and always for a scan that was no DICOM; 404 where no label was found in it."""
+    """409 while the job is not final, and always for a scan that was not DICOM; 404 if no label was found in it."""
     job = _finished_dicom_job(gateway, job_id)
     if job.volumes_ml and not any(job.volumes_ml.values()):
         raise NothingSegmented(
-            f"none of {', '.join(job.volumes_ml)} was found in the scan, and a segmentation without segments is none;"
-            " the report says so",
+            f"none of {', '.join(job.volumes_ml)} was found in the scan, and DICOM does not allow a segmentation object"
+            " without segments; the measurement report gives the volumes",
             id=job_id,
         )
     return result_response(request, gateway, job_id, SEG_NAME, _DICOM)
@@ -46,7 +46,7 @@ def get_segmentation_object(request: Request, job_id: JobId, gateway: GatewayDep
     responses=_RESPONSES,
 )
 def get_report(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
-    """A structured report after TID 1500. 409 while the job is not final, and always for a scan that was no DICOM."""
+    """A structured report after TID 1500. 409 while the job is not final, and always for a scan that was not DICOM."""
     _finished_dicom_job(gateway, job_id)
     return result_response(request, gateway, job_id, REPORT_NAME, _DICOM)
 
@@ -55,7 +55,7 @@ def _finished_dicom_job(gateway: GatewayContext, job_id: str) -> Job:
     job, asked = gateway.jobs.get(job_id), gateway.jobs.request(job_id)
     if not asked.is_dicom:
         raise NoDicomResults(
-            f"the scan of job {job_id} was no DICOM series, and only those have DICOM results; it has a labelmap",
+            f"the scan of job {job_id} was not a DICOM series, so the job has no DICOM results; fetch its label map",
             id=job_id,
         )
     check_has_result(job)

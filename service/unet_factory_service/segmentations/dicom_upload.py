@@ -58,7 +58,7 @@ def _query_fields(request: Request) -> dict[str, str]:
     given = [name for name, _ in request.query_params.multi_items()]
     if set(given) - set(QUERY_FIELDS) or len(set(given)) != len(given):
         raise MalformedRequest(
-            f"with a multipart/related body the URL may have each of {', '.join(QUERY_FIELDS)} once, and nothing else",
+            f"with a multipart/related body, the URL may have only {', '.join(QUERY_FIELDS)}, each at most once",
             allowed=list(QUERY_FIELDS),
         )
     return dict(request.query_params)

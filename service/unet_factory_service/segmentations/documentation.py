@@ -12,7 +12,7 @@ from unet_factory_service.documentation import Responses
 
 LABELMAP_RESPONSES: Responses = {
     200: {
-        "description": "The label map on the scan's own grid, in the format that was asked for",
+        "description": "The label map on the scan's own grid, in the requested format",
         "content": {
             media_type: {"schema": {"type": "string", "format": "binary"}}
             for media_type in ("application/gzip", "application/octet-stream")

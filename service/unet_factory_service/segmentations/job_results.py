@@ -26,7 +26,7 @@ def _job_id(
     gateway: GatewayDependency,
     caller: CallerDependency,
 ) -> str:
-    """Only what can be a job's id reaches the stores; another's job is as unknown as one that never was."""
+    """Only what can be a job's id reaches the stores; another caller's job is as unknown as one that never existed."""
     if not _JOB_ID.fullmatch(job_id):
         raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
     request.state.job_ids = [job_id]
@@ -49,7 +49,9 @@ def check_has_result(job: Job) -> None:
     if job.state is JobState.CANCELLED:
         raise JobCancelled(f"job {job.id} was cancelled", id=job.id)
     if job.state is not JobState.SUCCEEDED:
-        raise JobNotFinished(f"job {job.id} is {job.state}, {job.progress:.0%} done", id=job.id, state=job.state)
+        raise JobNotFinished(
+            f"job {job.id} is {job.state} ({job.progress:.0%} done); wait for it to succeed", id=job.id, state=job.state
+        )
 
 
 def result_response(request: Request, gateway: GatewayContext, job_id: str, name: str, media_type: str) -> Response:

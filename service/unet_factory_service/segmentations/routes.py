@@ -60,15 +60,16 @@ async def create_segmentation(
     request: Request,
     gateway: GatewayDependency,
     caller: CallerDependency,
-    prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds for the job to end")] = None,
+    prefer: Annotated[list[str] | None, Header(description="`wait=N`: wait up to N seconds for the job to end")] = None,
     idempotency_key: Annotated[
-        str | None, Header(description="the same key and content make one job, however often they are sent")
+        str | None,
+        Header(description="repeated requests with the same key and content make one job"),
     ] = None,
 ) -> Response:
     """The volume is checked before it is queued; what is refused leaves nothing behind."""
     is_dicom = is_dicom_body(request)
     if request.query_params and not is_dicom:
-        raise MalformedRequest("parameters belong into the form, not into the URL")
+        raise MalformedRequest("send parameters as fields of the form, not in the URL")
     preference = parse_prefer(prefer or (), default_s=0.0, max_s=gateway.settings.max_wait_s)
     key = None if idempotency_key is None else storage_key(idempotency_key, caller.key_id)
     if key is None:
@@ -91,7 +92,7 @@ async def create_segmentation(
 @router.get(
     "/{job_id}",
     operation_id="get_segmentation",
-    summary="A job: state, progress, timings, result in numbers",
+    summary="Get a job: state, progress, timings and volumes",
     responses=_JOB_RESPONSES | problems(404, 410, 503),
 )
 def get_segmentation(job_id: JobId, response: Response, gateway: GatewayDependency) -> Job:
@@ -119,7 +120,7 @@ async def follow_segmentation(job_id: JobId, gateway: GatewayDependency) -> Even
     responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
 )
 def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
-    """409 while the job is not final; a failed job answers what it failed of."""
+    """409 while the job is not final; for a failed job, the problem that ended it."""
     check_has_result(gateway.jobs.get(job_id))
     output = gateway.jobs.request(job_id)
     return result_response(request, gateway, job_id, output.output_name, _MEDIA_TYPES[output.output])
@@ -129,7 +130,7 @@ def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) ->
     "/{job_id}",
     status_code=204,
     operation_id="delete_segmentation",
-    summary="Cancel the job where it still runs, and delete everything of it now",
+    summary="Cancel the job if it is still running, and delete all its data",
     responses=problems(404, 410, 503),
 )
 def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:

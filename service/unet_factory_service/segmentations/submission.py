@@ -187,7 +187,7 @@ def _enqueue(
 
 def _too_many_jobs(caller: Caller) -> QuotaExceeded:
     return QuotaExceeded(
-        f"this API key may have {caller.jobs_in_flight} jobs waiting or running; another when one has ended",
+        f"this API key may have at most {caller.jobs_in_flight} jobs waiting or running; try again when one has ended",
         quota="jobs-in-flight",
         limit=caller.jobs_in_flight,
         retry_after_s=_JOBS_RETRY_AFTER_S,
