@@ -8,8 +8,8 @@ import pytest
 import yaml
 from redis import Redis
 
-from tests.courier.receiver import SECRET
 from tests.fixtures.settings import FactorySettings
+from tests.fixtures.webhook_receiver import SECRET
 from tests.system.processes import until
 from unet_factory.domain.jobs import (
     Delivery,

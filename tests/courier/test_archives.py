@@ -18,9 +18,9 @@ from pydicom.uid import MRImageStorage, generate_uid
 from pynetdicom import AE, evt
 
 from tests.courier.conftest import Configure, Finish, Run, Submit, worked_off
-from tests.courier.receiver import receiving
-from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.dicom_files import mr_series, saved
 from tests.fixtures.settings import FactorySettings
+from tests.fixtures.webhook_receiver import receiving
 from tests.system.orthanc import AE_TITLE, Orthanc, needs_orthanc
 from tests.system.processes import free_port
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState, PacsSeries
@@ -151,7 +151,7 @@ def answer(*reasons: int | None) -> bytes:
 def test_an_archive_s_answer_is_judged_instance_by_instance(
     tmp_path: Path, status: int, body: bytes, ends: type[Exception] | None
 ) -> None:
-    files = written(mr_series(2), tmp_path / "results")
+    files = saved(mr_series(2), tmp_path / "results")
     headers = [("Content-Type", "application/dicom+json; charset=utf-8"), ("Location", "http://127.0.0.1:9/")]
     with receiving(status, body=body, headers=headers) as archive:
         where = DicomWeb(url=f"http://127.0.0.1:{archive.port}/dicom-web")
@@ -164,7 +164,7 @@ def test_an_archive_s_answer_is_judged_instance_by_instance(
 
 
 def test_credentials_go_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = written(mr_series(1), tmp_path / "results")
+    files = saved(mr_series(1), tmp_path / "results")
     monkeypatch.setenv("PASSWORD", "a secret")
     auths = {
         "Basic dXM6YSBzZWNyZXQ=": {"basic": {"username": "us", "password": {"env": "PASSWORD"}}},
@@ -211,7 +211,7 @@ def scripted_scp(*statuses: int) -> Iterator[Dimse]:
     ],
 )
 def test_c_store_statuses_are_judged(tmp_path: Path, statuses: tuple[int, ...], ends: type[Exception] | None) -> None:
-    files = written(mr_series(2), tmp_path / "results")
+    files = saved(mr_series(2), tmp_path / "results")
     with scripted_scp(*statuses) as archive:
         if ends is None:
             dimse.store(archive, files)
@@ -224,12 +224,12 @@ def test_an_archive_that_takes_no_such_instances_is_not_asked_again(tmp_path: Pa
     dataset = mr_series(1)[0]
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.4"
     with scripted_scp() as archive, pytest.raises(GiveUp, match="takes no such instances"):
-        dimse.store(archive, written([dataset], tmp_path / "results"))
+        dimse.store(archive, saved([dataset], tmp_path / "results"))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pynetdicom leaves its socket to gc
 def test_nobody_at_the_archive_s_port_is_waited_for(tmp_path: Path) -> None:
-    files = written(mr_series(1), tmp_path / "results")
+    files = saved(mr_series(1), tmp_path / "results")
     with pytest.raises(TryAgain):
         dimse.store(Dimse(host="127.0.0.1", port=free_port(), called_aet="X", timeout_s=2), files)
     gc.collect()
@@ -255,7 +255,7 @@ def test_a_series_is_fetched_packed_checked_and_published(
     quiet_libraries()
     wanted = mr_series(6)
     other = mr_series(3, seed=1, StudyInstanceUID=wanted[0].StudyInstanceUID)
-    orthanc.upload_folder(written([*wanted, *other], tmp_path / "study")[0].parent)
+    orthanc.upload_folder(saved([*wanted, *other], tmp_path / "study")[0].parent)
     series = PacsSeries(pacs="web", study_uid=wanted[0].StudyInstanceUID, series_uid=wanted[0].SeriesInstanceUID)
     with caplog.at_level(logging.DEBUG):
         job_id = submit(fetch=FETCH, series=series)
@@ -295,7 +295,7 @@ def test_a_series_that_cannot_be_segmented_fails_the_job_as_an_upload_of_it_woul
 ) -> None:
     gap = mr_series(8)
     del gap[4]
-    orthanc.upload_folder(written(gap, tmp_path / "study")[0].parent)
+    orthanc.upload_folder(saved(gap, tmp_path / "study")[0].parent)
     series = PacsSeries(pacs="web", study_uid=gap[0].StudyInstanceUID, series_uid=gap[0].SeriesInstanceUID)
     job_id = submit(fetch=FETCH, series=series)
     worked_off(dispatcher(archives), jobs, job_id)

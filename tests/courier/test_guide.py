@@ -2,18 +2,18 @@
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import yaml
 
 from tests.courier.conftest import Configure, Submit, webhooks
-from tests.courier.receiver import SECRET, receiving
+from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
+from tests.fixtures.webhook_receiver import SECRET, receiving
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.destinations import Destinations
 from unet_factory_courier.webhook import WebhookSender
 
-GUIDE = (Path(__file__).parents[2] / "docs/guide/pacs.md").read_text()
+GUIDE = (PROJECT / "docs/guide/pacs.md").read_text()
 OTHER_SECRET = "whsec_" + "b" * 43 + "="
 
 

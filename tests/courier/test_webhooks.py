@@ -12,8 +12,8 @@ from itertools import chain, repeat
 import pytest
 
 from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, worked_off
-from tests.courier.receiver import receiving
 from tests.fixtures.settings import FactorySettings
+from tests.fixtures.webhook_receiver import receiving
 from tests.system.processes import until
 from unet_factory.domain.errors import DestinationsInvalid
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState

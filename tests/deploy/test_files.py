@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydicom import Dataset
 
-from tests.fixtures.project import PROJECT as ROOT
+from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.system.orthanc import with_defaults
 from unet_factory.platform import metrics
@@ -19,7 +19,7 @@ from unet_factory_cli.own_key import API_KEY_FILE
 from unet_factory_cli.settings import known_variables, settings_table
 from unet_factory_service.dicomweb.routing import read_routing
 
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
 _FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
 OURS = ("gateway", "worker", "worker-gpu", "courier")
@@ -27,7 +27,7 @@ OURS = ("gateway", "worker", "worker-gpu", "courier")
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    parsed: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    parsed: dict[str, Any] = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
     return parsed
 
 
@@ -58,7 +58,7 @@ def test_every_factory_variable_is_a_setting_with_a_legal_value(compose: dict[st
 
 
 def test_the_guide_lists_every_setting_and_names_no_other() -> None:
-    guide = (ROOT / "docs/guide/operate.md").read_text()
+    guide = (PROJECT / "docs/guide/operate.md").read_text()
     _, table, _ = re.split(r"<!-- (?:settings|end of settings).* -->\n", guide)
     assert table == settings_table(), "run: make settings"
     named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", guide))
@@ -154,13 +154,13 @@ def test_base_image_is_pinned_and_copied_files_exist_and_reach_the_builder() -> 
     default = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert default
     assert PINNED.match(default[1])
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    allowed = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     copied = {
         source for line in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE) for source in line.split()
     }
     assert copied
     for source in copied:
-        assert (ROOT / source).exists(), source
+        assert (PROJECT / source).exists(), source
         assert any(source == path or source.startswith(f"{path}/") for path in allowed), source
 
 
@@ -174,18 +174,18 @@ def test_every_installing_stage_declares_the_arguments_of_a_mirror() -> None:
 
 
 def test_torch_is_pinned_as_in_the_constraints() -> None:
-    constraints = (ROOT / "constraints.txt").read_text().splitlines()
+    constraints = (PROJECT / "constraints.txt").read_text().splitlines()
     pinned = re.search(r"^ARG TORCH=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert pinned
     assert pinned[1] in constraints
 
 
 def test_the_destinations_that_are_shipped_can_be_loaded() -> None:
-    assert Destinations.load(ROOT / "deploy/destinations.yml") == Destinations()
+    assert Destinations.load(PROJECT / "deploy/destinations.yml") == Destinations()
 
 
 def test_prometheus_finds_the_ports_that_the_roles_listen_on() -> None:
-    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    config = yaml.safe_load((PROJECT / "deploy/prometheus/prometheus.yml").read_text())
     ports = {job["job_name"]: job["dns_sd_configs"][0]["port"] for job in config["scrape_configs"]}
     assert f"EXPOSE {ports['unet-factory-gateway']}\n" in stages()["gateway"]
     for role in ("worker", "courier"):
@@ -196,10 +196,10 @@ def test_prometheus_finds_the_ports_that_the_roles_listen_on() -> None:
 
 
 def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
-    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/unet-factory.json").read_text())
+    dashboard = json.loads((PROJECT / "deploy/grafana/dashboards/unet-factory.json").read_text())
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     recorded = set()
-    for file in (ROOT / "deploy/prometheus/rules").glob("*.yml"):
+    for file in (PROJECT / "deploy/prometheus/rules").glob("*.yml"):
         for rule in (rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]):
             expressions.append(rule["expr"])
             recorded.add(rule.get("record"))
@@ -209,7 +209,7 @@ def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
 
 
 def test_dashboard_asks_the_provisioned_data_source_and_shows_every_exported_family() -> None:
-    folder = ROOT / "deploy/grafana"
+    folder = PROJECT / "deploy/grafana"
     source = yaml.safe_load((folder / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
     text = (folder / "dashboards/unet-factory.json").read_text()
     panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
@@ -257,30 +257,30 @@ def exported() -> set[str]:
 
 def test_orthanc_finds_what_is_mounted_and_the_factory(compose: dict[str, Any]) -> None:
     mounted = dict(volume.split(":")[:2][::-1] for volume in compose["services"]["orthanc"]["volumes"])
-    config = json.loads(with_defaults((ROOT / mounted["/etc/orthanc/orthanc.json"]).read_text()))
-    assert (ROOT / mounted[config["PythonScript"]]).is_file()
+    config = json.loads(with_defaults((PROJECT / mounted["/etc/orthanc/orthanc.json"]).read_text()))
+    assert (PROJECT / mounted[config["PythonScript"]]).is_file()
     assert config["StorageDirectory"] in mounted
     factory = config["DicomWeb"]["Servers"][config["UnetFactory"]["Server"]]["Url"]
     assert factory == "http://gateway:8000/dicomweb"
     assert "EXPOSE 8000\n" in stages()["gateway"]
-    archive = Destinations.load(ROOT / "deploy/orthanc/destinations.yml").source("orthanc")
+    archive = Destinations.load(PROJECT / "deploy/orthanc/destinations.yml").source("orthanc")
     assert archive.url == f"http://orthanc:8042{config['DicomWeb']['Root'].rstrip('/')}"
 
 
 @pytest.mark.parametrize("file", ["deploy/routing.yml", "deploy/orthanc/routing.yml"])
 def test_shipped_rules_are_good(file: str) -> None:
-    destinations = Destinations.load(ROOT / "deploy/orthanc/destinations.yml")
-    routing = read_routing(ROOT / file, ModelRegistry.scan(ROOT / "models"), destinations)
+    destinations = Destinations.load(PROJECT / "deploy/orthanc/destinations.yml")
+    routing = read_routing(PROJECT / file, ModelRegistry.scan(PROJECT / "models"), destinations)
     assert routing is not None
     assert routing.rules[0].match.modality == "MR"
 
 
 def test_the_shipped_orthanc_rules_leave_whole_heads_alone() -> None:
     registry, destinations = (
-        ModelRegistry.scan(ROOT / "models"),
-        Destinations.load(ROOT / "deploy/orthanc/destinations.yml"),
+        ModelRegistry.scan(PROJECT / "models"),
+        Destinations.load(PROJECT / "deploy/orthanc/destinations.yml"),
     )
-    routing = read_routing(ROOT / "deploy/orthanc/routing.yml", registry, destinations)
+    routing = read_routing(PROJECT / "deploy/orthanc/routing.yml", registry, destinations)
     assert routing is not None
     crop, head = (Dataset() for _ in range(2))
     crop.Modality = head.Modality = "MR"

@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from tests.fixtures.mr_series import mr_series
+from tests.fixtures.dicom_files import mr_series
 from tests.listener.peer import ACCEPTED, asked, association, connected, id_of, request, send
 from unet_factory_listener import connections, messages
 from unet_factory_listener.options import ListenerOptions

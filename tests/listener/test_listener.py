@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MRImageStorage
 from pynetdicom import AE
 
-from tests.fixtures.mr_series import mr_series
+from tests.fixtures.dicom_files import mr_series
 from tests.listener.peer import association, id_of, instance_of, listener_process, send
 from tests.system.processes import until
 from unet_factory_listener.options import ListenerOptions

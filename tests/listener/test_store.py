@@ -12,7 +12,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from pynetdicom.dsutils import encode
 
-from tests.fixtures.mr_series import mr_series
+from tests.fixtures.dicom_files import mr_series
 from tests.listener.peer import association, id_of, listener_process, send, send_encoded
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.scp import listening

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.project import PROJECT
 from unet_factory.domain.errors import StorageFull
 from unet_factory.platform.atomic_files import FULL_DISK_ERRNOS, storage_errors, whole_file
 
-ROOT = Path(__file__).parents[2]
 PRODUCT = ("unet_factory", "service", "worker", "courier", "listener", "client", "cli", "training", "research")
 
 
@@ -91,8 +91,8 @@ def test_other_trouble_with_the_disk_stays_what_it_is() -> None:
 
 
 def test_nobody_else_syncs_files_or_tells_a_full_disk() -> None:
-    sources = [source for folder in PRODUCT for source in (ROOT / folder).rglob("*.py")]
+    sources = [source for folder in PRODUCT for source in (PROJECT / folder).rglob("*.py")]
     assert len(sources) > 150
     own = re.compile(r"\bfsync\b|\bEDQUOT\b|\.errno\b.*\bENOSPC\b")
-    found = [str(source.relative_to(ROOT)) for source in sources if own.search(source.read_text())]
+    found = [str(source.relative_to(PROJECT)) for source in sources if own.search(source.read_text())]
     assert found == ["unet_factory/platform/atomic_files.py"]

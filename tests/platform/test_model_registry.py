@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 from prometheus_client.registry import REGISTRY
 
+from tests.fixtures.project import MODELS
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.platform.model_registry import DEFAULT_FILE, LOOK_EVERY_S, ModelRegistry
 
-PROJECT_MODELS = Path(__file__).parents[2] / "models"
-
 
 def test_a_model_that_is_dropped_in_does_not_become_the_default() -> None:
-    registry = ModelRegistry.scan(PROJECT_MODELS)
-    assert registry.get().manifest.name == (PROJECT_MODELS / DEFAULT_FILE).read_text().strip()
-    assert {model.manifest.name for model in registry.all()} == {path.stem for path in PROJECT_MODELS.glob("*.saf*")}
+    registry = ModelRegistry.scan(MODELS)
+    assert registry.get().manifest.name == (MODELS / DEFAULT_FILE).read_text().strip()
+    assert {model.manifest.name for model in registry.all()} == {path.stem for path in MODELS.glob("*.saf*")}
 
 
 def test_a_default_that_is_not_there_is_refused(tmp_path: Path, tiny_models: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 from torch.func import functional_call
 
+from tests.fixtures.project import RESEARCH_CONFIGS
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.model.inference import logits
@@ -30,7 +31,6 @@ from unet_factory_training.datasets import find_subjects, read_scan
 from unet_factory_training.evaluation import segment_simulated, simulate
 
 FIXED = [1, 1, 1.2]
-CONFIGS = Path(__file__).parents[2] / "research" / "configs"
 
 COMPARISON: dict[str, Any] = {
     "name": "small",
@@ -183,7 +183,7 @@ def untrained(comparison: Comparison, folder: Path) -> dict[str, Contender]:
 def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> None:
     """As the shipped comparisons stand, one checkpoint's weights fit every arm's network."""
     os.environ.setdefault("UNET_FACTORY_DATA", "unset")
-    paths = sorted(CONFIGS.glob("*.yaml"))
+    paths = sorted(RESEARCH_CONFIGS.glob("*.yaml"))
     assert len(paths) >= 4
     for path in paths:
         comparison = read_comparison(path)

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from redis import Redis
 
-from tests.courier.receiver import SECRET, Receiver, receiving
-from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.dicom_files import mr_series, saved
 from tests.fixtures.settings import FactorySettings
+from tests.fixtures.webhook_receiver import SECRET, Receiver, receiving
 from tests.system.courier_process import CourierProcess
 from tests.system.orthanc import Orthanc, needs_orthanc
 from tests.system.processes import until
@@ -98,7 +98,7 @@ class Desk:
         """A job with DICOM results that has succeeded."""
         job_id = self.submit(*deliveries, **wishes)
         assert self.lifecycle.claim(job_id, "worker", 60)
-        for name, file in zip(("seg.dcm", "report.dcm"), written(mr_series(2), self.folder / job_id), strict=True):
+        for name, file in zip(("seg.dcm", "report.dcm"), saved(mr_series(2), self.folder / job_id), strict=True):
             self.blobs.put(job_id, name, file)
         assert self.lifecycle.finish(job_id, "worker", JobState.SUCCEEDED)
         return job_id
@@ -163,7 +163,7 @@ def test_a_courier_killed_in_the_middle_of_a_fetch_is_replaced(desk: Desk, ortha
     """The first one is killed while the archive is away; the job is not sent to workers before its scan is there."""
     desk.configure(orthanc.dicomweb_url)
     slices = mr_series(5)
-    orthanc.upload_folder(written(slices, desk.folder / "series")[0].parent)
+    orthanc.upload_folder(saved(slices, desk.folder / "series")[0].parent)
     series = PacsSeries(pacs="main", study_uid=slices[0].StudyInstanceUID, series_uid=slices[0].SeriesInstanceUID)
     orthanc.stop()
     job_id = desk.submit(fetch=FETCH, series=series)
@@ -189,7 +189,7 @@ def test_the_whole_factory_pulls_segments_and_calls_back(
     pacs = {"main": {"dicomweb": {"url": orthanc.dicomweb_url}}}
     (tmp_path / "destinations.yml").write_text(yaml.safe_dump({"pacs": pacs, **hooks()}))
     slices = mr_series(8)
-    orthanc.upload_folder(written(slices, tmp_path / "series")[0].parent)
+    orthanc.upload_folder(saved(slices, tmp_path / "series")[0].parent)
     form = {"pacs": "main", "study_uid": slices[0].StudyInstanceUID, "series_uid": slices[0].SeriesInstanceUID}
     factory = ServeProcess(
         tmp_path,

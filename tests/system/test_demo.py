@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.project import HIPPOCAMPUS
 from unet_factory.volume import read_header
 from unet_factory_cli.demo import NATIVE, PROOF, SPACINGS, run_demo
 from unet_factory_cli.demo_scans import read_scans, simulate
 from unet_factory_cli.failures import CommandFailed
-
-EXAMPLES = Path(__file__).parents[2] / "examples" / "hippocampus"
 
 pytestmark = [pytest.mark.system, pytest.mark.slow]
 
@@ -38,7 +37,7 @@ def test_the_demo_does_every_step_and_fails_honestly(
 def test_a_simulated_scan_has_its_spacing_and_keeps_its_centre(
     tmp_path: Path, spacing_mm: tuple[float, float, float]
 ) -> None:
-    scan = read_scans(EXAMPLES)[0]
+    scan = read_scans(HIPPOCAMPUS)[0]
     simulated = simulate(scan, spacing_mm, tmp_path)
     header = read_header(simulated.path)
     assert header.spacing_ras_mm == pytest.approx(spacing_mm)

@@ -19,15 +19,15 @@ import yaml
 from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 
+from tests.fixtures.project import PROJECT
 from tests.system.hospital import Mask, as_nifti, copied, labelmap, oriented, read_slices, saved, segmented, variant
 from tests.system.orthanc import PLUGINS, Orthanc, needs_orthanc, with_defaults
 from tests.system.processes import free_port, until
 from tests.system.serve_process import ServeProcess, environment
 from unet_factory_client import SegmentationParameters
 
-ROOT = Path(__file__).parents[2]
-SERIES = ROOT / "examples" / "dicom" / "PGBM-002_HippoCrop"
-ORTHANC = ROOT / "deploy" / "orthanc"
+SERIES = PROJECT / "examples" / "dicom" / "PGBM-002_HippoCrop"
+ORTHANC = PROJECT / "deploy" / "orthanc"
 PATIENCE_S = 120.0
 MANY = 20
 MODEL = "hippocampus-mr"
@@ -59,7 +59,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     folder = tmp_path_factory.mktemp("hospital")
     archive = Orthanc(folder / "orthanc", free_port(), free_port())
     archive.folder.mkdir()
-    factory = ServeProcess(folder, ROOT / "models", **_settings(folder, archive))
+    factory = ServeProcess(folder, PROJECT / "models", **_settings(folder, archive))
     try:
         archive.settings = _archive_settings(factory.url)
         archive.start()

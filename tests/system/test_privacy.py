@@ -23,7 +23,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.dicom_files import mr_series, saved
 from tests.fixtures.volume_files import write_mha, write_nrrd
 from tests.system.processes import until
 from tests.system.serve_process import ServeProcess, environment
@@ -276,7 +276,7 @@ def patient(**more: object) -> list[Any]:
 def zipped(series: list[Any], folder: Path, *extra: tuple[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for index, path in enumerate(written(series, folder / "series")):
+        for index, path in enumerate(saved(series, folder / "series")):
             archive.write(path, f"{NAME}/{PATIENT_ID}/Quirinius {index}.dcm")
         for name, content in extra:
             archive.writestr(name, content)

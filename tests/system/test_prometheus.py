@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.fixtures.project import DEPLOY
 from tests.system.processes import free_port, until
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
 GPU_METRICS = ("unet_factory_gpu_memory_used_bytes", "unet_factory_gpu_memory_peak_bytes")
 DEADLINE_S = 60.0
 

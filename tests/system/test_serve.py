@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.project import HIPPOCAMPUS
 from tests.system.processes import alive, until
 from tests.system.serve_process import STOPS_WITHIN_S, ServeProcess, environment
 from unet_factory.domain.jobs import Job, JobState
@@ -27,7 +28,7 @@ from unet_factory_client import FactoryClient, FactoryProblem
 
 log = logging.getLogger(__name__)
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "hippocampus" / "images" / "hippocampus_004.nii.gz"
+EXAMPLE = HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz"
 LONG, SHORT = 144, 16  # voxels per axis: some seconds in windows of 32, and no time at all
 ASKERS = 20
 RETENTION_S = 8.0  # long enough for a busy machine to see a job at work before it expires

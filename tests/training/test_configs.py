@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.fixtures.project import CONFIGS
 from unet_factory.domain.manifest import Parametrization
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import weight_shapes
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.loop import manifest_of
 from unet_factory_training.trainer import learning_rate_at
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fixtures.project import PROJECT
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.platform.manifest_file import read_manifest
@@ -13,7 +14,6 @@ from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import LabelledScan, Subject, find_subjects, read_scan
 from unet_factory_training.evaluation import mean_dice, score_scans
 
-PROJECT = Path(__file__).parents[2]
 MODEL = PROJECT / "models" / "hippocampus-mr.safetensors"
 CONFIG = PROJECT / "configs" / "hippocampus-mr.yaml"
 EXAMPLES = PROJECT / "examples" / "hippocampus"

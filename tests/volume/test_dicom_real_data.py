@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from tests.fixtures.project import DICOM_SERIES
 from tests.volume.test_dicom_geometry import itk_affine_ras, itk_series
 from unet_factory.volume import Volume, read_volume
 from unet_factory.volume.dicom import pack_series
 from unet_factory.volume.geometry import as_stored
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 DATA = os.environ.get("UNET_FACTORY_DATA")
 
 
@@ -27,7 +27,7 @@ def read(folder: Path, target: Path) -> tuple[Volume, Any]:
 
 
 def test_the_example(tmp_path: Path) -> None:
-    volume, affine = read(EXAMPLE, tmp_path / "a.zip")
+    volume, affine = read(DICOM_SERIES, tmp_path / "a.zip")
     header = volume.header
     assert (header.shape, header.spacing_ras_mm, header.orientation, header.notes) == (
         (35, 51, 32),

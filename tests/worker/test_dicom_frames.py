@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
 
 from tests.fixtures.dicom_files import enhanced, position, series, zipped
-from tests.fixtures.volume_files import affine_ras, phantom, reoriented
-from tests.worker.dicom_results import (
+from tests.fixtures.dicom_results import (
     LABELS,
     SHAPE,
     Source,
@@ -26,6 +25,7 @@ from tests.worker.dicom_results import (
     results,
     scan_of,
 )
+from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from unet_factory.domain.segmentation_parameters import SegmentationType
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series, read_series

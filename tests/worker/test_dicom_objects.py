@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage
 
 from tests.fixtures.dicom_files import saved, zipped
-from tests.worker.dicom_results import (
+from tests.fixtures.dicom_results import (
     HIPPOCAMPUS,
     LABELS,
     SHAPE,

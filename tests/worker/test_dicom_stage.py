@@ -11,10 +11,10 @@ from pydicom import Dataset, dcmread
 from redis import Redis
 
 from tests.fixtures.dicom_files import series, zipped
+from tests.fixtures.dicom_results import frames_by_source
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from tests.worker.conftest import Submit
-from tests.worker.dicom_results import frames_by_source
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint

@@ -6,18 +6,18 @@ import pytest
 from pydicom import dcmread
 
 from tests.fixtures.dicom_files import as_ct, enhanced
-from tests.fixtures.volume_files import affine_ras, phantom, reoriented
-from tests.worker.dicom_results import (
+from tests.fixtures.dicom_results import (
     complaints,
     frames_by_source,
     labels_ras,
     results,
     scan_of,
 )
+from tests.fixtures.project import DICOM_SERIES
+from tests.fixtures.volume_files import affine_ras, phantom, reoriented
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 # What dciodvfy of 2022 finds in a label map segmentation. Its class is of 2024 (Supplement 243): the validator does not
 # know the object, holds its background (segment 0, allowed there) for a misnumbered segment, and a reference to one of
 # its segments for one to an image that has none.
@@ -49,9 +49,9 @@ def test_the_validator_finds_in_a_labelmap_only_what_its_age_cannot_know(tmp_pat
 
 
 def test_a_real_series_gives_clean_results(tmp_path: Path) -> None:
-    pack_series(sorted(EXAMPLE.glob("*.dcm")), tmp_path / "scan.zip")
+    pack_series(sorted(DICOM_SERIES.glob("*.dcm")), tmp_path / "scan.zip")
     header = read_header(tmp_path / "scan.zip")
     files = results(tmp_path, tmp_path / "scan.zip", labels_ras(header.shape_ras, 2))
     assert [complaints(file) for file in files.values()] == [[], []]
-    sources = {str(dcmread(file).SOPInstanceUID) for file in EXAMPLE.glob("*.dcm")}
+    sources = {str(dcmread(file).SOPInstanceUID) for file in DICOM_SERIES.glob("*.dcm")}
     assert {uid for uid, _ in frames_by_source(files["seg.dcm"])} < sources

@@ -11,7 +11,7 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from tests.worker.dicom_results import LABELS, labels_ras, provenance, results, scan_of
+from tests.fixtures.dicom_results import LABELS, labels_ras, provenance, results, scan_of
 from unet_factory.domain.errors import DicomIncomplete
 from unet_factory.domain.manifest import Label
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
@@ -18,8 +19,7 @@ from unet_factory_training.evaluation import Simulated, segment_simulated
 from unet_factory_worker.child import open_context
 from unet_factory_worker.segmentation_task import run_job
 
-ROOT = Path(__file__).parents[2]
-SCAN = ROOT / "examples" / "hippocampus" / "images" / "hippocampus_004.nii.gz"
+SCAN = PROJECT / "examples" / "hippocampus" / "images" / "hippocampus_004.nii.gz"
 NAME = "hippocampus-mr"
 
 
@@ -27,7 +27,7 @@ NAME = "hippocampus-mr"
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the shipped hippocampus model alone."""
     folder = tmp_path_factory.mktemp("shipped")
-    (folder / f"{NAME}.safetensors").symlink_to(ROOT / "models" / f"{NAME}.safetensors")
+    (folder / f"{NAME}.safetensors").symlink_to(PROJECT / "models" / f"{NAME}.safetensors")
     return folder
 
 

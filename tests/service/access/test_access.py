@@ -10,7 +10,7 @@ from fastapi.routing import iter_route_contexts
 from openapi_spec_validator import validate
 from redis import Redis
 
-from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.dicom_files import mr_series, saved
 from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import poll, running_gateway
 from tests.service.dicomweb.test_dicomweb_store import body
@@ -154,7 +154,7 @@ def test_a_received_series_and_its_results_belong_to_who_sent_it(
             assert sender.get(f"/segmentations/{mine[sender.id]}").status_code == 200
             assert sender.get(f"/segmentations/{mine[other.id]}").status_code == 404
         first, second = senders
-        (result,) = written(mr_series(slices=1), tmp_path)
+        (result,) = saved(mr_series(slices=1), tmp_path)
         BlobStore(settings.blob_url).put(mine[first.id], "seg.dcm", result)
         assert lifecycle.claim(mine[first.id], "worker", 60)
         assert lifecycle.finish(mine[first.id], "worker", JobState.SUCCEEDED)

@@ -15,8 +15,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
 from redis import Redis
 
-from tests.fixtures.dicom_files import as_bytes
-from tests.fixtures.mr_series import mr_series, written
+from tests.fixtures.dicom_files import as_bytes, mr_series, saved
 from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import Gateway, RunGateway, poll
 from unet_factory.domain.jobs import Job, JobState
@@ -170,7 +169,7 @@ def test_a_series_outlives_the_gateway_that_received_it_and_two_make_one_job(
 
 
 def test_a_real_client_stores(stow: Gateway, redis: Redis, tmp_path: Path) -> None:
-    series = [dcmread(path) for path in written(mr_series(), tmp_path)]
+    series = [dcmread(path) for path in saved(mr_series(), tmp_path)]
     answer = DICOMwebClient(f"{stow.url}/dicomweb").store_instances(series)
     assert len(answer.ReferencedSOPSequence) == len(series)
     await_jobs(stow, redis, 1)

@@ -11,6 +11,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from tests.fixtures.dicom_files import PATIENT, as_bytes, enhanced, saved, series, zipped
+from tests.fixtures.project import DICOM_SERIES
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, write_nifti
 from tests.service.conftest import MAX_UPLOAD_BYTES, Gateway, Snapshot
@@ -21,7 +22,6 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.volume import read_header, read_volume
 from unet_factory_client import FactoryClient, SegmentationParameters
 
-EXAMPLE = Path(__file__).parents[3] / "examples" / "dicom" / "PGBM-002_HippoCrop"
 RELATED = 'multipart/related; type="application/dicom"; boundary=x'
 ANSWERS_AT_ONCE = {"Prefer": "wait=20"}
 
@@ -37,7 +37,7 @@ def post_parts(http: httpx.Client, parts: Iterable[bytes], headers: dict[str, st
 
 
 def test_a_real_series_is_segmented_alike_however_it_comes(http: httpx.Client, worker: None, tmp_path: Path) -> None:
-    files = [path.read_bytes() for path in sorted(EXAMPLE.iterdir())]
+    files = [path.read_bytes() for path in sorted(DICOM_SERIES.iterdir())]
     archive = zipped([], tmp_path / "a.zip", {str(index): file for index, file in enumerate(files)})
     answers = [
         http.post("/segmentations", files={"file": ("x", archive.read_bytes())}, headers=ANSWERS_AT_ONCE),
