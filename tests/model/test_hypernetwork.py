@@ -51,6 +51,43 @@ def test_paper_weights_stay_below_five_and_depend_on_spacing(first: SnappedSpaci
     assert differs == (first != second)
 
 
+def test_paper_weights_are_five_tanh_of_the_heads() -> None:
+    """By hand, and far into saturation: 5 tanh(0.5) = 2.3106, 5 tanh(2) = 4.8201, 5 tanh(-9) = -5.0000."""
+    hypernetwork = make(Parametrization.PAPER)
+    with torch.no_grad():
+        hypernetwork.heads.zero_()
+        hypernetwork.bias.copy_(
+            torch.tensor([0.5, 2.0, -9.0]).repeat(len(hypernetwork.bias) // 3 + 1)[: len(hypernetwork.bias)]
+        )
+    flat = torch.cat([tensor.flatten() for tensor in hypernetwork.generate(SnappedSpacing(1000, 1000, 3000)).values()])
+    assert flat[:3].tolist() == pytest.approx([2.310586, 4.820138, -5.0], abs=1e-5)
+
+
+def test_the_spacing_is_encoded_by_its_logarithm() -> None:
+    """Cosine and sine of an angle from 0 at the fine end to a right angle at the coarse one, 45 degrees at the
+    geometric mean of the range; without hidden layers the heads see just that.
+    """
+    hypernetwork = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=()), GRID)
+    low, high = (torch.tensor(ends) for ends in zip(*GRID.range_mm, strict=True))
+    for spacing, cosine, sine in ((low, 1, 0), ((low * high).sqrt(), 0.70711, 0.70711), (high, 0, 1)):
+        assert hypernetwork.features(spacing).tolist() == pytest.approx([cosine] * 3 + [sine] * 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("parametrization", [Parametrization.PAPER, Parametrization.MIP])
+def test_features_are_a_relu_network_of_the_encoding(parametrization: Parametrization) -> None:
+    torch.manual_seed(3)
+    encoding = Hypernetwork(ARCHITECTURE, HypernetworkShape(parametrization=parametrization, hidden=()), GRID)
+    hypernetwork = make(parametrization)
+    spacing = torch.tensor([0.7, 2.0, 6.0])
+    expected, cut = encoding.features(spacing), 0
+    for layer in hypernetwork.hidden:
+        assert isinstance(layer, torch.nn.Linear)
+        before = layer.weight @ expected + layer.bias
+        expected, cut = before.clamp(min=0), cut + int((before < 0).sum())
+    assert cut > 0
+    assert torch.allclose(hypernetwork.features(spacing), expected, atol=1e-6)
+
+
 def test_mip_starts_as_the_unet_itself() -> None:
     """Heads start small, so at first the spacing hardly matters and the weights are a U-Net's usual ones."""
     hypernetwork = make(Parametrization.MIP)

@@ -56,6 +56,23 @@ def test_blending_divides_by_the_summed_weights() -> None:
     assert torch.allclose(blended, torch.full_like(blended, 7.0), atol=1e-4)
 
 
+def test_a_window_counts_less_towards_its_border() -> None:
+    """Two windows of 32 voxels that overlap by half, one answers 0, the other 1: a Gaussian of an eighth of the window
+    about each one's middle decides, as in nnU-Net.
+    """
+    answers = iter((0.0, 1.0))
+
+    def numbered(batch: Tensor) -> Tensor:
+        return torch.full((1, 1, *batch.shape[2:]), next(answers))
+
+    blended = logits(numbered, torch.randn(48, 8, 8), window=(32, 8, 8), divisors=(8, 8, 8))[0, :, 4, 4]
+    place = torch.arange(48.0)
+    first, second = (torch.exp(-0.5 * ((place - middle) / 4) ** 2) for middle in (15.5, 31.5))
+    expected = (second / (first + second))[16:32]
+    assert torch.allclose(blended[16:32], expected, atol=2e-3)
+    assert blended[18] < 0.05 < 0.95 < blended[29]
+
+
 def test_windows_agree_with_the_whole() -> None:
     """For a network that looks at one voxel at a time, windows and blending must not show at all."""
 

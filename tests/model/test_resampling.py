@@ -1,12 +1,14 @@
 """Resampling: linear, anti-aliased, centred, and kind to label maps."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unet_factory.domain.spacing import resampled_shape
-from unet_factory.model.preprocessing import resample, resample_labels
+from unet_factory.model.preprocessing import resample, resample_labels, smoothing_matrix
 
 spacing = st.tuples(*[st.floats(0.3, 6.0)] * 3)
 shapes = st.tuples(*[st.integers(1, 14)] * 3)
@@ -52,11 +54,22 @@ def test_refining_a_ramp_is_exact() -> None:
 
 
 def test_coarsening_does_not_alias() -> None:
-    """A pattern finer than the coarse voxel averages out; point sampling would keep it whole."""
+    """A pattern finer than the coarse voxel averages out; at a ratio of 3 point sampling would meet it whole."""
     stripes = torch.ones(60, 1, 1)
     stripes[::2] = -1
-    coarse = resample(stripes, (1, 1, 1), (4, 1, 1))
+    assert stripes[1::3].abs().min() == 1
+    coarse = resample(stripes, (1, 1, 1), (3, 1, 1))
     assert coarse[2:-2].abs().max() < 0.01
+
+
+@pytest.mark.parametrize("ratio", [2.0, 3.0, 5.0])
+def test_the_slice_profile_is_as_wide_as_the_coarse_voxel(ratio: float) -> None:
+    """With the fine voxel's own profile, whose full width at half maximum is 1, it is a Gaussian of width ``ratio``."""
+    profile = smoothing_matrix(101, ratio)[50].double()
+    offset = torch.arange(101, dtype=torch.float64) - 50
+    variance = float((profile * offset.square()).sum() / profile.sum())
+    own = 1 / (8 * math.log(2))
+    assert math.sqrt((variance + own) * 8 * math.log(2)) == pytest.approx(ratio, rel=0.01)
 
 
 @pytest.mark.parametrize("target", [(2.0, 2.0, 2.0), (0.5, 1.0, 3.0)])

@@ -59,6 +59,14 @@ def test_pooling_that_follows_the_spacing_keeps_its_promises(steps: tuple[int, i
             current[axis] *= stride
 
 
+def test_pooling_at_its_limits() -> None:
+    """An axis exactly twice as coarse as the finest is left alone; one that becomes exactly 8 mm is still halved."""
+    assert FOLLOWING.strides((1, 1, 2), 2) == ((2, 2, 1), (2, 2, 2))
+    assert FOLLOWING.strides((1, 1, 1.95), 1) == ((2, 2, 2),)
+    assert FOLLOWING.strides((4, 4, 4), 2) == ((2, 2, 2), (1, 1, 1))
+    assert FOLLOWING.strides((4.05, 4.05, 4.05), 1) == ((1, 1, 1),)
+
+
 def test_pooling_halves_every_axis_unless_told_otherwise() -> None:
     assert Pooling().strides((0.5, 3.0, 40.0), 3) == ((2, 2, 2),) * 3
     assert Pooling(anisotropy=2, coarsest_mm=8, planned_at_mm=(1, 1, 1)).strides((9, 9, 9), 3) == ((2, 2, 2),) * 3

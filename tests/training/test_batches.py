@@ -1,11 +1,15 @@
 """Batches: a pure function of seed and iteration, one spacing each, image and labels in step."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.preprocessing import resample_labels
+from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
 from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
@@ -83,6 +87,43 @@ def test_without_augmentation_a_patch_is_the_resampled_scan(
     _, labels = draw_patch(scan, spacing, tuple(reference.shape), still, generator)
     agreement = float((labels == reference).float().mean())
     assert agreement > 0.99
+
+
+@pytest.mark.parametrize("mm", [(1.0, 1.0, 1.0), (3.0, 3.0, 3.0), (1.0, 2.4, 4.0)])
+def test_without_augmentation_an_image_is_what_evaluation_simulates(
+    scans: list[LabelledScan], config: TrainingConfig, mm: tuple[float, float, float]
+) -> None:
+    """White noise, whose contrast at a coarser spacing is all the slice profile's doing: the same voxels, unscaled."""
+    still = config.model_copy(update={"augmentation": STILL})
+    noise = torch.randn((36, 36, 36), generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(36, 36, 36, dtype=torch.uint8)
+    scan = replace(scans[0], image=noise, labels=labels, spacing_ras_mm=(1.0, 1.0, 1.0))
+    expected = resample(scan.image, scan.spacing_ras_mm, mm)
+    spacing = SnappedSpacing(*(round(value * 1000) for value in mm))
+    image, _ = draw_patch(scan, spacing, tuple(expected.shape), still, torch.Generator().manual_seed(0))
+    inner = (slice(2, -2),) * 3
+    assert float((image - expected)[inner].square().mean().sqrt()) < 0.1 * float(expected[inner].std())
+
+
+def test_drawn_spacings_are_distributed_as_configured(scans: list[LabelledScan], config: TrainingConfig) -> None:
+    """Each axis on its own, uniform in mm or in its logarithm (Kolmogorov-Smirnov), or the scans' own."""
+    low, high = config.grid.range_mm[0]
+    kinds = {
+        "uniform": lambda mm: (mm - low) / (high - low),
+        "log_uniform": lambda mm: np.log(mm / low) / np.log(high / low),
+    }
+    for kind, to_unit in kinds.items():
+        sampling = SpacingSampling.model_validate({"uniform": 0, kind: 1})
+        drawn_from = config.model_copy(update={"sampling": sampling})
+        generator = torch.Generator().manual_seed(0)
+        drawn = np.array([draw_spacing(config.grid, scans, drawn_from, generator).mm for _ in range(1500)])
+        for axis in range(3):
+            assert scipy.stats.kstest(to_unit(drawn[:, axis]), "uniform").statistic < 0.05, (kind, axis)
+        correlation = np.corrcoef(drawn.T)[np.triu_indices(3, 1)]
+        assert np.abs(correlation).max() < 0.1, kind
+    own = config.model_copy(update={"sampling": SpacingSampling(uniform=0, native=1)})
+    natives = {config.grid.snap(scan.spacing_ras_mm) for scan in scans}
+    assert draw_spacing(config.grid, scans, own, torch.Generator().manual_seed(0)) in natives
 
 
 def test_augmentation_changes_the_image_and_keeps_the_labels(scans: list[LabelledScan], config: TrainingConfig) -> None:
