@@ -1,5 +1,6 @@
 """Batches: a pure function of seed and iteration, one spacing each, image and labels in step."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -108,7 +109,7 @@ def test_without_augmentation_an_image_is_what_evaluation_simulates(
 def test_drawn_spacings_are_distributed_as_configured(scans: list[LabelledScan], config: TrainingConfig) -> None:
     """Each axis on its own, uniform in mm or in its logarithm (Kolmogorov-Smirnov), or the scans' own."""
     low, high = config.grid.range_mm[0]
-    kinds = {
+    kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "uniform": lambda mm: (mm - low) / (high - low),
         "log_uniform": lambda mm: np.log(mm / low) / np.log(high / low),
     }
