@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,10 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.settings import Settings
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
 from unet_factory_cli.settings import read_settings
+from unet_factory_cli.signs_of_life import SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_client import FactoryClient
 from unet_factory_service.settings import GatewaySettings
@@ -60,8 +63,13 @@ def serve(options: ServeOptions) -> None:
     """
     _check_models(options.models_dir)
     _check_port(options)
-    with sole_user(options.data_dir), _stop_signals() as stop, Watchdog() as watchdog:
-        supervisor = Supervisor(_stages(options), watchdog, say)
+    with (
+        sole_user(options.data_dir),
+        _stop_signals() as stop,
+        Watchdog() as watchdog,
+        tempfile.TemporaryDirectory(prefix="unet-factory-") as sockets,
+    ):
+        supervisor = Supervisor(_stages(options, Path(sockets)), watchdog, say)
         try:
             supervisor.start()
             say(f"starting at {options.url} (data in {options.data_dir})")
@@ -97,8 +105,9 @@ def _say_how_to_get_in(options: ServeOptions) -> None:
         say(f"API keys are required; make one by: unet-factory keys create NAME --scope segment{where}")
 
 
-def _stages(options: ServeOptions) -> list[list[Component]]:
+def _stages(options: ServeOptions, sockets: Path) -> list[list[Component]]:
     """What runs, in the order of starting; servers of our own only where the operator names none."""
+    silence_s = read_settings(Settings).silence_s
     environment = _environment(options)
     servers: list[Component] = []
     if _has_own_servers():
@@ -106,14 +115,18 @@ def _stages(options: ServeOptions) -> list[list[Component]]:
         servers = [_server("job server", jobs, JOBS_OPTIONS), _server("cache server", cache, CACHE_OPTIONS)]
         environment[REDIS_URL] = EmbeddedServer.url_in(jobs)
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
-    gateway = ["gateway", "--host", options.host, "--port", str(options.port)]
+
+    def role(name: str, patience_s: float, *arguments: str, socket_name: str = "") -> Component:
+        signs = SignsOfLife(sockets / (socket_name or name), silence_s)
+        return _program(name, [name, *arguments], environment, patience_s, signs)
+
     return [
         servers,
         [
-            *(_program("worker", ["worker"], environment, _WORKER_PATIENCE_S) for _ in range(options.workers)),
-            *([_program("courier", ["courier"], environment, _WORKER_PATIENCE_S)] if _has_destinations() else []),
+            *(role("worker", _WORKER_PATIENCE_S, socket_name=f"worker-{n}") for n in range(options.workers)),
+            *([role("courier", _WORKER_PATIENCE_S)] if _has_destinations() else []),
         ],
-        [_program("gateway", gateway, environment, _GATEWAY_PATIENCE_S)],
+        [role("gateway", _GATEWAY_PATIENCE_S, "--host", options.host, "--port", str(options.port))],
     ]
 
 
@@ -160,14 +173,20 @@ def _server(name: str, folder: Path, settings: dict[str, str]) -> Component:
     return Component(name, start, _SERVER_PATIENCE_S)
 
 
-def _program(name: str, arguments: list[str], environment: dict[str, str], patience_s: float) -> Component:
+def _program(
+    name: str, arguments: list[str], environment: dict[str, str], patience_s: float, signs: SignsOfLife
+) -> Component:
     def start() -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", "unet_factory_cli", *arguments]
         return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, process_group=0, preexec_fn=die_with_parent
+            command,
+            env=environment | signs.environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=die_with_parent,
         )
 
-    return Component(name, start, patience_s)
+    return Component(name, start, patience_s, signs)
 
 
 def _check_models(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Keeping a set of processes running: started in order, started again when they die, stopped in the opposite order."""
+"""Keeping processes running: started in order, started again when they die or hang, stopped in the opposite order."""
 
 import contextlib
 import signal
@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import Watchdog, kill_group
+from unet_factory_cli.signs_of_life import SignsOfLife
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -20,11 +21,15 @@ Say = Callable[[str], None]
 
 @dataclass(eq=False)
 class Component:
-    """One process, leader of its own group. ``start`` may raise RuntimeError; ``patience_s`` is its time to stop."""
+    """One process, leader of its own group. ``start`` may raise RuntimeError; ``patience_s`` is its time to stop.
+
+    With ``signs`` it is replaced when it falls silent, not only when it dies.
+    """
 
     name: str
     start: Callable[[], "subprocess.Popen[bytes]"]
     patience_s: float
+    signs: SignsOfLife | None = None
     process: "subprocess.Popen[bytes] | None" = None
     deaths: int = 0
     start_at: float = 0.0
@@ -50,7 +55,7 @@ class Supervisor:
                 raise CommandFailed(f"the {component.name} cannot be started: {error}") from error
 
     def tend(self) -> None:
-        """Notice what has died, and start again what has paused long enough.
+        """Notice what has died or fallen silent, and start again what has paused long enough.
 
         Raises:
             CommandFailed: a component keeps dying before the system was ready once.
@@ -58,6 +63,8 @@ class Supervisor:
         for component in self._components():
             if component.process is not None and component.process.poll() is not None:
                 self._bury(component, _end_of(component.process))
+            elif component.process is not None and component.signs is not None and component.signs.silent():
+                self._bury(component, f"gave no sign of life for {component.signs.silence_s:g} s and was killed")
             elif component.process is None and time.monotonic() >= component.start_at:
                 self._start_again(component)
 
@@ -86,6 +93,8 @@ class Supervisor:
         component.process = None
 
     def _start(self, component: Component) -> None:
+        if component.signs is not None:
+            component.signs.begin()
         component.process = component.start()
         component.started = time.monotonic()
         self._watchdog.guard(component.process)

@@ -17,6 +17,7 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.destinations import Destinations, Pacs, SecretReference
 from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.metrics import scrape_registry
+from unet_factory.platform.signs_of_life import give_signs_in_background
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
 from unet_factory_courier.settings import CourierSettings
@@ -53,6 +54,7 @@ def run(settings: CourierSettings) -> None:
 
         start_http_server(settings.metrics_port, settings.metrics_host, registry=scrape_registry())
     log.info("ready; archives: %s", ", ".join(sorted(destinations.pacs)) or "none")
+    give_signs_in_background()
     dispatcher.run(stop)
     if not dispatcher.finish(settings.stop_grace_s):
         log.warning("some attempts did not end in time; their leases hand them on")

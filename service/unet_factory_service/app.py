@@ -1,5 +1,6 @@
 """The gateway: thin routes over the core, without torch."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ import unet_factory
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.signs_of_life import give_signs
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
 from unet_factory_service.access.origins import HostsAndOrigins
@@ -55,7 +57,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with gateway.running(), receiving(gateway):
+            signs = asyncio.create_task(give_signs())
             yield
+            signs.cancel()
 
     app = _Gateway(
         title="U-Net factory",

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     lease_s: float = Field(
         default=10.0, ge=1, description="A job whose worker or courier gives no sign of life for so long is handed on."
     )
+    silence_s: float = Field(
+        default=30.0,
+        ge=2,
+        description="A worker's process, or a role under `serve`, that gives no sign of life for so long (it hangs or "
+        "is stopped) is killed and replaced.",
+    )
     retention_s: float = Field(
         default=24 * 3600.0, description="How long results, records and received series are kept (a day)."
     )

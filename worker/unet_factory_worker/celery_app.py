@@ -21,6 +21,8 @@ from redis import Redis
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.signs_of_life import give_signs_in_background
+from unet_factory_worker.mutual_watch import MutualWatch, Pulse
 from unet_factory_worker.reconnect import ReconnectWhenStuck
 from unet_factory_worker.settings import WorkerSettings
 
@@ -57,12 +59,13 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.task(name=SEGMENT_TASK)(segment)
     app.task(name=GENERATE_TASK)(generate)
     stopping = threading.Event()
+    parent, child = Pulse(), Pulse()
     for moment, receiver in (
         (signals.setup_logging, partial(_keep_logging, settings)),
-        (signals.celeryd_init, _parent_starting),
+        (signals.celeryd_init, partial(_parent_starting, settings, parent, child)),
         (signals.worker_ready, partial(_parent_ready, settings, stopping)),
         (signals.worker_shutting_down, partial(_parent_stopping, settings, stopping)),
-        (signals.worker_process_init, partial(_child_starting, settings)),
+        (signals.worker_process_init, partial(_child_starting, settings, parent, child)),
         (signals.worker_process_shutdown, _child_stopping),
     ):
         moment.connect(receiver, weak=False)
@@ -116,9 +119,11 @@ def _keep_logging(settings: WorkerSettings, **_: Any) -> None:
     pool_logger().setLevel(logging.WARNING)
 
 
-def _parent_starting(**_: Any) -> None:
-    """A child that cannot start ends the whole worker."""
+def _parent_starting(settings: WorkerSettings, parent: Pulse, child: Pulse, **_: Any) -> None:
+    """A child that cannot start ends the whole worker; one that hangs is replaced."""
     signal.signal(CHILD_FAILED_SIGNAL, lambda *_: os._exit(EXIT_FAILURE))
+    MutualWatch(parent, child, "child", settings.silence_s).start()
+    give_signs_in_background()
 
 
 def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any) -> None:
@@ -150,12 +155,14 @@ def _parent_stopping(settings: WorkerSettings, stopping: threading.Event, **_: A
     patience.start()
 
 
-def _child_starting(settings: WorkerSettings, **_: Any) -> None:
+def _child_starting(settings: WorkerSettings, parent: Pulse, child: Pulse, **_: Any) -> None:
     """Load everything; without its models the child is of no use, and the worker says so by its exit status."""
-    from unet_factory_worker import child
+    watch = MutualWatch(child, parent, "parent", settings.silence_s)
+    watch.start()
+    from unet_factory_worker.child import start
 
     try:
-        child.start(settings)
+        start(settings, watch)
     except Exception as error:  # no scan is near: its message is safe to tell
         log.exception("the worker cannot start: %s", error)
         os.kill(os.getppid(), CHILD_FAILED_SIGNAL)

@@ -23,6 +23,7 @@ from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
+from unet_factory_worker.mutual_watch import MutualWatch
 from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -74,12 +75,12 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     )
 
 
-def start(settings: WorkerSettings) -> None:
-    """Become ready for tasks, and say so."""
+def start(settings: WorkerSettings, watch: MutualWatch) -> None:
+    """Become ready for tasks, and say so for as long as the parent, whom ``watch`` observes, can hand them on."""
     global _context, _heartbeat
     forget_dead_processes()
     _context = open_context(settings)
-    _heartbeat = Heartbeat(settings.redis_url, _context.models, describe(_context.device), settings.lease_s)
+    _heartbeat = Heartbeat(settings, _context.models, describe(_context.device), watch)
     _heartbeat.start()
     threading.Thread(target=_follow_folder, args=(_context.models,), name="models", daemon=True).start()
     log.info("ready with %s", ", ".join(_context.models.current()))
@@ -109,12 +110,13 @@ def context() -> WorkerContext:
 class Heartbeat(threading.Thread):
     """Announces the worker with its models as they are, and ends the process when its parent is gone.
 
-    Without a parent nobody would ever give it work again.
+    Without a parent nobody would ever give it work again; while the parent is silent, the worker is not announced.
     """
 
-    def __init__(self, redis_url: str, models: LoadedModels, device: str, lasts_s: float) -> None:
+    def __init__(self, settings: WorkerSettings, models: LoadedModels, device: str, watch: MutualWatch) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._redis, self._models, self._lasts_s = Redis.from_url(redis_url), models, lasts_s
+        self._redis, self._lasts_s = Redis.from_url(settings.redis_url), settings.presence_s
+        self._models, self._watch = models, watch
         self._device, self._since = device, time.time()
         self._parent = os.getppid()
         self._worker_id = f"{socket.gethostname()}-{self._parent}"
@@ -122,18 +124,20 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         while True:
-            try:
-                announce(self._redis, self._worker_id, self._presence(), self._lasts_s)
-            except RedisError as error:
-                log.warning("presence cannot be announced: %s", type(error).__name__)
+            if self._watch.other_silent_s < self._lasts_s:
+                self._announce()
             if self._done.wait(min(_HEARTBEAT_S, self._lasts_s / 4)):
                 return
             if os.getppid() != self._parent:
                 os._exit(1)
 
-    def _presence(self) -> WorkerPresence:
+    def _announce(self) -> None:
         models = self._models.current()
-        return WorkerPresence(device=self._device, models=models, started=self._since, pid=os.getpid())
+        presence = WorkerPresence(device=self._device, models=models, started=self._since, pid=os.getpid())
+        try:
+            announce(self._redis, self._worker_id, presence, self._lasts_s)
+        except RedisError as error:
+            log.warning("presence cannot be announced: %s", type(error).__name__)
 
     def stop(self) -> None:
         self._done.set()
