@@ -158,6 +158,10 @@ class FactoryClient:
         """Download the DICOM measurement report that a succeeded job made of a DICOM scan."""
         return self._download(f"/segmentations/{job_id}/report", to)
 
+    def preview(self, job_id: str, to: Path) -> Path:
+        """Download the picture (PNG) of a succeeded job that was submitted with ``preview=True``."""
+        return self._download(f"/segmentations/{job_id}/preview.png", to)
+
     def delete(self, job_id: str) -> None:
         """Cancel the job if it is still running, and delete all its data."""
         self._answered(lambda: self._http.delete(f"/segmentations/{job_id}"))

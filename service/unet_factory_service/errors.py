@@ -41,6 +41,10 @@ class NothingSegmented(FactoryError):
     slug, title = "nothing-segmented", "Nothing was found in the scan"
 
 
+class NoPreview(FactoryError):
+    slug, title = "no-preview", "The job has no preview"
+
+
 class JobNotFinished(FactoryError):
     slug, title = "job-not-finished", "The job has no result yet"
 

@@ -30,6 +30,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.DeliveryUnknown: 404,
     errors.JobUnknown: 404,
     gateway_errors.NothingSegmented: 404,
+    gateway_errors.NoPreview: 404,
     errors.JobCancelled: 409,
     gateway_errors.IdempotencyConflict: 409,
     gateway_errors.JobNotFinished: 409,

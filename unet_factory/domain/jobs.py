@@ -18,6 +18,7 @@ WEIGHTS_QUEUE = "weights"
 
 SEG_NAME = "seg.dcm"
 REPORT_NAME = "report.dcm"
+PREVIEW_NAME = "preview.png"
 
 
 class JobState(StrEnum):

@@ -55,6 +55,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /segmentations/{job_id}/labelmap": _READ_RESULT,
     "GET /segmentations/{job_id}/seg": _READ_RESULT,
     "GET /segmentations/{job_id}/report": _READ_RESULT,
+    "GET /segmentations/{job_id}/preview.png": _READ_RESULT,
     "DELETE /segmentations/{job_id}": AccessRule(Scope.SEGMENT, Action.DELETE),
     "POST /dicomweb/studies": AccessRule(Scope.SEGMENT, Action.RECEIVE),
     f"POST {_STUDY}": AccessRule(Scope.SEGMENT, Action.RECEIVE),

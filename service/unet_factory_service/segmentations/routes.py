@@ -9,10 +9,11 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import JobExpired, MalformedRequest
-from unet_factory.domain.jobs import Job
+from unet_factory.domain.jobs import PREVIEW_NAME, Job
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
-from unet_factory_service.documentation import Responses, problems
+from unet_factory_service.documentation import Responses, file_of, problems
+from unet_factory_service.errors import NoPreview
 from unet_factory_service.preferences import parse_prefer
 from unet_factory_service.public_url import public_location
 from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
@@ -44,6 +45,10 @@ _CREATE_RESPONSES: Responses = {
         "description": "Final already; only with `Prefer: wait=N`",
     },
     202: _JOB | {"description": "Accepted; follow `Location`"},
+}
+
+_PREVIEW_RESPONSES: Responses = {
+    200: file_of("image/png", "The axial, coronal and sagittal plane through the centre of the labels")
 }
 
 
@@ -124,6 +129,23 @@ def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) ->
     check_has_result(gateway.jobs.get(job_id))
     output = gateway.jobs.request(job_id)
     return result_response(request, gateway, job_id, output.output_name, _MEDIA_TYPES[output.output])
+
+
+@router.get(
+    "/{job_id}/preview.png",
+    operation_id="get_preview",
+    summary="A picture of three planes with the outlines of the labels",
+    response_class=Response,
+    responses=_PREVIEW_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
+)
+def get_preview(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
+    """409 while the job is not final; 404 if no preview was requested."""
+    check_has_result(gateway.jobs.get(job_id))
+    try:
+        return result_response(request, gateway, job_id, PREVIEW_NAME, "image/png")
+    except JobExpired:
+        gateway.jobs.get(job_id)  # raises where the job was purged, and its preview with it
+        raise NoPreview(f"no preview of job {job_id} was requested; submit it with preview=true", id=job_id) from None
 
 
 @router.delete(

@@ -117,7 +117,9 @@ def test_another_keys_job_is_as_unknown_as_none(keyed: KeyedGateway, tmp_path: P
     owner, other, admin = keyed.asker(Scope.SEGMENT), keyed.asker(Scope.SEGMENT), keyed.asker(Scope.ADMIN)
     viewer = keyed.asker(Scope.READ, shares_jobs_of=owner.id)
     job_id = owner.submit(small_scan(tmp_path)).json()["id"]
-    paths = [f"/segmentations/{job_id}{part}" for part in ("", "/events", "/labelmap", "/seg", "/report")]
+    paths = [
+        f"/segmentations/{job_id}{part}" for part in ("", "/events", "/labelmap", "/preview.png", "/seg", "/report")
+    ]
     for path in paths:
         unknown = other.get(path.replace(job_id, JOB_ID))
         assert_problem(other.get(path), 404)

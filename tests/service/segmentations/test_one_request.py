@@ -83,7 +83,7 @@ def test_openapi_lists_every_parameter() -> None:
     form = SEGMENTATION_BODY["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert set(form) == {"file", *PARAMETERS}
     for name, schema in form.items():
-        assert schema["type"] in ("string", "boolean"), name
+        assert schema["type"] in ("string", "boolean", "number"), name
         assert schema["description"]
         if "default" in schema and "enum" in schema:
             assert schema["default"] in schema["enum"]

@@ -102,6 +102,8 @@ def test_a_worker_s_result_is_fetched_on_the_scan_s_own_grid(http: httpx.Client,
     assert (part.status_code, part.content) == (206, fetched.content[5:10])
     again = http.get(f"{answer.headers['Location']}/labelmap", headers={"If-None-Match": fetched.headers["ETag"]})
     assert again.status_code == 304
+    preview = http.get(f"{answer.headers['Location']}/preview.png")
+    assert (preview.status_code, preview.json()["type"]) == (404, "urn:unet-factory:problem:no-preview")
     beyond = http.get(f"{answer.headers['Location']}/labelmap", headers={"Range": "bytes=99999999-"})
     assert (beyond.status_code, beyond.headers["Content-Type"]) == (416, "application/problem+json")
 
