@@ -109,6 +109,11 @@ class SegmentationOptions(Frozen):
         " shortest by default",
     )
 
+    preview: bool = Field(
+        default=False,
+        description="also draw `preview.png`: three planes through what was found, with the outlines of the labels",
+    )
+
     @property
     def image_choice(self) -> ImageChoice:
         """The images to take from a DICOM series."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
-from unet_factory.domain.jobs import JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.domain.jobs import PREVIEW_NAME, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
@@ -29,6 +29,7 @@ from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import PeakMemory, is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobHold, JobLost
+from unet_factory_worker.preview import draw_preview
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,9 @@ class Attempt:
                 labels, reduced = self._infer(unet, volume, plan, manifest)
             with self._stage("write"):
                 self._write(labels, source, volume.header)
+            if request.preview:
+                with self._stage("preview"):
+                    self._draw(volume, labels)
             policy = _report(plan, request, reduced_memory=reduced)
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
             if isinstance(volume, DicomVolume):
@@ -202,6 +206,11 @@ class Attempt:
             result = folder / self.request.output_name
             write_labelmap(result, labels, source, header)
             self._put(result)
+
+    def _draw(self, volume: Volume, labels: NDArray[np.uint8]) -> None:
+        with self.context.blobs.scratch() as folder:
+            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm)
+            self._put(folder / PREVIEW_NAME)
 
     def _write_dicom(
         self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], series: DicomSeries, provenance: Provenance

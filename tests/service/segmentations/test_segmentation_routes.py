@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from httpx_sse import connect_sse
+from PIL import Image
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
@@ -106,6 +108,18 @@ def test_a_worker_s_result_is_fetched_on_the_scan_s_own_grid(http: httpx.Client,
     assert (preview.status_code, preview.json()["type"]) == (404, "urn:unet-factory:problem:no-preview")
     beyond = http.get(f"{answer.headers['Location']}/labelmap", headers={"Range": "bytes=99999999-"})
     assert (beyond.status_code, beyond.headers["Content-Type"]) == (416, "application/problem+json")
+
+
+def test_a_preview_is_drawn_where_it_is_asked_for(http: httpx.Client, worker: None, upload: Upload) -> None:
+    refused = http.post("/segmentations", files=upload, data={"preview": "maybe"})
+    assert (refused.status_code, refused.json()["allowed"]) == (400, ["true", "false"])
+    answer = http.post("/segmentations", files=upload, data={"preview": "true"}, headers=ANSWERS_AT_ONCE)
+    assert answer.json()["timings_s"]["preview"] > 0
+    preview = http.get(f"{answer.headers['Location']}/preview.png")
+    assert (preview.status_code, preview.headers["Content-Type"]) == (200, "image/png")
+    assert Image.open(BytesIO(preview.content)).format == "PNG"
+    http.delete(answer.headers["Location"])
+    assert http.get(f"{answer.headers['Location']}/preview.png").status_code == 410
 
 
 def test_who_waits_in_vain_gets_the_job_as_it_is(http: httpx.Client, upload: Upload) -> None:
@@ -216,10 +230,10 @@ def test_delete_purges_at_once(
     assert http.delete(f"/segmentations/{owned}").status_code == 410
 
 
-@pytest.mark.parametrize("path", ["", "/events", "/labelmap"])
+@pytest.mark.parametrize("path", ["", "/events", "/labelmap", "/preview.png"])
 @pytest.mark.parametrize("job_id", ["0" * 32, "{owned}:lease", "{owned}x", "..%00", "%00", "{owned}%0A", "x" * 3000])
 def test_an_unknown_job_is_404(http: httpx.Client, owned: str, path: str, job_id: str) -> None:
-    """Also where the «id» would be the name of something else in the stores."""
+    """Also where the "id" would be the name of something else in the stores."""
     answer = http.get(f"/segmentations/{job_id.format(owned=owned)}{path}")
     assert (answer.status_code, answer.json()["type"]) == (404, "urn:unet-factory:problem:job-unknown")
 
