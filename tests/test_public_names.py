@@ -8,6 +8,8 @@ import pytest
 
 import unet_factory
 import unet_factory_client
+from unet_factory import errors
+from unet_factory.domain import errors as domain_errors
 from unet_factory.model import checkpoint
 
 PUBLIC = [unet_factory, unet_factory_client]
@@ -22,6 +24,14 @@ def test_exported_members(package: ModuleType) -> None:
     ours = {name for name, value in vars(package).items() if is_public(name, value)}
     assert ours <= set(exported), "name it in __all__, or begin it with an underscore"
     assert set(exported) <= set(dir(package))
+
+
+def test_every_error_can_be_caught_by_its_public_name() -> None:
+    raised = {
+        name for name, value in vars(domain_errors).items() if isinstance(value, type) and issubclass(value, Exception)
+    }
+    assert raised == set(errors.__all__)
+    assert all(getattr(errors, name) is getattr(domain_errors, name) for name in raised)
 
 
 def test_load_unet_is_that_of_the_core() -> None:

@@ -8,13 +8,13 @@ from types import FrameType
 
 from redis import Redis
 
+from unet_factory.destinations import Destinations, Pacs, SecretReference
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.destinations import Destinations, Pacs, SecretReference
 from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.metrics import scrape_registry
 from unet_factory.platform.signs_of_life import give_signs_in_background

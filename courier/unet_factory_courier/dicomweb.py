@@ -10,9 +10,9 @@ from dicomweb_client import DICOMwebClient
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 
+from unet_factory.destinations import DicomWeb
 from unet_factory.domain.errors import SeriesNotFound, VolumeTooLarge
 from unet_factory.domain.jobs import PacsSeries
-from unet_factory.platform.destinations import DicomWeb
 from unet_factory_courier.outcomes import GiveUp, TryAgain, check_status
 
 _WHOLE = 2**40  # one piece: not every archive takes a chunked request

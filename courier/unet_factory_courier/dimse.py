@@ -9,7 +9,7 @@ from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 from pynetdicom.association import Association
 
-from unet_factory.platform.destinations import Dimse, DimseTls
+from unet_factory.destinations import Dimse, DimseTls
 from unet_factory_courier.outcomes import GiveUp, TryAgain
 
 _SUCCESS = 0x0000

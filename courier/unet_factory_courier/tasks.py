@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from unet_factory.destinations import Destinations, DicomWeb, Dimse
 from unet_factory.domain.errors import (
     DestinationsInvalid,
     DestinationUnknown,
@@ -22,7 +23,6 @@ from unet_factory.jobs.deliveries import ClaimedDelivery
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
 from unet_factory.volume import read_header
 from unet_factory.volume.dicom import pack_series
 from unet_factory_courier import dicomweb, dimse

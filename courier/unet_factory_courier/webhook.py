@@ -16,10 +16,10 @@ from datetime import UTC, datetime
 import httpx
 from standardwebhooks import Webhook
 
+from unet_factory.destinations import SecretReference, Webhooks
+from unet_factory.destinations.callback_rules import Address, CallbackRules
 from unet_factory.domain.errors import CallbackRefused, DestinationsInvalid
 from unet_factory.domain.jobs import Job
-from unet_factory.platform.callback_rules import Address, CallbackRules
-from unet_factory.platform.destinations import SecretReference, Webhooks
 from unet_factory_courier.outcomes import GiveUp, TryAgain, check_status
 
 Resolve = Callable[[str, int], list[Address]]

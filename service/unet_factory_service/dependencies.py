@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from redis import Redis
 
+from unet_factory.destinations import Destinations
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.keys import events_channel
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -18,7 +19,6 @@ from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_service.access.checking import Checking

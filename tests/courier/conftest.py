@@ -11,6 +11,7 @@ from redis import Redis
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.webhook_receiver import SECRET
 from tests.system.processes import until
+from unet_factory.destinations import Destinations
 from unet_factory.domain.jobs import (
     Delivery,
     DeliveryState,
@@ -25,7 +26,6 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.destinations import Destinations
 from unet_factory_courier.attempt import Attempts
 from unet_factory_courier.dispatcher import Dispatcher
 from unet_factory_courier.tasks import DeliveryTasks

@@ -23,11 +23,11 @@ from tests.fixtures.settings import FactorySettings
 from tests.fixtures.webhook_receiver import receiving
 from tests.system.orthanc import AE_TITLE, Orthanc, needs_orthanc
 from tests.system.processes import free_port
+from unet_factory.destinations import Destinations, DicomWeb, Dimse
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState, PacsSeries
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory.platform.destinations import Destinations, DicomWeb, Dimse
 from unet_factory.volume import read_header
 from unet_factory_courier import dicomweb, dimse
 from unet_factory_courier.courier_role import quiet_libraries

@@ -9,8 +9,8 @@ from tests.courier.conftest import Configure, Submit, webhooks
 from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.webhook_receiver import SECRET, receiving
+from unet_factory.destinations import Destinations
 from unet_factory.jobs.store import JobStore
-from unet_factory.platform.destinations import Destinations
 from unet_factory_courier.webhook import WebhookSender
 
 GUIDE = (PROJECT / "docs/guide/pacs.md").read_text()

@@ -15,13 +15,13 @@ from tests.courier.conftest import Configure, Finish, Run, Submit, webhooks, wor
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.webhook_receiver import receiving
 from tests.system.processes import until
+from unet_factory.destinations import Destinations
+from unet_factory.destinations.callback_rules import Address
 from unet_factory.domain.errors import DestinationsInvalid
 from unet_factory.domain.jobs import Delivery, DeliveryKind, DeliveryState, JobState
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.keys import delivery_queue
 from unet_factory.jobs.store import JobStore
-from unet_factory.platform.callback_rules import Address
-from unet_factory.platform.destinations import Destinations
 from unet_factory_courier.courier_role import check_secrets, quiet_libraries
 from unet_factory_courier.outcomes import GiveUp
 from unet_factory_courier.webhook import WebhookSender, judged_addresses

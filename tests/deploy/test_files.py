@@ -11,8 +11,8 @@ from pydicom import Dataset
 from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.system.orthanc import with_defaults
+from unet_factory.destinations import Destinations
 from unet_factory.platform import metrics
-from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
 from unet_factory_cli.own_key import API_KEY_FILE

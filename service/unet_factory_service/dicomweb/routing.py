@@ -20,11 +20,11 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydicom import Dataset
 
+from unet_factory.destinations import Destinations
 from unet_factory.domain.conditions import snap_conditions
 from unet_factory.domain.errors import FactoryError, RoutingInvalid
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.segmentation_parameters import SERIES_REFERENCE, Names, SegmentationParameters
-from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_service.segmentations.planned_deliveries import planned_deliveries
 

@@ -1,8 +1,8 @@
 """What couriers are to do for a job, planned when it is submitted: all that can be refused is refused then."""
 
+from unet_factory.destinations import Destinations
 from unet_factory.domain.jobs import Delivery, DeliveryKind, PacsSeries
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
-from unet_factory.platform.destinations import Destinations
 from unet_factory_service.errors import NotSupported
 
 

@@ -8,9 +8,9 @@ import pytest
 from fastapi import Request
 from pydicom import Dataset
 
+from unet_factory.destinations import Destinations
 from unet_factory.domain.errors import MalformedRequest, RoutingInvalid
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
-from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_service.dicomweb.dicom_json import dicom_json
 from unet_factory_service.dicomweb.matching import Search

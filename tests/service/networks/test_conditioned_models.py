@@ -11,13 +11,13 @@ from redis import Redis
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
+from unet_factory.destinations import Destinations
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.errors import RoutingInvalid
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint, standalone_bytes
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.platform.destinations import Destinations
 from unet_factory.platform.manifest_file import read_standalone_manifest
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_client import FactoryClient, FactoryProblem, SegmentationParameters

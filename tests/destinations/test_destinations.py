@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from unet_factory.destinations import Destinations
 from unet_factory.domain.errors import DestinationsInvalid, DestinationUnknown
 from unet_factory.domain.jobs import DeliveryKind
-from unet_factory.platform.destinations import Destinations
 
 GOOD: dict[str, Any] = {
     "pacs": {

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unet_factory.destinations.callback_rules import CallbackRules, host_pattern, network
 from unet_factory.domain.errors import CallbackRefused
-from unet_factory.platform.callback_rules import CallbackRules, host_pattern, network
 
 RULES = CallbackRules(
     hosts=("hooks.example.org", "*.hospital.example"),

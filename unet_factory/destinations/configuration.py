@@ -12,10 +12,10 @@ from typing import Annotated, Self
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from unet_factory.destinations.callback_rules import CallbackRules, Networks, host_pattern, network, scheme
 from unet_factory.domain.errors import DestinationsInvalid, DestinationUnknown
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.jobs import DeliveryKind
-from unet_factory.platform.callback_rules import CallbackRules, Networks, host_pattern, network, scheme
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
