@@ -1,5 +1,6 @@
 """The real gateway on a free port, and the real work of a worker in a thread of the test process."""
 
+import logging
 import socket
 import subprocess
 import threading
@@ -142,7 +143,10 @@ def worker(settings: FactorySettings, worker_present: None) -> Iterator[None]:
         context.factory.publish(GenerationRequest.model_validate_json(request_json))
 
     options: dict[str, Any] = {"queues": [WEIGHTS_QUEUE, SEGMENT_QUEUE], "pool": "solo", "perform_ping_check": False}
+    root = logging.getLogger()
+    level = root.level
     with start_worker(app, loglevel="ERROR", shutdown_timeout=10, **options):
+        root.setLevel(level)  # Celery changed it, and later tests read the log
         yield
 
 
