@@ -37,6 +37,11 @@ class Results(NamedTuple):
         return self.output.suffix != _DICOM
 
     @property
+    def preview(self) -> Path:
+        """Beside the output: scan.nii.gz has scan.preview.png."""
+        return self.output.with_name(f"{self.output.name.partition('.')[0]}.preview.png")
+
+    @property
     def implied(self) -> dict[str, str]:
         """The parameters that follow from the files: naming a type has a scan without DICOM results refused at once."""
         wanted: dict[str, str] = {"output": _format_of(self.output)} if self.has_labelmap else {}
@@ -70,6 +75,8 @@ def segment(at: "Address", scan: Path | None, results: Results, parameters: Segm
             client.delete(job.id)
             raise CommandFailed("interrupted; the job was cancelled") from None
         results.save(client, job)
+        if parameters.preview:
+            say(f"preview: {client.preview(job.id, results.preview)}")
     _report(job, results.output)
 
 

@@ -1,4 +1,4 @@
-"""A small typed client of the U-Net factory's HTTP interface; needs neither torch nor the service's own packages."""
+"""A small typed client of the U-Net factory's HTTP interface; needs neither torch nor the gateway's packages."""
 
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.segmentation_parameters import SegmentationParameters

@@ -23,7 +23,7 @@ DESTINATIONS = {
     "pacs": {"main": {"dicomweb": {"url": "http://127.0.0.1:9"}}},
     "webhooks": {"allow": ["hooks.example.org"], "secrets": [{"env": "NOT_KNOWN_TO_THE_GATEWAY"}]},
 }
-ASKED = {"model": "tiny", "working_spacing": "2,2,2.5", "outside": "extrapolate", "output": "nrrd"}
+ASKED = {"model": "tiny", "preview": "true", "working_spacing": "2,2,2.5", "outside": "extrapolate", "output": "nrrd"}
 ARCHIVED = {
     **{"pacs": "main", "study_uid": "1.2.840.99", "series_uid": "1.2.840.99.1", "send_to": "main"},
     **{"callback_url": "https://hooks.example.org/x", "seg_type": "labelmap"},
@@ -60,13 +60,16 @@ def test_form_client_and_command_line_ask_the_same(
         job = client.submit(scan, SegmentationParameters.from_texts(ASKED))
     assert request_of(redis, job.id) == asked
     before = jobs_of(redis)
-    options = [f"--{name.replace('_', '-')}={text}" for name, text in ASKED.items() if name != "output"]
-    command = ["segment", str(scan), "-o", str(tmp_path / "x.nrrd"), "--url", gateway.url, *options]
+    options = [
+        f"--{name.replace('_', '-')}={text}" for name, text in ASKED.items() if name not in ("output", "preview")
+    ]
+    command = ["segment", str(scan), "--preview", "-o", str(tmp_path / "x.nrrd"), "--url", gateway.url, *options]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     (job_id,) = jobs_of(redis) - before
     assert request_of(redis, job_id) == asked
     assert (tmp_path / "x.nrrd").read_bytes().startswith(b"NRRD")
+    assert (tmp_path / "x.preview.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_client_can_ask_for_a_series_in_an_archive(connected: Gateway, redis: Redis) -> None:
