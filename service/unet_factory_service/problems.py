@@ -142,6 +142,11 @@ async def _on_redis_error(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, _AWAY):
         log.error("Redis refused a command: %s", error)
         return unexpected_response()
+    if isinstance(error, redis_errors.OutOfMemoryError):
+        log.error("the job store is full: a request was refused")
+        return error_response(
+            gateway_errors.NotReady("the job store is full; delete finished jobs, or try again later")
+        )
     log.warning("Redis is away: %s", type(error).__name__)
     return error_response(gateway_errors.NotReady("the store for jobs and networks cannot be used now; try again"))
 

@@ -104,6 +104,9 @@ _CONFIGURATION: dict[str, Any] = {
     "accept_content": ["json"],
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # A full job store refuses Celery's own notes too. The worker connects again until there is room; a message that is
+    # lost meanwhile is sent again by maintenance.
+    "broker_channel_error_retry": True,
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_enable_remote_control": False,
     "worker_send_task_events": False,

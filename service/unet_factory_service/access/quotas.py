@@ -1,14 +1,18 @@
 """How much one API key may ask for: requests in a minute, jobs at a time."""
 
+import logging
 import math
 import time
 from typing import Any
 
 from redis import Redis
+from redis.exceptions import OutOfMemoryError
 
 from unet_factory.platform.api_keys import ApiKey
 from unet_factory_service.errors import QuotaExceeded
 from unet_factory_service.settings import GatewaySettings
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "quota"
 
@@ -21,7 +25,7 @@ class RequestQuota:
         self._limiter: Any = None
 
     def take(self, key: ApiKey) -> None:
-        """Count one request.
+        """Count one request. Without room to count it, it is let through: it may be the one that frees room.
 
         Raises:
             QuotaExceeded: it says when the next one may come.
@@ -32,7 +36,12 @@ class RequestQuota:
         from limits import RateLimitItemPerMinute  # an eighth of the gateway's start, of use to none without keys
 
         item = RateLimitItemPerMinute(allowed)
-        if not self._window.hit(item, key.id):
+        try:
+            counted = self._window.hit(item, key.id)
+        except OutOfMemoryError:
+            log.warning("a request goes uncounted: the job store is full")
+            return
+        if not counted:
             raise _too_many(allowed, self._window.get_window_stats(item, key.id).reset_time)
 
     @property
