@@ -64,9 +64,13 @@ class ModelRegistry:
         dropped in changes nothing for those who name none.
 
         Raises:
+            CheckpointInvalid: there are files, and none of them can be used.
             ModelUnknown: the named default is not there.
         """
         registry = cls(folder, default)
+        models, refused = registry._look()
+        if refused and not models:
+            raise CheckpointInvalid("; ".join(refused.values()))
         if registry._named_default:
             registry.get()
         return registry
