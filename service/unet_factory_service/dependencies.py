@@ -15,6 +15,7 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.keys import events_channel
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import Maintenance, run_maintenance
+from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.queue import JobQueue
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
@@ -42,6 +43,7 @@ class GatewayContext:
     jobs: JobStore
     lifecycle: JobLifecycle
     cache: WeightCache
+    orders: NetworkOrders
     blobs: BlobStore
     queue: JobQueue
     wakeups: Wakeups
@@ -75,6 +77,7 @@ class GatewayContext:
             jobs=jobs,
             lifecycle=JobLifecycle(redis, blobs),
             cache=WeightCache(Redis.from_url(settings.weights_url)),
+            orders=NetworkOrders(redis),
             blobs=blobs,
             queue=JobQueue(settings.broker_url),
             wakeups=Wakeups(),

@@ -37,7 +37,17 @@ class GatewaySettings(Settings):
     key_jobs_in_flight: int = Field(
         default=200, ge=0, description="Unfinished jobs of a key that has no limit of its own; 0: any number."
     )
-
+    max_ordered_networks: int = Field(
+        default=128, ge=0, description="Networks that may wait to be made; beyond it callers get 429; 0: any number."
+    )
+    key_ordered_networks: int = Field(
+        default=32, ge=0, description="Networks that may wait to be made for one key; 0: any number."
+    )
+    key_cached_networks: int = Field(
+        default=50,
+        ge=0,
+        description="Networks that one key ordered and that are kept; beyond it its oldest are dropped; 0: any number.",
+    )
     allowed_hosts: str = Field(
         default="",
         description="Names, separated by commas, that a gateway without API keys answers to, besides addresses, names "

@@ -14,7 +14,7 @@ from tests.fixtures.settings import FactorySettings
 from tests.system.processes import alive, until
 from tests.system.worker_process import Bench, WorkerProcess
 from unet_factory.domain.errors import JobExpired
-from unet_factory.domain.jobs import JobState
+from unet_factory.domain.jobs import WEIGHTS_QUEUE, JobState
 from unet_factory.jobs.presence import present
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
@@ -153,6 +153,17 @@ def test_a_network_is_made_before_queued_scans(bench: Bench, workers: Workers) -
     assert not bench.jobs.get(queued).state.final
     bench.lifecycle.cancel(queued)
     assert until(lambda: bench.ended(last)).state is JobState.SUCCEEDED
+
+
+def test_a_flood_of_orders_does_not_keep_a_scan_waiting(bench: Bench, workers: Workers) -> None:
+    workers.get()
+    running = bench.submit(LONG)
+    until(lambda: bench.started(running))
+    flood = [bench.order_network((1000, 1000, 500 + 50 * (n % 60))) for n in range(400)]
+    waiting = bench.submit(SHORT)
+    assert until(lambda: bench.ended(waiting)).state is JobState.SUCCEEDED
+    assert bench.redis.llen(WEIGHTS_QUEUE) > len(flood) // 2
+    until(lambda: bench.redis.llen(WEIGHTS_QUEUE) == 0)
 
 
 def test_lost_messages_are_sent_again(bench: Bench, workers: Workers) -> None:

@@ -10,6 +10,7 @@ from redis import Redis
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
 from unet_factory.model.unet import UNet
 from unet_factory.platform.weight_cache import WeightCache, weight_key
@@ -25,7 +26,8 @@ def cache(redis: Redis) -> WeightCache:
 
 
 def factory_of(checkpoint: Checkpoint, cache: WeightCache, capacity: int = 2) -> WeightFactory:
-    return WeightFactory(lambda *_: checkpoint, cache, torch.device("cpu"), capacity)
+    orders = NetworkOrders(cache._redis)
+    return WeightFactory(lambda *_: checkpoint, cache, orders, torch.device("cpu"), capacity)
 
 
 def test_made_once_then_found_on_the_device_and_in_redis(checkpoint: Checkpoint, cache: WeightCache) -> None:

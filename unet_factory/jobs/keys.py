@@ -11,6 +11,8 @@
 | ``jobs:of:OWNER`` | sorted set | the owner's jobs that have not ended |
 | ``jobs:purged`` | string | set by a purge, until the server has dropped the past from its own files |
 | ``idempotency:KEY`` | string | fingerprint and job of the request that was first sent with the key |
+| ``networks:being-made`` | hash | networks that were ordered, by their key: until when that counts, and whose order |
+| ``networks:of:OWNER`` | sorted set | the networks that the owner ordered, by when |
 | ``dicom:results`` | hash | jobs whose scan was DICOM, with a digest of their study; the gateway fills it |
 | ``outbox:due:KIND:DESTINATION`` | sorted set | deliveries, by the time of their next attempt |
 | ``outbox:queues`` | set | those of the above that may hold something |

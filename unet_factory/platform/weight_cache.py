@@ -1,6 +1,7 @@
 """Generated networks in Redis, keyed so that equal answers have equal keys; one generation for many askers."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +55,11 @@ class WeightCache:
             pipeline.execute()
         self._redis.publish(ready_channel(request), b"ready")
         return CachedWeights(blob, digest.hex())
+
+    def drop(self, keys: Sequence[str]) -> None:
+        """Forget the networks of these keys."""
+        if keys:
+            self._redis.unlink(*keys)
 
     def claim_generation(self, request: GenerationRequest) -> bool:
         """True for the one asker who is to have it generated; the claim ends by itself after a while."""

@@ -86,9 +86,8 @@ def generate(request_json: str) -> None:
 
 
 _CONFIGURATION: dict[str, Any] = {
-    # Weights first: somebody waits at GET /unet for a second's work, while queued scans take minutes anyway.
     "task_queues": (Queue(WEIGHTS_QUEUE), Queue(SEGMENT_QUEUE)),
-    "broker_transport_options": {"queue_order_strategy": "priority"},
+    "broker_transport_options": {"queue_order_strategy": "unet_factory_worker.turns:NetworksThenAScan"},
     "task_default_queue": SEGMENT_QUEUE,
     "worker_pool": "prefork",
     "worker_concurrency": 1,

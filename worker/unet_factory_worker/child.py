@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
@@ -71,7 +72,7 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
         blobs=blobs,
         cache=cache,
         models=models,
-        factory=WeightFactory(models.get, cache, device, settings.device_cache_networks),
+        factory=WeightFactory(models.get, cache, NetworkOrders(redis), device, settings.device_cache_networks),
     )
 
 

@@ -14,6 +14,7 @@ from unet_factory.domain.errors import FactoryError, OutOfMemory
 from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -35,9 +36,15 @@ class WeightFactory:
     """One per worker. ``checkpoint_of`` gives the checkpoint of a model's name and digest, on the device."""
 
     def __init__(
-        self, checkpoint_of: Callable[[str, str], Checkpoint], cache: WeightCache, device: torch.device, capacity: int
+        self,
+        checkpoint_of: Callable[[str, str], Checkpoint],
+        cache: WeightCache,
+        orders: NetworkOrders,
+        device: torch.device,
+        capacity: int,
     ) -> None:
-        self._checkpoint_of, self._cache, self._device, self._capacity = checkpoint_of, cache, device, capacity
+        self._checkpoint_of, self._cache, self._orders = checkpoint_of, cache, orders
+        self._device, self._capacity = device, capacity
         self._ready: OrderedDict[str, UNet] = OrderedDict()
 
     def checkpoint(self, model: str, digest: str) -> Checkpoint:
@@ -78,12 +85,12 @@ class WeightFactory:
         Raises nothing. A Redis that is away by then is logged; whoever waits orders it again.
         """
         problem = self._problem_of_publishing(request)
-        if problem is None:
-            return
         try:
-            self._cache.fail(request, problem.model_dump_json())
+            if problem is not None:
+                self._cache.fail(request, problem.model_dump_json())
+            self._orders.done(request)
         except RedisError as error:
-            log.warning("nobody can be told of a failed generation: %s", type(error).__name__)
+            log.warning("the end of a generation cannot be noted: %s", type(error).__name__)
 
     def forget_networks(self) -> None:
         """Free the device memory of all networks that nobody runs."""

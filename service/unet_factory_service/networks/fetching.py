@@ -6,19 +6,26 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GenerationRequest, Problem
+from unet_factory.jobs.network_orders import OrderLimits, Taken
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
 from unet_factory.platform.weight_cache import CachedWeights, ready_channel
 from unet_factory_service.dependencies import GatewayContext
-from unet_factory_service.errors import NotReady, StoredProblem
+from unet_factory_service.errors import NotReady, QueueFull, QuotaExceeded, StoredProblem
 from unet_factory_service.operations.workers import has_worker_for
 
+_RETRY_AFTER_S = 2
 
-async def fetch_network(gateway: GatewayContext, request: GenerationRequest, wait_s: float) -> CachedWeights | None:
+
+async def fetch_network(
+    gateway: GatewayContext, request: GenerationRequest, owner: str, wait_s: float
+) -> CachedWeights | None:
     """The network; None when it is still being made after ``wait_s``, or when the server is stopping.
 
     Raises:
         StoredProblem: a worker could not make it.
         NotReady: it is not in the cache, and no worker is there to make it.
+        QuotaExceeded: it is not in the cache, and as many as are allowed are being made for the owner.
+        QueueFull: as many as are allowed are being made in all.
     """
     deadline = time.monotonic() + wait_s
     network = await run_in_threadpool(gateway.cache.get, request)
@@ -27,14 +34,14 @@ async def fetch_network(gateway: GatewayContext, request: GenerationRequest, wai
         return network
     with gateway.wakeups.on(ready_channel(request)) as wakeup:
         while True:
-            network = await run_in_threadpool(_find_or_order, gateway, request)
+            network = await run_in_threadpool(_find_or_order, gateway, request, owner)
             remaining_s = deadline - time.monotonic()
             if network is not None or remaining_s <= 0 or gateway.wakeups.closing:
                 return network
             await wakeup.wait(remaining_s)
 
 
-def _find_or_order(gateway: GatewayContext, request: GenerationRequest) -> CachedWeights | None:
+def _find_or_order(gateway: GatewayContext, request: GenerationRequest, owner: str) -> CachedWeights | None:
     """Order it unless somebody has; again when that claim ended without an answer, as its worker may have died."""
     network = gateway.cache.get(request)
     if network is not None:
@@ -44,17 +51,34 @@ def _find_or_order(gateway: GatewayContext, request: GenerationRequest) -> Cache
         raise StoredProblem(Problem.model_validate_json(failure))
     if not has_worker_for(gateway, request.checkpoint_digest):
         raise NotReady("no worker with this model is running; try again")
-    return _order(gateway, request) if gateway.cache.claim_generation(request) else None
+    return _order(gateway, request, owner) if gateway.cache.claim_generation(request) else None
 
 
-def _order(gateway: GatewayContext, request: GenerationRequest) -> CachedWeights | None:
+def _order(gateway: GatewayContext, request: GenerationRequest, owner: str) -> CachedWeights | None:
     network = gateway.cache.get(request)  # it may have been finished between the look and the claim
     if network is not None:
         gateway.cache.abandon_generation(request)
         return network
     try:
+        _take_place(gateway, request, owner)
         gateway.queue.send_generation(request)
-    except QueueUnavailable:
+    except (QueueUnavailable, QuotaExceeded, QueueFull):
         gateway.cache.abandon_generation(request)
         raise
     return None
+
+
+def _take_place(gateway: GatewayContext, request: GenerationRequest, owner: str) -> None:
+    settings = gateway.settings
+    limits = OrderLimits(settings.key_ordered_networks, settings.max_ordered_networks, settings.key_cached_networks)
+    taken = gateway.orders.take(request, owner, limits)
+    if taken is Taken.OWNER:
+        raise QuotaExceeded(
+            f"{limits.owner} networks are being made for this API key, more are not allowed at a time; try again",
+            quota="networks-in-the-making",
+            limit=limits.owner,
+            retry_after_s=_RETRY_AFTER_S,
+        )
+    if taken is Taken.ALL:
+        raise QueueFull(f"{limits.in_all} networks are being made, more are not allowed", allowed=limits.in_all)
+    gateway.cache.drop(taken)

@@ -20,6 +20,7 @@ from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingMm, parse_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
+from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import UNET_RESPONSES, problems
@@ -131,12 +132,13 @@ class NetworkChoice:
     operation_id="get_unet",
     summary="Fetch the standalone network for a voxel spacing",
     response_class=Response,
-    responses=UNET_RESPONSES | problems(400, 404, 416, 422, 500, 503),
+    responses=UNET_RESPONSES | problems(400, 404, 416, 422, 429, 500, 503),
 )
 async def get_unet(
     request: Request,
     query: Annotated[UnetQuery, Query()],
     gateway: GatewayDependency,
+    caller: CallerDependency,
     prefer: Annotated[list[str] | None, Header(description="`wait=N` seconds, or `respond-async`")] = None,
 ) -> Response:
     """Answers from the cache, else has a worker make the network and waits for it (30 s unless preferred otherwise).
@@ -146,7 +148,7 @@ async def get_unet(
     _refuse_repeated_parameters(request)
     choice = NetworkChoice.of(query, gateway.registry)
     preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=gateway.settings.max_wait_s)
-    network = await fetch_network(gateway, choice.generation, preference.wait_s)
+    network = await fetch_network(gateway, choice.generation, caller.owner, preference.wait_s)
     headers = choice.headers | preference.headers
     if network is None:
         return _come_back(request, headers)
