@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 from unet_factory.destinations import DicomWeb
 from unet_factory.domain.errors import SeriesNotFound, VolumeTooLarge
 from unet_factory.domain.jobs import PacsSeries
+from unet_factory_courier.deadline import NotingAdapter, deadline
 from unet_factory_courier.outcomes import GiveUp, TryAgain, check_status
 
 _WHOLE = 2**40  # one piece: not every archive takes a chunked request
@@ -162,8 +163,16 @@ def _codes(reasons: list[int | None]) -> str:
 def _client(
     archive: DicomWeb, chunk_bytes: int, on_answer: Callable[[requests.Response], None] = lambda _: None
 ) -> Iterator[DICOMwebClient]:
-    """Without retries of its own: waiting is the deliveries's. A redirect is refused: it would get the credentials."""
-    with requests.Session() as session:
+    """For one attempt, which ``deadline_s`` bounds. A redirect is refused: it would get the credentials.
+
+    It does not retry: waiting is for the deliveries.
+
+    Raises:
+        TryAgain: the attempt took too long.
+    """
+    with deadline(archive.deadline_s) as note, requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, NotingAdapter(note))
         session.trust_env = False
         session.max_redirects = 0
         session.verify = True if archive.ca_file is None else str(archive.ca_file)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pydicom import Dataset, dcmread
 from pydicom.uid import ImplicitVRLittleEndian
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 
 from unet_factory.destinations import Dimse, DimseTls
+from unet_factory_courier.deadline import Note, deadline
 from unet_factory_courier.outcomes import GiveUp, TryAgain
 
 _SUCCESS = 0x0000
@@ -24,21 +25,28 @@ def store(archive: Dimse, files: Sequence[Path]) -> None:
     """Store instances over one association. Storing them again is harmless: their UIDs stay the same.
 
     Raises:
-        TryAgain: no association, or it broke, or the archive could not take an instance now.
+        TryAgain: no association, or it broke or took too long, or the archive could not take an instance now.
         GiveUp: it refuses one for good.
     """
     datasets = [dcmread(file) for file in files]
-    association = _associate(archive, datasets)
-    try:
-        for dataset in datasets:
-            _store(association, dataset)
-    finally:
-        if association.is_established:
-            association.release()
+    with deadline(archive.deadline_s) as note:
+        association = _associate(archive, datasets, note)
+        try:
+            for dataset in datasets:
+                _store(association, dataset)
+        finally:
+            if association.is_established:
+                association.release()
 
 
-def _associate(archive: Dimse, datasets: Sequence[Dataset]) -> Association:
+def _associate(archive: Dimse, datasets: Sequence[Dataset], note: Note) -> Association:
     """With a presentation context for each kind of instance as it is, and in the syntax that every archive takes."""
+
+    def opened(event: evt.Event) -> None:
+        transport = event.assoc.dul.socket
+        if transport is not None and transport.socket is not None:
+            note(transport.socket)
+
     entity = AE(ae_title=archive.calling_aet)
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = archive.timeout_s
     entity.network_timeout = archive.timeout_s
@@ -47,7 +55,13 @@ def _associate(archive: Dimse, datasets: Sequence[Dataset]) -> Association:
     for sop_class, syntax in sorted(offered):
         entity.add_requested_context(sop_class, syntax)
     tls = None if archive.tls is None else (_tls_context(archive.tls), archive.host)
-    association = entity.associate(archive.host, archive.port, ae_title=archive.called_aet, tls_args=tls)
+    association = entity.associate(
+        archive.host,
+        archive.port,
+        ae_title=archive.called_aet,
+        tls_args=tls,
+        evt_handlers=[(evt.EVT_CONN_OPEN, opened)],
+    )
     if association.is_established:
         return association
     if association.rejected_contexts and not association.accepted_contexts:

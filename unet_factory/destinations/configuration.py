@@ -72,7 +72,8 @@ class DicomWeb(Frozen):
     stow_prefix: str | None = None
     auth: DicomWebAuth | None = None
     ca_file: Path | None = Field(default=None, description="PEM; the system's authorities when absent")
-    timeout_s: float = Field(default=60.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0, description="for each step: a connection, a read, an answer")
+    deadline_s: float = Field(default=1800.0, gt=0, description="for a whole exchange, however slowly it proceeds")
 
 
 class DimseTls(Frozen):
@@ -94,7 +95,8 @@ class Dimse(Frozen):
     called_aet: AeTitle
     calling_aet: AeTitle = "UNETFACTORY"
     tls: DimseTls | None = None
-    timeout_s: float = Field(default=60.0, gt=0)
+    timeout_s: float = Field(default=60.0, gt=0, description="for each step: a connection, a read, an answer")
+    deadline_s: float = Field(default=1800.0, gt=0, description="for a whole exchange, however slowly it proceeds")
 
 
 class Pacs(Frozen):
