@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -12,11 +13,12 @@ from fastapi import Depends, FastAPI
 import unet_factory
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.audit import open_trail
-from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.logs import OncePerMinute, configure_logging
 from unet_factory.platform.signs_of_life import give_signs
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
 from unet_factory_service.access.origins import HostsAndOrigins
+from unet_factory_service.connections import BACKLOG, BoundedProtocol, ConnectionLimits, raise_descriptor_limit
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_routes
 from unet_factory_service.dicomweb.reception import receiving
@@ -35,6 +37,7 @@ from unet_factory_service.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 _STOPS_WITHIN_S = 20
+_LOGS_THAT_PEERS_FILL = ("asyncio", "uvicorn.error", "unet_factory_service.connections")
 _ROUTERS = (
     *(unet_routes.router, segmentation_routes.router, dicom_result_routes.router),
     *(delivery_routes.router, model_routes.router),
@@ -89,6 +92,9 @@ def create_app(settings: GatewaySettings) -> FastAPI:
 def run(settings: GatewaySettings, host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve until SIGTERM or SIGINT; streams and waiting requests are answered before the end."""
     configure_logging(settings.log_format)
+    for name in _LOGS_THAT_PEERS_FILL:
+        logging.getLogger(name).addFilter(OncePerMinute())
+    raise_descriptor_limit()
     open_trail(settings.audit_log)
     GatewayServer(create_app(with_access_decided(settings, host)), host=host, port=port).run()
 
@@ -105,9 +111,13 @@ class GatewayServer(uvicorn.Server):
     """Tells the app's waiters that the server stops, before it waits for their answers."""
 
     def __init__(self, app: FastAPI, **options: Any) -> None:
+        protocol: Any = partial(BoundedProtocol, limits=ConnectionLimits.of(app.state.gateway.settings))
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol,
+                ws="none",
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=_STOPS_WITHIN_S,
                 access_log=False,
                 server_header=False,

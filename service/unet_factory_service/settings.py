@@ -62,8 +62,13 @@ class GatewaySettings(Settings):
         default="127.0.0.1,::1",
         description="Addresses and networks, separated by commas, whose `Forwarded` and `X-Forwarded-*` are believed.",
     )
+    max_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="Open connections; beyond it those that have waited longest without a request are ended.",
+    )
     stalled_after_s: float = Field(
-        default=20.0, gt=0, description="A request whose body does not come for so long is given up with 408."
+        default=20.0, gt=0, description="A request whose headers or body do not come for so long is given up with 408."
     )
 
     @field_validator("public_url")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 import time
 import traceback
@@ -50,6 +51,27 @@ class JsonFormatter(PlainFormatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+class OncePerMinute(logging.Filter):
+    """Lets a message through once in a while, with how often it was left out before; for what peers can provoke."""
+
+    def __init__(self, every_s: float = 60.0) -> None:
+        super().__init__()
+        self._every_s = every_s
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage().partition("\n")[0]
+        since, left_out = self._seen.get(text, (-math.inf, 0))
+        if record.created - since < self._every_s:
+            self._seen[text] = since, left_out + 1
+            return False
+        self._seen = {known: value for known, value in self._seen.items() if record.created - value[0] < self._every_s}
+        self._seen[text] = record.created, 0
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} ({left_out} times more since the last line)", None
+        return True
 
 
 def _log_warning(
