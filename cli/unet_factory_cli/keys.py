@@ -15,6 +15,7 @@ from rich.table import Column, Table
 
 from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
 from unet_factory.platform.atomic_files import whole_file
+from unet_factory.platform.private_files import make_private, owner_only
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user
@@ -53,6 +54,7 @@ def create(
         raise CommandFailed(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
     with _store(data_dir) as keys:
         if secret_file and _holds(keys, secret_file, name, wanted):
+            make_private(secret_file)
             say(f"the key for {name} in {secret_file} is valid; it is kept")
             return
         key, token = keys.create(
@@ -105,7 +107,7 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
         elif _answers(EmbeddedServer.url_in(jobs_folder(data_dir))):
             yield KeyStore(Redis.from_url(EmbeddedServer.url_in(jobs_folder(data_dir))))
         else:
-            with sole_user(data_dir):
+            with owner_only(), sole_user(data_dir):
                 server = EmbeddedServer.start(jobs_folder(data_dir), JOBS_OPTIONS)
                 try:
                     yield KeyStore(Redis.from_url(server.redis_url))

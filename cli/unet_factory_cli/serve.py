@@ -2,25 +2,26 @@
 
 import fcntl
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.private_files import OWNER_ONLY, make_private, owner_only
 from unet_factory.platform.settings import Settings
+from unet_factory_cli.disk_reserve import DiskReserve
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
+from unet_factory_cli.runtime_folder import runtime_folder
 from unet_factory_cli.settings import read_settings
 from unet_factory_cli.signs_of_life import SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
@@ -31,6 +32,8 @@ READY_TIMEOUT_S = 180.0
 
 REDIS_URL = "UNET_FACTORY_REDIS_URL"
 
+_CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics"}  # of a data folder; metrics: of earlier versions
+
 _TEND_EVERY_S = 0.2
 _GATEWAY_PATIENCE_S = 4.0
 _WORKER_GRACE_S = 3.0  # for the job in hand; one that takes longer is taken up again by its lease
@@ -40,7 +43,7 @@ _SERVER_PATIENCE_S = 4.0
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """``data_dir`` holds everything that lasts: the jobs, their files, the cache's and the metrics' folders."""
+    """``data_dir`` holds everything that lasts: the jobs and their files."""
 
     host: str
     port: int
@@ -64,12 +67,13 @@ def serve(options: ServeOptions) -> None:
     _check_models(options.models_dir)
     _check_port(options)
     with (
+        owner_only(),
         sole_user(options.data_dir),
         _stop_signals() as stop,
         Watchdog() as watchdog,
-        tempfile.TemporaryDirectory(prefix="unet-factory-") as sockets,
+        runtime_folder(options.data_dir) as runtime,
     ):
-        supervisor = Supervisor(_stages(options, Path(sockets)), watchdog, say)
+        supervisor = Supervisor(_stages(options, runtime), watchdog, say)
         try:
             supervisor.start()
             say(f"starting at {options.url} (data in {options.data_dir})")
@@ -85,9 +89,12 @@ def serve(options: ServeOptions) -> None:
 def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -> None:
     deadline = time.monotonic() + READY_TIMEOUT_S
     ready = False
+    reserve = DiskReserve(jobs_folder(options.data_dir)) if _has_own_servers() else None
     with FactoryClient(options.url) as client:
         while not stop.wait(_TEND_EVERY_S):
             supervisor.tend()
+            if reserve is not None:
+                reserve.hold()
             if ready:
                 continue
             ready = client.ready()
@@ -105,10 +112,10 @@ def _say_how_to_get_in(options: ServeOptions) -> None:
         say(f"API keys are required; make one by: unet-factory keys create NAME --scope segment{where}")
 
 
-def _stages(options: ServeOptions, sockets: Path) -> list[list[Component]]:
+def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
     """What runs, in the order of starting; servers of our own only where the operator names none."""
     silence_s = read_settings(Settings).silence_s
-    environment = _environment(options)
+    environment = _environment(options, runtime)
     servers: list[Component] = []
     if _has_own_servers():
         jobs, cache = _server_folders(options)
@@ -117,7 +124,7 @@ def _stages(options: ServeOptions, sockets: Path) -> list[list[Component]]:
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
 
     def role(name: str, patience_s: float, *arguments: str, socket_name: str = "") -> Component:
-        signs = SignsOfLife(sockets / (socket_name or name), silence_s)
+        signs = SignsOfLife(runtime / (socket_name or name), silence_s)
         return _program(name, [name, *arguments], environment, patience_s, signs)
 
     return [
@@ -148,18 +155,17 @@ def jobs_folder(data_dir: Path) -> Path:
     return data_dir / "jobs"
 
 
-def _environment(options: ServeOptions) -> dict[str, str]:
-    """What the roles read. Files of the operator's choice stay; metrics of an earlier run are swept away."""
-    metrics = options.data_dir / "metrics"
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir(parents=True)
+def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:
+    """What the roles read; files of the operator's choice stay."""
+    metrics = runtime / "metrics"
+    metrics.mkdir()
     environment = {
         "UNET_FACTORY_BLOB_URL": (options.data_dir.resolve() / "blobs").as_uri(),
         "UNET_FACTORY_AUDIT_LOG": str(options.data_dir.resolve() / "audit.log"),
         **os.environ,
         "UNET_FACTORY_MODELS_DIR": str(options.models_dir.resolve()),
         "UNET_FACTORY_STOP_GRACE_S": str(_WORKER_GRACE_S),
-        "PROMETHEUS_MULTIPROC_DIR": str(metrics.resolve()),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics),
     }
     if options.workers > 1:
         environment.setdefault("UNET_FACTORY_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
@@ -213,8 +219,12 @@ def _check_port(options: ServeOptions) -> None:
 def sole_user(data_dir: Path) -> Iterator[None]:
     """Hold the data folder; the kernel lets go of it when this process ends, however it ends."""
     try:
-        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (data_dir / "lock").open("a+")
+        data_dir.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY)
+        if {path.name for path in data_dir.iterdir()} <= _CONTENTS:  # else it is not ours alone to close
+            make_private(data_dir)
+        for name in _CONTENTS:
+            make_private(data_dir / name)
+        file = (data_dir / "lock").open("a+b", buffering=0)
     except OSError as error:
         raise CommandFailed(f"the data folder {data_dir} cannot be used: {error.strerror}") from error
     with file:
@@ -222,13 +232,13 @@ def sole_user(data_dir: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode().strip() or "unknown"
             raise CommandFailed(
                 f"{data_dir} is in use by another serve (process {holder}); choose another --data-dir"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+        with suppress(OSError):  # on a full disk the lock holds, and only does not say whose it is
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
         yield
 
 

@@ -44,7 +44,7 @@ def run(settings: CourierSettings) -> None:
     check_secrets(destinations)
     redis = Redis.from_url(settings.redis_url)
     deliveries = DeliveryStore(redis)
-    blobs = BlobStore(settings.blob_url)
+    blobs = BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
     tasks = DeliveryTasks(settings, destinations, JobStore(redis), JobLifecycle(redis, blobs), blobs)
     attempts = Attempts(deliveries, tasks, JobQueue(settings.broker_url).send_segmentation)
     dispatcher = Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination)

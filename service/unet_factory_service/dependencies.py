@@ -68,7 +68,7 @@ class GatewayContext:
         """
         redis = Redis.from_url(settings.redis_url)
         registry = ModelRegistry.scan(settings.models_dir, settings.default_model)
-        jobs, blobs = JobStore(redis), BlobStore(settings.blob_url)
+        jobs, blobs = JobStore(redis), BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
         destinations = Destinations.load(settings.destinations)
         return cls(
             settings=settings,
@@ -90,6 +90,14 @@ class GatewayContext:
             quota=RequestQuota(redis, settings),
             checking=Checking(),
         )
+
+    def check_room(self, wanted_bytes: int) -> None:
+        """Refuse an upload before the disk is full; room to pack the received series that wait is kept, too.
+
+        Raises:
+            StorageFull: there is no room for so many bytes more.
+        """
+        self.blobs.check_room(wanted_bytes + self.received.waiting_bytes())
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

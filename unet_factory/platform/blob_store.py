@@ -17,6 +17,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
+from unet_factory.platform.free_space import FreeSpace
+from unet_factory.platform.private_files import OWNER_ONLY, make_private
 
 _JOBS = "jobs"
 _SCRATCH = "scratch"
@@ -26,12 +28,29 @@ _FULL = "there is no room left for uploads and results, try again later"
 class BlobStore:
     """Files of jobs. Local results are written beside their place and renamed, so nobody ever sees half a file."""
 
-    def __init__(self, url: str, collection: str = _JOBS) -> None:
+    def __init__(self, url: str, collection: str = _JOBS, *, min_free_bytes: int | None = None) -> None:
+        """``min_free_bytes`` is what a local store leaves free of its disk; None: by the size of the disk."""
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._collection = collection
+        self._free_space: FreeSpace | None = None
         if self._is_local:
-            Path(self._root).mkdir(mode=0o700, parents=True, exist_ok=True)  # scans are for nobody else's eyes
+            root = Path(self._root)
+            root.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)  # scans are for nobody else's eyes
+            make_private(root)
+            self._free_space = FreeSpace(root, min_free_bytes)
         self._fs.makedirs(f"{self._root}/{collection}", exist_ok=True)
+
+    def check_room(self, wanted_bytes: int, *, accepted: bool = False) -> None:
+        """Refuse bytes that would leave too little room on a local store's disk.
+
+        Args:
+            accepted: they belong to what was accepted before, which may use more of the disk than what is new.
+
+        Raises:
+            StorageFull: there is not enough room.
+        """
+        if self._free_space is not None:
+            self._free_space.check(wanted_bytes, accepted=accepted)
 
     def put(self, job_id: str, name: str, source: Path) -> None:
         """Move a local file into the store.
@@ -40,6 +59,7 @@ class BlobStore:
             StorageFull: there is no room for it; nothing stays behind.
         """
         target = self._path(job_id, name)
+        self.check_room(0, accepted=True)
         with storage_errors(_FULL):
             self._fs.makedirs(self._folder(job_id), exist_ok=True)
             if self._is_local:
@@ -48,6 +68,13 @@ class BlobStore:
             else:
                 self._fs.put_file(str(source), target)
                 source.unlink(missing_ok=True)
+
+    def size(self, job_id: str, name: str) -> int:
+        """Of a file, in bytes; 0 where there is none."""
+        try:
+            return int(self._fs.size(self._path(job_id, name)))
+        except FileNotFoundError:
+            return 0
 
     def remove(self, job_id: str, name: str) -> None:
         """One file of a job; no error when it is not there."""
@@ -79,7 +106,7 @@ class BlobStore:
         One that a killed process leaves behind goes with :meth:`purge_scratch`.
         """
         with storage_errors(_FULL):
-            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._scratch.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
             if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
                 raise RuntimeError(f"{self._scratch} belongs to somebody else; scans would be put into it")
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder:

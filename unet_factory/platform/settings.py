@@ -33,6 +33,12 @@ class Settings(BaseSettings):
     blob_url: str = Field(
         default="file:///tmp/unet-factory", description="Where uploads and results are kept: an fsspec URL."
     )
+    min_free_bytes: int | None = Field(
+        default=None,
+        ge=0,
+        description="What uploads leave free of the disk of a local `UNET_FACTORY_BLOB_URL` (507 beyond it), for the "
+        "jobs' journal and results; unset: 256 MiB, or a fifth of a disk that is smaller than 1.25 GiB.",
+    )
     models_dir: Path = Field(default=Path("models"), description="Folder of the models (`*.safetensors`).")
 
     max_upload_bytes: int = Field(default=2 * 2**30, description="Largest upload (2 GiB).")
@@ -81,7 +87,7 @@ class Settings(BaseSettings):
     metrics_host: str = Field(default="127.0.0.1", description="Address of a worker's or courier's own metrics.")
     log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` or `json`: a log line's form.")
 
-    @field_validator("upload_retention_s", mode="before")
+    @field_validator("upload_retention_s", "min_free_bytes", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value

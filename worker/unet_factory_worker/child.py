@@ -63,7 +63,10 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     if not models.current():
         raise ModelUnknown(f"there is no usable *.safetensors checkpoint in {settings.models_dir}")
     cache = WeightCache(Redis.from_url(settings.weights_url))
-    redis, blobs = Redis.from_url(settings.redis_url), BlobStore(settings.blob_url)
+    redis, blobs = (
+        Redis.from_url(settings.redis_url),
+        BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes),
+    )
     return WorkerContext(
         settings=settings,
         device=device,

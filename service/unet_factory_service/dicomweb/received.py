@@ -53,7 +53,7 @@ class ReceivedSeries:
     def __init__(self, redis: Redis, settings: GatewaySettings) -> None:
         self._redis = redis
         self._quiet_s, self._keep_s, self._lease_s = settings.series_quiet_s, settings.retention_s, settings.lease_s
-        self._blobs = BlobStore(settings.blob_url, "received")
+        self._blobs = BlobStore(settings.blob_url, "received", min_free_bytes=settings.min_free_bytes)
         self._unless_changed = redis.register_script(_UNLESS_CHANGED)
 
     def announce(self, series_ids: set[str], owner: str = "") -> None:
@@ -76,7 +76,18 @@ class ReceivedSeries:
         Raises:
             StorageFull: there is no room for it.
         """
-        self._blobs.put(series_id, f"{instance_id}.dcm", file)
+        name, size_bytes = f"{instance_id}.dcm", file.stat().st_size
+        grown_bytes = size_bytes - self._blobs.size(series_id, name)
+        self._blobs.put(series_id, name, file)
+        self._redis.hincrby(f"received:{series_id}", "bytes", grown_bytes)
+
+    def waiting_bytes(self) -> int:
+        """Of the series that are still to be looked at: packed as the input of a job each takes as much again."""
+        series_ids: Any = self._redis.zrange(_DUE, 0, -1)
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for raw in series_ids:
+                pipeline.hget(f"received:{raw.decode()}", "bytes")
+            return sum(int(size or 0) for size in pipeline.execute())
 
     @contextmanager
     def files(self, series_id: str) -> Iterator[list[Path]]:

@@ -127,6 +127,7 @@ class Reception:
         """The key holds until the job is recorded with the series: dying in between makes no second job."""
         key = storage_key(f"received:{series_id}:{submission.digest}:{submission.jobs}")
         caller = on_behalf_of(self._received.owner(series_id), self._gateway.keys, self._gateway.settings)
+        self._gateway.blobs.check_room(sum(file.stat().st_size for file in files), accepted=True)
         with self._gateway.blobs.scratch() as folder:
             scan = ReceivedScan(folder / "upload", submission.digest)
             pack_series(files, scan.file)

@@ -78,7 +78,7 @@ async def _store(request: Request, gateway: GatewayContext, caller: Caller, stud
     check_accepts(request, DICOM_JSON, "application/json")
     await run_in_threadpool(check_capacity, gateway, caller)
     with gateway.blobs.scratch() as folder:
-        files = await receive_dicom_parts(request, folder, gateway.settings.max_upload_bytes)
+        files = await receive_dicom_parts(request, folder, gateway.settings.max_upload_bytes, gateway.check_room)
         status, answer = await gateway.checking.run(caller.owner, _put_down, gateway, files, study_uid, caller.owner)
     return JSONResponse(answer, status, media_type=DICOM_JSON)
 

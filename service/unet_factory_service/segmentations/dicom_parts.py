@@ -9,27 +9,29 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
 from unet_factory.domain.errors import MalformedRequest, NotAVolume
-from unet_factory_service.segmentations.upload import check_announced_size, stream_into, too_large
+from unet_factory_service.segmentations.upload import CheckRoom, check_announced_size, stream_into, too_large
 
 MEDIA_TYPE = "multipart/related"
 MAX_PARTS = 20_000
 
 _PART_TYPE = b"application/dicom"
 _OVERHEAD_BYTES = 16 * 2**20  # boundaries and headers of that many parts
+_COPIES = 2  # the parts themselves, and the archive that they are packed into
 
 
-async def receive_dicom_parts(request: Request, folder: Path, max_bytes: int) -> list[Path]:
+async def receive_dicom_parts(request: Request, folder: Path, max_bytes: int, check_room: CheckRoom) -> list[Path]:
     """The parts of the body, in their order, as files in ``folder``; whether they are DICOM is not looked at.
 
     Raises:
         NotAVolume: another media type.
         MalformedRequest: a damaged body, or one without parts.
         VolumeTooLarge: the parts have, or the request announces, more than ``max_bytes``, or there are too many.
+        StorageFull: there is no room for them.
     """
     boundary = _boundary(request)
     check_announced_size(request, max_bytes, _OVERHEAD_BYTES)
     with _Parts(folder, boundary, max_bytes) as parts:
-        await stream_into(request, parts.write)
+        await stream_into(request, parts.write, check_room, copies=_COPIES)
         return parts.finish()
 
 

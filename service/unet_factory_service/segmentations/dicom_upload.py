@@ -10,7 +10,7 @@ from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.segmentation_parameters import NEVER_IN_A_URL, PARAMETERS
 from unet_factory.volume import VolumeLimits, sniff_format
 from unet_factory_service.segmentations.dicom_parts import MEDIA_TYPE, receive_dicom_parts
-from unet_factory_service.segmentations.upload import ReceivedForm, ReceivedScan
+from unet_factory_service.segmentations.upload import CheckRoom, ReceivedForm, ReceivedScan
 
 QUERY_FIELDS = tuple(name for name in PARAMETERS if name not in NEVER_IN_A_URL)
 
@@ -22,15 +22,15 @@ def is_dicom_body(request: Request) -> bool:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == MEDIA_TYPE
 
 
-async def receive_dicom_body(request: Request, folder: Path, max_bytes: int) -> ReceivedForm:
+async def receive_dicom_body(request: Request, folder: Path, max_bytes: int, check_room: CheckRoom) -> ReceivedForm:
     """The objects of a ``multipart/related`` body as one zip archive; the fields come from the URL's query.
 
     Raises:
         MalformedRequest: a damaged body, or a parameter in the URL that must not be there.
-        NotAVolume, VolumeTooLarge: as ``receive_dicom_parts``.
+        NotAVolume, VolumeTooLarge, StorageFull: as ``receive_dicom_parts``.
     """
     fields = _query_fields(request)
-    parts = await receive_dicom_parts(request, folder, max_bytes)
+    parts = await receive_dicom_parts(request, folder, max_bytes, check_room)
     return ReceivedForm(fields, await run_in_threadpool(_packed, parts, folder / "upload"))
 
 

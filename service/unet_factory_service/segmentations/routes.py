@@ -83,7 +83,7 @@ async def create_segmentation(
         )  # before the upload: a full queue should cost nobody one
     with gateway.blobs.scratch() as folder:
         receive = receive_dicom_body if is_dicom else receive_form
-        received = await receive(request, folder, gateway.settings.max_upload_bytes)
+        received = await receive(request, folder, gateway.settings.max_upload_bytes, gateway.check_room)
         parameters = read_form(received.fields)
         job = await gateway.checking.run(caller.owner, submit, gateway, parameters, received.scan, key, caller)
     request.state.job_ids = [job.id]

@@ -40,38 +40,66 @@ class ReceivedForm(NamedTuple):
     scan: ReceivedScan | None
 
 
-async def receive_form(request: Request, folder: Path, max_file_bytes: int) -> ReceivedForm:
+CheckRoom = Callable[[int], None]
+"""Raises StorageFull where so many bytes more find no room."""
+
+
+async def receive_form(request: Request, folder: Path, max_file_bytes: int, check_room: CheckRoom) -> ReceivedForm:
     """Read the request's body; raises as soon as it cannot become a good one.
 
     Raises:
         MalformedRequest: no multipart form, a damaged one, or not one with either a file or an archive.
         VolumeTooLarge: the file has, or the request announces, more than ``max_file_bytes``.
+        StorageFull: there is no room for it.
     """
     boundary = _boundary(request)
     check_announced_size(request, max_file_bytes, _OVERHEAD_BYTES)
     with (folder / "upload").open("wb") as file:
         receiver = _Receiver(file, boundary, max_file_bytes)
-        await stream_into(request, receiver.write)
+        await stream_into(request, receiver.write, check_room)
         fields, sha256 = receiver.finish()
     return ReceivedForm(fields, None if ARCHIVE_FIELD in fields else ReceivedScan(folder / "upload", sha256))
 
 
-async def stream_into(request: Request, write: Callable[[bytes], None]) -> None:
-    """Give the body to ``write`` in larger pieces, in a thread."""
+async def stream_into(
+    request: Request, write: Callable[[bytes], None], check_room: CheckRoom, *, copies: int = 1
+) -> None:
+    """Give the body to ``write`` in larger pieces, in a thread, as long as there is room.
+
+    Args:
+        copies: how often its bytes lie on the disk before the request, or what follows from it, is done.
+
+    Raises:
+        StorageFull: there is no room for what is announced, or for what comes.
+    """
+    received_bytes = 0
+
+    def take(data: bytes) -> None:
+        nonlocal received_bytes
+        check_room(copies * len(data) + (copies - 1) * received_bytes)
+        write(data)
+        received_bytes += len(data)
+
+    await run_in_threadpool(check_room, copies * _announced_bytes(request))
     buffered = bytearray()
     async for chunk in request.stream():
         buffered += chunk
         if len(buffered) >= _WRITE_BYTES:
-            await run_in_threadpool(write, bytes(buffered))
+            await run_in_threadpool(take, bytes(buffered))
             buffered.clear()
-    await run_in_threadpool(write, bytes(buffered))
+    await run_in_threadpool(take, bytes(buffered))
 
 
 def check_announced_size(request: Request, max_file_bytes: int, overhead_bytes: int) -> None:
     """Raise VolumeTooLarge, before anything is read, where the request announces more."""
+    announced = _announced_bytes(request)
+    if announced > max_file_bytes + overhead_bytes:
+        raise too_large(announced, max_file_bytes)
+
+
+def _announced_bytes(request: Request) -> int:
     announced = request.headers.get("Content-Length", "")
-    if announced.isdecimal() and int(announced[:19]) > max_file_bytes + overhead_bytes:
-        raise too_large(int(announced[:19]), max_file_bytes)
+    return int(announced[:19]) if announced.isdecimal() else 0
 
 
 def too_large(found: int, allowed: int) -> VolumeTooLarge:

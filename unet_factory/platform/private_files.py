@@ -1,0 +1,40 @@
+"""Files and folders for nobody else's eyes, also those that were there before with looser modes."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+OWNER_ONLY = 0o700
+
+
+def make_private(path: Path, *, recursive: bool = False) -> None:
+    """Take all rights to a file or folder from everybody but its owner; a link is left alone.
+
+    One that belongs to somebody else keeps its mode, which is logged.
+    """
+    inside = path.rglob("*") if recursive and path.is_dir() else ()
+    for one in (path, *inside):
+        if one.is_symlink():
+            continue
+        try:
+            mode = one.stat().st_mode & 0o777
+            if mode & ~OWNER_ONLY:
+                one.chmod(mode & OWNER_ONLY)
+        except FileNotFoundError:
+            continue  # gone in this moment
+        except PermissionError:
+            log.warning("%s belongs to somebody else and stays open to others (mode %o)", one, mode)
+
+
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """What this process, and those that it starts, make during the block is for nobody else."""
+    earlier = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(earlier)
