@@ -1,5 +1,6 @@
 """Shared fixtures: a real server for jobs and cache, a folder of small models, settings that point to both."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,3 +74,15 @@ def settings(redis_server: EmbeddedServer, redis: Redis, tiny_models: Path, tmp_
         lease_s=2.0,
         maintenance_interval_s=0.5,
     )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of half a megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if subprocess.run(mount, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

@@ -18,7 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 from unet_factory.platform.free_space import FreeSpace
-from unet_factory.platform.private_files import OWNER_ONLY, make_private
+from unet_factory.platform.private_files import OWNER_AND_GROUP, OWNER_ONLY, make_private
 
 _JOBS = "jobs"
 _SCRATCH = "scratch"
@@ -36,9 +36,10 @@ class BlobStore:
         if self._is_local:
             root = Path(self._root)
             root.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)  # scans are for nobody else's eyes
-            make_private(root)
             self._free_space = FreeSpace(root, min_free_bytes)
         self._fs.makedirs(f"{self._root}/{collection}", exist_ok=True)
+        if self._is_local:  # a group may have been let in on purpose, as where several users run roles
+            make_private(Path(self._root, collection), OWNER_AND_GROUP)
 
     def check_room(self, wanted_bytes: int, *, accepted: bool = False) -> None:
         """Refuse bytes that would leave too little room on a local store's disk.

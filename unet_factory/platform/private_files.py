@@ -9,10 +9,11 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 OWNER_ONLY = 0o700
+OWNER_AND_GROUP = 0o770
 
 
-def make_private(path: Path, *, recursive: bool = False) -> None:
-    """Take all rights to a file or folder from everybody but its owner; a link is left alone.
+def make_private(path: Path, allowed: int = OWNER_ONLY, *, recursive: bool = False) -> None:
+    """Take the rights beyond ``allowed`` to a file or folder from everybody; a link is left alone.
 
     One that belongs to somebody else keeps its mode, which is logged.
     """
@@ -22,8 +23,8 @@ def make_private(path: Path, *, recursive: bool = False) -> None:
             continue
         try:
             mode = one.stat().st_mode & 0o777
-            if mode & ~OWNER_ONLY:
-                one.chmod(mode & OWNER_ONLY)
+            if mode & ~allowed:
+                one.chmod(mode & allowed)
         except FileNotFoundError:
             continue  # gone in this moment
         except PermissionError:
