@@ -39,6 +39,9 @@ class SignsOfLife:
             self._heard_at = time.monotonic()
         return self._heard_at is not None and time.monotonic() - self._heard_at > self.silence_s
 
+    def close(self) -> None:
+        self._socket.close()
+
     def _hear(self) -> bool:
         heard = False
         while True:

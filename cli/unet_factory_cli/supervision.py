@@ -82,6 +82,9 @@ class Supervisor:
             deadline = time.monotonic() + max((component.patience_s for component, _ in running), default=0)
             for component, process in running:
                 self._await_end(component, process, deadline)
+        for component in self._components():
+            if component.signs is not None:
+                component.signs.close()
 
     def _await_end(self, component: Component, process: "subprocess.Popen[bytes]", deadline: float) -> None:
         try:

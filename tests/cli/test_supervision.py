@@ -13,6 +13,7 @@ import pytest
 from tests.system.processes import alive, until
 from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import Watchdog
+from unet_factory_cli.signs_of_life import SignsOfLife
 from unet_factory_cli.supervision import FIRST_PAUSE_S, Component, Supervisor
 
 PATIENCE_S = 0.5
@@ -34,6 +35,14 @@ with Watchdog() as watchdog:
     process = subprocess.Popen([sys.executable, "-c", sys.argv[1], sys.argv[2]], process_group=0)
     watchdog.guard(process)
     time.sleep(600)
+"""
+# gives signs until it is told to stop itself, as a hang looks from outside
+SIGNING = """
+import os, signal, sys, time
+from unet_factory.platform.signs_of_life import give_signs_in_background
+signal.signal(signal.SIGUSR1, lambda *_: os.kill(os.getpid(), signal.SIGSTOP))
+give_signs_in_background()
+time.sleep(600)
 """
 
 Supervise = Callable[..., Supervisor]
@@ -72,6 +81,27 @@ def test_what_dies_is_started_again_after_a_growing_pause(supervise: Supervise, 
     assert sleeper.process is None
     assert all(pause >= FIRST_PAUSE_S * 2**death for death, pause in enumerate(pauses))
     assert [line.split(";")[0] for line in said] == ["the sleeper was ended by SIGKILL"] * 3
+
+
+def test_what_falls_silent_is_killed_and_started_again(
+    supervise: Supervise, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before its first sign, however long it takes to start; and not while it gives signs."""
+    signs = SignsOfLife(tmp_path / "socket", silence_s=1.5)
+    for name, value in signs.environment.items():
+        monkeypatch.setenv(name, value)
+    signing = component("signer", SIGNING)
+    signing.signs = signs
+    supervisor = supervise(signing)
+    supervisor.start()
+    supervisor.ready()
+    first, began = pid_of(signing), time.monotonic()
+    tend_until(supervisor, lambda: time.monotonic() - began > 2 * signs.silence_s)
+    assert (pid_of(signing), said) == (first, [])
+    os.kill(first, signal.SIGUSR1)
+    tend_until(supervisor, lambda: pid_of(signing) not in (0, first))
+    supervisor.stop()
+    assert [line.split(";")[0] for line in said] == ["the signer gave no sign of life for 1.5 s and was killed"]
 
 
 def test_what_keeps_dying_before_all_was_ready_is_given_up(supervise: Supervise, said: list[str]) -> None:
