@@ -1,24 +1,31 @@
-"""One step against a second implementation: which weights, which loss, which average."""
+"""One step against a second implementation: which weights, which loss, which average, and what is saved of it."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch.func import functional_call
 from torch.nn import functional
 
-from unet_factory.model.checkpoint import load_checkpoint
+from unet_factory.domain.conditions import Condition
+from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.manifest import HypernetworkShape, Manifest
+from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory.model.unet import empty_unet
 from unet_factory_training.batches import Batch, SpacingBatches
-from unet_factory_training.config import TrainingConfig
+from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.engine import start_engine
 from unet_factory_training.loop import STATE_FILE, train
-from unet_factory_training.trainer import Trainer
+from unet_factory_training.trainer import Trainer, TrainingDiverged, learning_rate_at
 
 
-def exact_trainer(config: TrainingConfig) -> Trainer:
+def exact_trainer(config: TrainingConfig, **optimisation_fields: Any) -> Trainer:
     """In float32, with heads large enough for the spacing to matter as after training."""
-    optimisation = config.optimisation.model_copy(update={"precision": "float32"})
+    optimisation = config.optimisation.model_copy(update={"precision": "float32", **optimisation_fields})
     config = config.model_copy(update={"optimisation": optimisation})
     trainer = Trainer(config, start_engine(config, "cpu"))
     with torch.no_grad():
@@ -63,6 +70,158 @@ def test_a_run_saves_the_average(config: TrainingConfig, tmp_path: Path) -> None
     state = torch.load(tmp_path / STATE_FILE, weights_only=True)
     assert torch.equal(shipped.bias, state["average"]["module.bias"])
     assert not torch.equal(shipped.bias, state["hypernetwork"]["bias"])
+
+
+def test_a_step_follows_the_mean_gradient_of_its_batches(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    first, second = (SpacingBatches(scans, config)[iteration] for iteration in (0, 1))
+    gradients, losses = [], []
+    for batches in ([first], [second], [first, second]):
+        trainer = exact_trainer(config, clip_norm=None)
+        losses.append(trainer.step(batches))
+        gradients.append(_gradient(trainer))
+    assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2, abs=1e-6)
+    torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2, rtol=1e-3, atol=1e-6)
+    assert not torch.allclose(gradients[0], gradients[1], rtol=1e-2)
+
+
+def test_gradients_do_not_add_up_over_steps(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    """At a learning rate of 0 the same batch gives the same gradient again."""
+    trainer, batch = exact_trainer(config, clip_norm=None, learning_rate=0.0), SpacingBatches(scans, config)[0]
+    trainer.step([batch])
+    first = _gradient(trainer)
+    trainer.step([batch])
+    torch.testing.assert_close(_gradient(trainer), first)
+    assert trainer.iteration == 2
+
+
+def test_long_gradients_are_clipped(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    batch = SpacingBatches(scans, config)[0]
+    plain, clipped = exact_trainer(config, clip_norm=None), exact_trainer(config, clip_norm=1e-3)
+    plain.step([batch])
+    clipped.step([batch])
+    assert _gradient(plain).norm() > 1e-2
+    assert _gradient(clipped).norm() == pytest.approx(1e-3, rel=1e-3)
+    assert torch.nn.functional.cosine_similarity(_gradient(clipped), _gradient(plain), dim=0) > 0.999
+
+
+def test_adam_takes_one_learning_rate_at_first(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    """Its first step is the sign of the gradient times the rate, here the first of two iterations of warm-up."""
+    trainer = exact_trainer(config, learning_rate=0.01, warmup=2, iterations=1000, clip_norm=None)
+    before = trainer.hypernetwork.bias.detach().clone()
+    trainer.step([SpacingBatches(scans, config)[0]])
+    gradient = trainer.hypernetwork.bias.grad
+    assert gradient is not None
+    clear = gradient.abs() > 1e-5
+    assert clear.float().mean() > 0.5
+    moved = (trainer.hypernetwork.bias.detach() - before)[clear]
+    torch.testing.assert_close(moved, -0.005 * gradient[clear].sign(), rtol=5e-3, atol=1e-6)
+
+
+def test_only_the_heads_decay(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    """By the first of two iterations of warm-up, 0.01 / 2, times the decay."""
+    batch = SpacingBatches(scans, config)[0]
+    trainers = [exact_trainer(config, learning_rate=0.01, warmup=2, heads_decay=decay) for decay in (0.0, 20.0)]
+    for trainer in trainers:
+        trainer.step([batch])
+    kept, decayed = (trainer.hypernetwork for trainer in trainers)
+    torch.testing.assert_close(decayed.heads, kept.heads * (1 - 0.005 * 20))
+    assert torch.equal(decayed.bias, kept.bias)
+
+
+def test_the_learning_rate_by_hand() -> None:
+    """Warm-up in four steps; half a cosine: all of it at first, half in the middle, a quarter at two thirds."""
+    cosine = OptimisationConfig(iterations=1200, learning_rate=0.1, warmup=4)
+    expected = {0: 0.025, 1: 0.05, 2: 0.075, 3: 0.1, 4: 0.1, 600: 0.05, 800: 0.025, 1200: 0.0}
+    for iteration, rate in expected.items():
+        assert learning_rate_at(iteration, cosine) == pytest.approx(rate, abs=1e-5), iteration
+    constant = cosine.model_copy(update={"schedule": "constant"})
+    assert [learning_rate_at(iteration, constant) for iteration in (0, 3, 600, 1200)] == [0.025, 0.1, 0.1, 0.1]
+    sudden = constant.model_copy(update={"warmup": 0})
+    assert learning_rate_at(0, sudden) == 0.1
+
+
+def test_the_seed_alone_decides_where_a_run_starts(config: TrainingConfig) -> None:
+    torch.manual_seed(1)
+    first = exact_trainer(config).hypernetwork
+    torch.manual_seed(2)
+    again = exact_trainer(config).hypernetwork
+    other = exact_trainer(config.model_copy(update={"seed": 5})).hypernetwork
+    assert torch.equal(first.bias, again.bias)
+    assert not torch.equal(first.bias, other.bias)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_a_resumed_run_goes_on_as_if_nothing_had_been(
+    config: TrainingConfig, scans: list[LabelledScan], tmp_path: Path, schedule: str
+) -> None:
+    batches = [SpacingBatches(scans, config)[iteration] for iteration in range(4)]
+    whole, path = exact_trainer(config, schedule=schedule), tmp_path / "state.pt"
+    for batch in batches[:2]:
+        whole.step([batch])
+    whole.save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["state.pt"]
+    resumed = exact_trainer(config, schedule=schedule)
+    resumed.resume(path)
+    assert resumed.iteration == 2
+    for batch in batches[2:]:
+        assert resumed.step([batch]) == whole.step([batch])
+    for one, other in ((resumed.hypernetwork, whole.hypernetwork), (resumed.average, whole.average)):
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_without_a_state_a_run_starts_anew(config: TrainingConfig, tmp_path: Path) -> None:
+    trainer = exact_trainer(config)
+    before = trainer.hypernetwork.bias.detach().clone()
+    trainer.resume(tmp_path / "state.pt")
+    assert trainer.iteration == 0
+    assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    field = Condition(name="field_strength_t", minimum=0.5, maximum=3, step=0.5, default=1.5)
+    trainer = exact_trainer(config.model_copy(update={"conditions": (field,)}))
+    trainer.iteration = 7
+    batch = replace(SpacingBatches(scans, config)[0], conditions=(1.5,))
+    broken = replace(batch, images=batch.images * math.nan)
+    before = trainer.hypernetwork.bias.detach().clone()
+    names = ", ".join(batch.names)
+    expected = f"the loss is nan at iteration 7: spacing {batch.spacing} mm, condition 1.5, scans {names}"
+    with pytest.raises(TrainingDiverged) as caught:
+        trainer.step([batch, broken])
+    assert str(caught.value) == expected
+    assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    trainer = exact_trainer(config)
+    before = trainer.hypernetwork.bias.detach().clone()
+    trainer.hypernetwork.bias.register_hook(lambda gradient: gradient * math.inf)
+    batches = [SpacingBatches(scans, config)[iteration] for iteration in (0, 1)]
+    with pytest.raises(TrainingDiverged, match=rf"the gradient is (nan|inf) at iteration 0: .*; spacing {batches[1].spacing}"):
+        trainer.step(batches)
+    assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+def test_a_run_can_start_from_a_checkpoint_of_the_same_sizes(
+    config: TrainingConfig, tiny_manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, path = exact_trainer(config.model_copy(update={"seed": 9})).hypernetwork, tmp_path / "start.safetensors"
+    monkeypatch.setenv("STARTS", str(tmp_path))
+    fields = {"architecture": config.architecture, "hypernetwork": config.hypernetwork, "grid": config.grid}
+    save_checkpoint(path, start, tiny_manifest.model_copy(update=fields))
+    tuned = config.model_copy(update={"start_from": "$STARTS/start.safetensors"})
+    trainer = Trainer(tuned, start_engine(tuned, "cpu"))
+    for name, tensor in trainer.hypernetwork.state_dict().items():
+        assert torch.equal(tensor, start.state_dict()[name]), name
+    wider = tuned.model_copy(update={"hypernetwork": HypernetworkShape(hidden=(8, 6))})
+    with pytest.raises(CheckpointInvalid, match="does not fit the configuration"):
+        Trainer(wider, start_engine(wider, "cpu"))
+
+
+def _gradient(trainer: Trainer) -> torch.Tensor:
+    gradients = [parameter.grad for parameter in trainer.hypernetwork.parameters()]
+    return torch.cat([gradient.flatten().clone() for gradient in gradients if gradient is not None])
 
 
 def _logits(trainer: Trainer, batch: Batch, spacing_mm: tuple[float, float, float]) -> torch.Tensor:
