@@ -8,25 +8,13 @@ import pytest
 import scipy.stats
 import torch
 
+from tests.fixtures.training_data import STILL
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
-from unet_factory_training.config import AugmentationConfig, SpacingSampling, TrainingConfig
+from unet_factory_training.config import SpacingSampling, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
-
-STILL = AugmentationConfig(
-    rotation_deg=(0, 0, 0),
-    scale=0,
-    translation_mm=0,
-    flip_axes=(),
-    elastic_mm=0,
-    gamma=0,
-    contrast=0,
-    bias_field=0,
-    noise=0,
-    blur_probability=0,
-)
 
 
 def test_a_batch_depends_on_seed_and_iteration_only(scans: list[LabelledScan], config: TrainingConfig) -> None:

@@ -198,7 +198,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: TrainingConfig, sca
     before = trainer.hypernetwork.bias.detach().clone()
     trainer.hypernetwork.bias.register_hook(lambda gradient: gradient * math.inf)
     batches = [SpacingBatches(scans, config)[iteration] for iteration in (0, 1)]
-    with pytest.raises(TrainingDiverged, match=rf"the gradient is (nan|inf) at iteration 0: .*; spacing {batches[1].spacing}"):
+    with pytest.raises(
+        TrainingDiverged, match=rf"the gradient is (nan|inf) at iteration 0: .*; spacing {batches[1].spacing}"
+    ):
         trainer.step(batches)
     assert torch.equal(trainer.hypernetwork.bias, before)
 
