@@ -1,5 +1,6 @@
 """Files: what is written is what is read, equal askers get equal bytes, and damage is found."""
 
+import hashlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load
 from torch.func import functional_call
 
+from unet_factory.domain.conditions import Condition
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
@@ -19,6 +23,7 @@ from unet_factory.model.checkpoint import (
     save_checkpoint,
     standalone_bytes,
 )
+from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import empty_unet
 from unet_factory.platform.manifest_file import read_manifest
 
@@ -40,6 +45,64 @@ def test_round_trip(checkpoint_path: Path, tiny_manifest: Manifest, tmp_path: Pa
     again = save_checkpoint(tmp_path / "again.safetensors", checkpoint.hypernetwork, checkpoint.manifest)
     assert again == checkpoint.digest
     assert [path.name for path in tmp_path.iterdir()] == ["again.safetensors"]
+
+
+def test_a_checkpoint_is_read_to_generate_not_to_train(checkpoint_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_path)
+    assert checkpoint.digest == hashlib.sha256(checkpoint_path.read_bytes()).hexdigest()
+    assert not checkpoint.hypernetwork.training
+    assert not any(parameter.requires_grad for parameter in checkpoint.hypernetwork.parameters())
+    unet = parse_unet(standalone_bytes(checkpoint, SPACING))
+    assert not unet.training
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    assert {parameter.dtype for parameter in unet.parameters()} == {torch.float32}
+
+
+def test_only_the_heads_are_stored_in_half_precision(checkpoint_path: Path, tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(checkpoint_path)
+    path = tmp_path / "half.safetensors"
+    save_checkpoint(path, checkpoint.hypernetwork, checkpoint.manifest, heads="float16")
+    with safe_open(path, framework="pt") as file:
+        kinds = {name: file.get_tensor(name).dtype for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    assert kinds.pop("heads") == torch.float16
+    assert set(kinds.values()) == {torch.float32}
+    state = load_checkpoint(path).hypernetwork.state_dict()
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_a_network_is_loaded_to_the_device_wanted(checkpoint_path: Path, tmp_path: Path) -> None:
+    """Here to one that computes shapes only."""
+    path = tmp_path / "unet.safetensors"
+    path.write_bytes(standalone_bytes(load_checkpoint(checkpoint_path), SPACING))
+    for unet in (load_unet(path, "meta"), load_unet(str(path), torch.device("meta"))):
+        assert {parameter.device.type for parameter in unet.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in load_unet(path).parameters()} == {"cpu"}
+
+
+def test_a_standalone_network_is_made_for_its_conditions(tiny_manifest: Manifest, tmp_path: Path) -> None:
+    field = Condition(name="field_strength_t", minimum=1, maximum=3, step=0.5, default=2)
+    manifest = tiny_manifest.model_copy(update={"conditions": (field,)})
+    torch.manual_seed(0)
+    hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
+    save_checkpoint(tmp_path / "told.safetensors", hypernetwork, manifest)
+    checkpoint = load_checkpoint(tmp_path / "told.safetensors")
+    for conditions, expected in ((None, 2.0), ((2.0,), 2.0), ((3.0,), 3.0)):
+        unet = parse_unet(standalone_bytes(checkpoint, SPACING, conditions=conditions))
+        assert unet.manifest is not None
+        assert unet.manifest.conditions == {field.name: expected}
+        for name, tensor in hypernetwork.generate(SPACING, (expected,)).items():
+            assert torch.equal(unet.state_dict()[name], tensor)
+    default, strong = (standalone_bytes(checkpoint, SPACING, conditions=(tesla,)) for tesla in (2.0, 3.0))
+    assert not torch.equal(parse_unet(default).head.weight, parse_unet(strong).head.weight)
+
+
+def test_the_manifest_of_a_standalone_network_tells_its_precision(checkpoint_path: Path) -> None:
+    for dtype in ("float32", "float16"):
+        blob = standalone_bytes(load_checkpoint(checkpoint_path), SPACING, dtype)
+        manifest = parse_unet(blob).manifest
+        assert manifest is not None
+        assert manifest.dtype == dtype
+        assert {str(tensor.dtype) for tensor in load(blob).values()} == {f"torch.{dtype}"}
 
 
 def test_half_precision_heads_change_the_weights_little(checkpoint_path: Path, tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from unet_factory.domain.conditions import Condition
-from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import empty_unet
+from unet_factory.model.unet import UNet, empty_unet
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8), blocks=1)
 GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5), (0.5, 3.5), (1.0, 10.0)])
@@ -43,12 +43,31 @@ def test_generation_is_the_forward_pass(parametrization: Parametrization) -> Non
 
 @settings(max_examples=30, deadline=None)
 @given(spacings, spacings)
-def test_paper_weights_stay_below_five_and_depend_on_spacing(first: SnappedSpacing, second: SnappedSpacing) -> None:
+def test_paper_weights_are_five_tanh_of_a_linear_function_of_the_features(
+    first: SnappedSpacing, second: SnappedSpacing
+) -> None:
+    """One matrix product, cut into tensors in the order of the state dict; other spacings give other weights."""
     hypernetwork = make(Parametrization.PAPER)
     one, two = hypernetwork.generate(first), hypernetwork.generate(second)
-    assert max(float(tensor.abs().max()) for tensor in one.values()) < 5
-    differs = any(not torch.equal(one[name], two[name]) for name in one)
-    assert differs == (first != second)
+    features = hypernetwork.features(torch.tensor(first.mm))
+    expected = 5 * torch.tanh(hypernetwork.heads @ features + hypernetwork.bias)
+    assert list(one) == list(empty_unet(ARCHITECTURE).state_dict())
+    torch.testing.assert_close(torch.cat([tensor.flatten() for tensor in one.values()]), expected.detach())
+    assert any(not torch.equal(one[name], two[name]) for name in one) == (first != second)
+
+
+def test_a_single_number_of_the_output_is_a_single_weight() -> None:
+    """The bias counts from 0: each tensor holds its own part of the count, row by row."""
+    hypernetwork = make(Parametrization.CONSTANT)
+    with torch.no_grad():
+        hypernetwork.heads.zero_()
+        hypernetwork.bias.copy_(torch.arange(len(hypernetwork.bias)))
+    place = 0
+    for name, tensor in hypernetwork.generate(SnappedSpacing(1000, 1000, 3000)).items():
+        assert tensor.shape == empty_unet(ARCHITECTURE).state_dict()[name].shape
+        assert tensor.flatten().tolist() == list(range(place, place + tensor.numel()))
+        place += tensor.numel()
+    assert place == len(hypernetwork.bias)
 
 
 def test_paper_weights_are_five_tanh_of_the_heads() -> None:
@@ -125,3 +144,96 @@ def test_conditions_are_inputs_like_the_spacing(parametrization: Parametrization
     assert torch.equal(default, others[0])
     for other in others[1:]:
         assert torch.equal(default, other) == (parametrization is Parametrization.CONSTANT)
+
+
+FOLLOWING = ARCHITECTURE.model_copy(update={"channels": (4, 8, 8), "pooling": Pooling(anisotropy=2)})
+FIELD = Condition(name="field_strength_t", minimum=1, maximum=3, step=0.5, default=2)
+
+
+def test_conditions_are_encoded_linearly_by_the_quarter_circle() -> None:
+    """A third of the range is 30 degrees, all of it 90; under ``PAPER`` it is the fraction itself."""
+    conditions = [Condition(name=name, minimum=1, maximum=4, step=1, default=2) for name in ("first", "second")]
+    low = torch.tensor([ends[0] for ends in GRID.range_mm])
+    mip = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=()), GRID, conditions)
+    encoded = [1, 1, 1, 0, 0, 0, 0.866025, 0, 0.5, 1]
+    assert mip.features(low, (2.0, 4.0)).tolist() == pytest.approx(encoded, abs=1e-6)
+    paper_shape = HypernetworkShape(parametrization=Parametrization.PAPER, hidden=())
+    paper = Hypernetwork(ARCHITECTURE, paper_shape, GRID, conditions)
+    assert paper.features(low).tolist() == pytest.approx([0.5, 0.5, 1.0, 1 / 3, 1 / 3])
+
+
+def test_strides_are_told_where_they_follow_the_spacing() -> None:
+    """1 for a halved axis, 0 for one that is left alone, level by level; nothing where they are always the same."""
+    hypernetwork = Hypernetwork(FOLLOWING, HypernetworkShape(hidden=()), GRID)
+    assert hypernetwork.features(torch.tensor([1.0, 1.0, 3.0])).tolist()[6:] == [1, 1, 0, 1, 1, 1]
+    assert hypernetwork.features(torch.tensor([1.0, 1.0, 1.0])).tolist()[6:] == [1] * 6
+    plain = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=()), GRID)
+    assert len(plain.features(torch.tensor([1.0, 1.0, 3.0]))) == 6
+    paper = HypernetworkShape(parametrization=Parametrization.PAPER, hidden=())
+    assert len(Hypernetwork(FOLLOWING, paper, GRID).features(torch.tensor([1.0, 1.0, 3.0]))) == 3
+
+
+def test_an_axis_of_one_trained_spacing_is_no_division_by_zero() -> None:
+    grid = SpacingGrid.from_mm(0.05, [(0.5, 3.5), (0.5, 3.5), (1.0, 1.0)])
+    features = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=()), grid).features(torch.tensor([0.5, 0.5, 1.0]))
+    assert features.tolist() == pytest.approx([1, 1, 1, 0, 0, 0])
+
+
+def test_a_basis_lies_between_the_features_and_the_heads() -> None:
+    torch.manual_seed(0)
+    hypernetwork = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=(8, 6), basis=3), GRID)
+    assert hypernetwork.heads.shape == (len(hypernetwork.bias), 3)
+    plain = Hypernetwork(ARCHITECTURE, HypernetworkShape(hidden=(8, 6)), GRID)
+    plain.hidden.load_state_dict(hypernetwork.hidden.state_dict())
+    spacing = torch.tensor([1.0, 2.0, 3.0])
+    assert isinstance(hypernetwork.basis, torch.nn.Linear)
+    torch.testing.assert_close(hypernetwork.features(spacing), hypernetwork.basis(plain.features(spacing)))
+
+
+def test_the_network_for_a_spacing_has_its_weights_conditions_and_strides() -> None:
+    torch.manual_seed(0)
+    hypernetwork = Hypernetwork(FOLLOWING, HypernetworkShape(hidden=(8, 8)), GRID, [FIELD])
+    with torch.no_grad():
+        hypernetwork.heads.mul_(100)
+    spacing = SnappedSpacing(1000, 1000, 3000)
+    unet = hypernetwork.unet(spacing, (3.0,))
+    assert unet.strides == ((2, 2, 1), (2, 2, 2))
+    assert not unet.training
+    for name, tensor in hypernetwork.generate(spacing, (3.0,)).items():
+        assert torch.equal(tensor, unet.state_dict()[name])
+        assert not tensor.requires_grad
+    assert not torch.equal(unet.state_dict()["head.weight"], hypernetwork.unet(spacing).state_dict()["head.weight"])
+
+
+@pytest.mark.parametrize("conditions", [(), (FIELD,)])
+@parametrizations
+def test_all_is_computed_where_the_hypernetwork_lies(
+    parametrization: Parametrization, conditions: tuple[Condition, ...]
+) -> None:
+    """On a device other than the CPU: here one that computes shapes only."""
+    shape = HypernetworkShape(parametrization=parametrization, hidden=(8,))
+    hypernetwork = Hypernetwork(ARCHITECTURE, shape, GRID, conditions).to("meta")
+    assert {tensor.device.type for tensor in hypernetwork.generate(SnappedSpacing(1000, 1000, 3000)).values()} == {
+        "meta"
+    }
+
+
+def test_initial_weights() -> None:
+    """``PAPER``: as a linear layer, uniform within 1 / sqrt(features). ``MIP``: as a U-Net, heads of 0.001."""
+    paper = make(Parametrization.PAPER)
+    for parameter in (paper.heads.detach(), paper.bias.detach()):
+        bound = 1 / 8**0.5
+        assert float(parameter.min()) == pytest.approx(-bound, rel=0.01)
+        assert float(parameter.max()) == pytest.approx(bound, rel=0.01)
+        assert float(parameter.mean()) == pytest.approx(0, abs=0.02)
+    mip = make(Parametrization.MIP)
+    assert float(mip.heads.detach().std()) == pytest.approx(1e-3, rel=0.05)
+    assert float(mip.heads.detach().mean()) == pytest.approx(0, abs=5e-5)
+    sizes = [tensor.numel() for tensor in UNet(ARCHITECTURE).state_dict().values()]
+    for name, part in zip(UNet(ARCHITECTURE).state_dict(), mip.bias.detach().split(sizes), strict=True):
+        if name.endswith("norm.weight"):
+            assert bool((part == 1).all()), name
+        elif name.endswith("norm.bias"):
+            assert not part.any(), name
+        else:
+            assert 0 < float(part.std()) < 0.5, name

@@ -4,11 +4,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import UNet, empty_unet, weight_shapes
+from unet_factory.model.unet import UNet, empty_unet, unet_of, weight_shapes
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)
@@ -106,3 +107,108 @@ def test_inference_and_training_compute_the_same(extents: tuple[int, int, int]) 
     with torch.inference_mode():
         inferred = unet(volume)
     assert torch.allclose(trained, inferred, atol=1e-4)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_whole_network_by_hand(dimensions: int) -> None:
+    """A second implementation of the forward pass, from the state dict alone, with PyTorch's own functions."""
+    torch.manual_seed(0)
+    architecture = Architecture(dimensions=dimensions, in_channels=2, classes=3, channels=(4, 6, 8), blocks=2)
+    unet = UNet(architecture)
+    with torch.no_grad():
+        for name, parameter in unet.named_parameters():
+            if "norm" in name:
+                parameter.normal_(mean=0.5)
+    volume = torch.randn(2, 2, *(8, 16, 24)[:dimensions])
+    torch.testing.assert_close(unet(volume), _by_hand(unet.state_dict(), volume), rtol=1e-3, atol=1e-4)
+
+
+def _by_hand(state: dict[str, torch.Tensor], volume: torch.Tensor) -> torch.Tensor:
+    convolve, raise_to = (
+        (functional.conv3d, functional.conv_transpose3d)
+        if volume.dim() == 5
+        else (functional.conv2d, functional.conv_transpose2d)
+    )
+
+    def finish(features: torch.Tensor, name: str) -> torch.Tensor:
+        features = features.clamp(min=0)
+        axes = tuple(range(2, features.dim()))
+        mean, variance = features.mean(axes, keepdim=True), features.var(axes, correction=0, keepdim=True)
+        scale, shift = (state[f"{name}.norm.{part}"].view(1, -1, *[1] * len(axes)) for part in ("weight", "bias"))
+        return (features - mean) / (variance + 1e-5).sqrt() * scale + shift
+
+    def block(features: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
+        weight, bias = state[f"{name}.conv.weight"], state[f"{name}.conv.bias"]
+        return finish(convolve(features, weight, bias, stride=stride, padding=1), name)
+
+    def stage(features: torch.Tensor, name: str) -> torch.Tensor:
+        return block(block(features, f"{name}.0"), f"{name}.1")
+
+    def up(features: torch.Tensor, name: str) -> torch.Tensor:
+        weight, bias = state[f"{name}.conv.weight"], state[f"{name}.conv.bias"]
+        return finish(raise_to(features, weight, bias, stride=2, padding=1), name)
+
+    fine = stage(block(volume, "stem"), "encoders.0")
+    middle = stage(block(fine, "downs.0", stride=2), "encoders.1")
+    features = stage(block(middle, "downs.1", stride=2), "encoders.2")
+    features = stage(torch.cat([middle, up(features, "ups.1")], dim=1), "decoders.1")
+    features = stage(torch.cat([fine, up(features, "ups.0")], dim=1), "decoders.0")
+    return convolve(features, state["head.weight"], state["head.bias"], padding=1)
+
+
+def test_an_axis_left_alone_is_neither_shrunk_nor_shifted() -> None:
+    """The transposed kernel makes one voxel more than there is; the one at the far end is cut off before the norm."""
+    architecture = Architecture(classes=2, channels=(2, 4), blocks=1)
+    unet = UNet(architecture, ((2, 2, 1),))
+    assert unet.divisors == (2, 2, 1)
+    assert unet.strides == ((2, 2, 1),)
+    coarse = torch.randn(1, 4, 3, 3, 5)
+    raised = unet.ups[0].conv(coarse)
+    assert raised.shape[2:] == (6, 6, 6)
+    cut = torch.relu(raised[..., :5])
+    axes = (2, 3, 4)
+    expected = (cut - cut.mean(axes, keepdim=True)) / (cut.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(unet.ups[0](coarse, (6, 6, 5)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_single_level_takes_any_extent() -> None:
+    unet = UNet(Architecture(dimensions=2, classes=2, channels=(4,), blocks=1))
+    assert unet.divisors == (1, 1)
+    assert unet(torch.randn(1, 1, 5, 7)).shape == (1, 2, 5, 7)
+
+
+def test_a_network_of_given_weights_holds_them() -> None:
+    """Themselves, not copies; ready to segment; and of the strides that its spacing wants."""
+    architecture = Architecture(classes=2, channels=(4, 8), blocks=1, pooling=FOLLOWING)
+    weights = {name: torch.randn(shape) for name, shape in weight_shapes(architecture).items()}
+    unet = unet_of(weights, architecture, SnappedSpacing(500, 500, 3000))
+    assert unet.strides == ((2, 2, 1),)
+    assert not unet.training
+    for name, parameter in unet.named_parameters():
+        assert parameter.data_ptr() == weights[name].data_ptr()
+        assert not parameter.requires_grad
+    with pytest.raises(RuntimeError, match="Missing key"):
+        unet_of({name: weights[name] for name in list(weights)[1:]}, architecture, SnappedSpacing(500, 500, 3000))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        unet_of({**weights, "more": torch.zeros(1)}, architecture, SnappedSpacing(500, 500, 3000))
+
+
+def test_strides_of_an_empty_network_follow_its_spacing() -> None:
+    architecture = Architecture(classes=2, channels=(4, 8), blocks=1, pooling=FOLLOWING)
+    assert empty_unet(architecture, SnappedSpacing(500, 500, 3000)).strides == ((2, 2, 1),)
+    assert empty_unet(architecture).strides == ((2, 2, 2),)
+
+
+def test_autocast_and_half_precision_are_respected_in_inference() -> None:
+    """The other path is for float32 alone: what is asked to be computed in bfloat16 is."""
+    conv = UNet(Architecture(classes=2, channels=(4, 8), blocks=1)).stem.conv
+    volume = torch.randn(1, 1, 8, 8, 8)
+    with torch.inference_mode():
+        assert conv(volume).dtype == torch.float32
+        with torch.autocast("cpu", torch.bfloat16):
+            assert conv(volume).dtype == torch.bfloat16
+        conv.to(torch.bfloat16)
+        assert conv(volume.bfloat16()).dtype == torch.bfloat16
+        with pytest.raises(RuntimeError):
+            conv(volume)
+    assert conv.to(torch.float32)(volume).requires_grad
