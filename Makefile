@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz check format settings clean
+.PHONY: setup demo test fuzz mutants check format settings clean
 
 setup: $(VENV)/.complete
 
@@ -26,6 +26,14 @@ test: setup
 
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz
+
+# The tool names modules by their paths, so the packages have to lie side by side. A run that was stopped goes on.
+MUTANTS := build/mutants
+mutants: setup
+	mkdir -p $(MUTANTS)
+	ln -sfn $(CURDIR)/unet_factory $(CURDIR)/training/unet_factory_training $(CURDIR)/tests $(CURDIR)/pyproject.toml $(MUTANTS)
+	cd $(MUTANTS) && OMP_NUM_THREADS=1 nice $(CURDIR)/$(BIN)/mutmut run --max-children 1
+	cd $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut results
 
 check: setup
 	$(BIN)/ruff check .

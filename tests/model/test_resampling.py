@@ -1,7 +1,9 @@
 """Resampling: linear, anti-aliased, centred, and kind to label maps."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -88,3 +90,44 @@ def test_absent_labels_do_not_appear() -> None:
     labels = torch.zeros(10, 10, 10, dtype=torch.uint8)
     labels[3:7, 3:7, 3:7] = 2
     assert set(resample_labels(labels, 3, (1, 1, 1), (2, 0.7, 1.3)).unique().tolist()) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("target", "shape"),
+    [((2.0, 1.0, 3.0), None), ((0.4, 5.0, 3.0), None), ((1.0, 2.0, 2.5), (9, 11, 13)), ((3.0, 2.2, 3.0), (9, 12, 4))],
+)
+def test_resampling_is_axis_by_axis_smoothing_and_interpolation(
+    target: tuple[float, float, float], shape: tuple[int, int, int] | None
+) -> None:
+    """A second implementation, voxel by voxel along each line, also of stacked volumes."""
+    source, volume = (1.0, 2.0, 3.0), torch.randn(2, 9, 11, 13, dtype=torch.float64)
+    expected = volume.numpy()
+    for axis in range(3):
+        extent = None if shape is None else shape[axis]
+        ratio = target[axis] / source[axis]
+        expected = np.apply_along_axis(_resampled_line, 1 + axis, expected, ratio, extent)
+    found = resample(volume, source, target, shape)
+    assert found.is_contiguous()
+    assert found.dtype == torch.float64
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
+def _resampled_line(line: Sequence[float], ratio: float, extent: int | None) -> list[float]:
+    if extent is None:
+        extent = max(1, math.floor(len(line) / ratio + 0.5))
+    smooth = list(line)
+    if ratio > 1:
+        sigma = math.sqrt(ratio**2 - 1) / 2.354820
+        for at in range(len(line)):
+            weights = [math.exp(-((at - other) ** 2) / (2 * sigma**2)) for other in range(len(line))]
+            smooth[at] = sum(w * value for w, value in zip(weights, line, strict=True)) / sum(weights)
+    places = [(at + 0.5 - extent / 2) * ratio + len(line) / 2 - 0.5 for at in range(extent)]
+    return [float(np.interp(place, range(len(line)), smooth)) for place in places]
+
+
+def test_labels_are_resampled_to_the_shape_and_classes_wanted() -> None:
+    labels = torch.zeros(6, 6, 6, dtype=torch.uint8)
+    labels[3:], labels[:, 3:, :3] = 1, 2
+    fine = resample_labels(labels, 3, (1, 1, 1), (0.5, 1, 1), (12, 6, 6))
+    assert torch.equal(fine, labels.repeat_interleave(2, dim=0))
+    assert resample_labels(labels, 3, (1, 1, 1), (2, 2, 2), (4, 2, 5)).shape == (4, 2, 5)
