@@ -1,13 +1,13 @@
 """Resampling: linear, anti-aliased, centred, and kind to label maps."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from unet_factory.domain.spacing import resampled_shape
 from unet_factory.model.preprocessing import resample, resample_labels, smoothing_matrix
@@ -112,7 +112,7 @@ def test_resampling_is_axis_by_axis_smoothing_and_interpolation(
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
 
 
-def _resampled_line(line: Sequence[float], ratio: float, extent: int | None) -> list[float]:
+def _resampled_line(line: NDArray[np.float64], ratio: float, extent: int | None) -> list[float]:
     if extent is None:
         extent = max(1, math.floor(len(line) / ratio + 0.5))
     smooth = list(line)

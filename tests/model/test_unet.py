@@ -9,7 +9,7 @@ from torch.nn import functional
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import UNet, empty_unet, unet_of, weight_shapes
+from unet_factory.model.unet import UNet, UpBlock, empty_unet, unet_of, weight_shapes
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)
@@ -163,12 +163,14 @@ def test_an_axis_left_alone_is_neither_shrunk_nor_shifted() -> None:
     assert unet.divisors == (2, 2, 1)
     assert unet.strides == ((2, 2, 1),)
     coarse = torch.randn(1, 4, 3, 3, 5)
-    raised = unet.ups[0].conv(coarse)
+    up = unet.ups[0]
+    assert isinstance(up, UpBlock)
+    raised = up.conv(coarse)
     assert raised.shape[2:] == (6, 6, 6)
     cut = torch.relu(raised[..., :5])
     axes = (2, 3, 4)
     expected = (cut - cut.mean(axes, keepdim=True)) / (cut.var(axes, correction=0, keepdim=True) + 1e-5).sqrt()
-    torch.testing.assert_close(unet.ups[0](coarse, (6, 6, 5)), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(up(coarse, (6, 6, 5)), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_single_level_takes_any_extent() -> None:
