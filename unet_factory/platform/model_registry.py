@@ -95,6 +95,14 @@ class ModelRegistry:
     def all(self) -> list[RegisteredModel]:
         return list(self._look()[0].values())
 
+    def refuse(self, model: RegisteredModel, reason: str) -> None:
+        """Use a file no more until it is replaced: its header is sound, but the rest cannot be used."""
+        with self._lock:
+            stamp, found = self._files.get(model.path, (None, None))
+            if stamp is not None and found == model:
+                self._files[model.path] = (stamp, reason)
+                self._sort_out()
+
     def look_again(self) -> None:
         """Have the next question answered from the folder as it is then."""
         self._looked = -math.inf

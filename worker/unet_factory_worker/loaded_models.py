@@ -11,7 +11,6 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
 from unet_factory.model.unet import empty_unet
-from unet_factory.platform import metrics
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 
 log = logging.getLogger(__name__)
@@ -24,14 +23,13 @@ class LoadedModels:
         self._registry, self._device = registry, device
         self._lock = threading.Lock()
         self._loaded: dict[str, list[Checkpoint]] = {}
-        self._refused: set[str] = set()
 
     def refresh(self) -> None:
         """Load what is new in the folder. A file that cannot be loaded is refused, and keeps no other from it."""
         with self._lock:
             for model in self._registry.all():
                 held = self._loaded.get(model.manifest.name, [])
-                if model.digest not in {checkpoint.digest for checkpoint in held} | self._refused:
+                if model.digest not in {checkpoint.digest for checkpoint in held}:
                     self._load(model, held)
 
     def get(self, model: str, digest: str) -> Checkpoint:
@@ -63,9 +61,7 @@ class LoadedModels:
         try:
             checkpoint = load_checkpoint(model.path, self._device)
         except (CheckpointInvalid, OSError) as error:
-            self._refused.add(model.digest)
-            metrics.MODELS_REFUSED.inc()
-            log.error("the model file %s is refused: %s", model.path.name, error)
+            self._registry.refuse(model, str(error))
             return
         _warm_up(checkpoint, self._device)
         self._loaded = self._loaded | {model.manifest.name: [*held[-1:], checkpoint]}
