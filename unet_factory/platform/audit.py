@@ -44,7 +44,10 @@ class AuditOutcome(StrEnum):
 
 
 class AuditLine(Frozen):
-    """``key`` and ``job`` are ids; ``client`` is a network address, ``destination`` a configured name."""
+    """``key`` and ``job`` are ids; ``client`` is a network address, ``destination`` a configured name.
+
+    ``count`` is of refusals since the last line of the same client, which this line stands for.
+    """
 
     time: str
     action: Action
@@ -55,6 +58,7 @@ class AuditLine(Frozen):
     status: int | None = None
     client: str | None = None
     destination: str | None = None
+    count: int | None = None
 
 
 def open_trail(target: str) -> None:
@@ -88,6 +92,7 @@ def record(
     status: int | None = None,
     client: str | None = None,
     destination: str | None = None,
+    count: int | None = None,
 ) -> None:
     """Append a line. One that cannot be written is counted and logged; it does not stop the work."""
     now = time.time()
@@ -101,6 +106,7 @@ def record(
         status=status,
         client=client,
         destination=destination,
+        count=count,
     )
     _trail.info("%s", line.model_dump_json(exclude_none=True))
 

@@ -1,6 +1,7 @@
 """Who asks: what a route knows of the holder of an API key."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Self
 
 from fastapi import Depends, Request
@@ -13,12 +14,16 @@ from unet_factory_service.settings import GatewaySettings
 
 @dataclass(frozen=True)
 class Caller:
-    """``owner`` is whose jobs are theirs (empty: nobody's in particular), ``jobs_in_flight`` how many (0: any)."""
+    """``owner`` is whose jobs are theirs (empty: nobody's in particular), ``jobs_in_flight`` how many (0: any).
+
+    ``is_admitted`` looks again whether their key still holds, for answers that take long.
+    """
 
     key_id: str | None = None
     owner: str = ""
     sees_all: bool = False
     jobs_in_flight: int = 0
+    is_admitted: Callable[[], bool] = field(default=lambda: True, compare=False)
 
     @classmethod
     def holding(cls, key: ApiKey, settings: GatewaySettings) -> Self:

@@ -6,7 +6,7 @@ access is called in the audit trail; without that, an access is none to patient 
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request, Security
@@ -106,11 +106,13 @@ async def authorise(
     state.caller = Caller()  # nobody, until it is known who
     key = await run_in_threadpool(gateway.keys.named_in, token)
     state.key_id = None if key is None else key.id
-    if key is None or not key.accepts(token, time.time()):
+    if key is None or not _holds(key, token):
         raise Unauthenticated(presented=bool(token))
     await run_in_threadpool(gateway.quota.take, key)
     _check_scope(key, rule)
-    state.caller = Caller.holding(key, gateway.settings)
+    state.caller = replace(
+        Caller.holding(key, gateway.settings), is_admitted=lambda: _holds(gateway.keys.named_in(token), token)
+    )
 
 
 def check_plain_routes(app: FastAPI) -> None:
@@ -142,6 +144,10 @@ def document_access(document: dict[str, Any]) -> None:
             operation["security"] = [{"bearer": roles}, {"header": roles}]
             refused = problems(401, 403, 429) if roles else problems(401, 429)
             operation["responses"] |= {str(status): answer for status, answer in refused.items()}
+
+
+def _holds(key: ApiKey | None, token: str) -> bool:
+    return key is not None and key.accepts(token, time.time())
 
 
 def _check_scope(key: ApiKey, rule: AccessRule | None) -> None:

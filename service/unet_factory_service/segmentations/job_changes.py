@@ -10,11 +10,16 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.jobs import Job
 from unet_factory.jobs.keys import events_channel
+from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
 
 
-async def job_changes(gateway: GatewayContext, job_id: str, within_s: float = math.inf) -> AsyncIterator[Job]:
+async def job_changes(
+    gateway: GatewayContext, job_id: str, caller: Caller = ANYBODY, within_s: float = math.inf
+) -> AsyncIterator[Job]:
     """The job at once and after every change, until it is final, ``within_s`` is over or the server stops.
+
+    It also ends when the caller's key does: that is looked at again before each change is told, and every second.
 
     Changes that come faster than they are read are merged. A Redis that is away for a moment is waited for.
 
@@ -28,6 +33,8 @@ async def job_changes(gateway: GatewayContext, job_id: str, within_s: float = ma
     with gateway.wakeups.on(events_channel(job_id)) as wakeup:
         while True:
             try:
+                if not await run_in_threadpool(caller.is_admitted):
+                    return
                 job = await run_in_threadpool(gateway.jobs.get, job_id)
             except (RedisConnectionError, RedisTimeoutError):
                 job = last
@@ -43,6 +50,6 @@ async def job_changes(gateway: GatewayContext, job_id: str, within_s: float = ma
 async def job_after(gateway: GatewayContext, job: Job, wait_s: float) -> Job:
     """The job as soon as it is final, or as it is after ``wait_s``."""
     if wait_s > 0:
-        async for changed in job_changes(gateway, job.id, wait_s):
+        async for changed in job_changes(gateway, job.id, within_s=wait_s):
             job = changed
     return job

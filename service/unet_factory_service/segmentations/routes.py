@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import JobExpired, MalformedRequest
 from unet_factory.domain.jobs import PREVIEW_NAME, Job
-from unet_factory_service.access.callers import CallerDependency
+from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import Responses, file_of, problems
 from unet_factory_service.errors import NoPreview
@@ -112,9 +112,11 @@ def get_segmentation(job_id: JobId, response: Response, gateway: GatewayDependen
     response_class=EventSourceResponse,
     responses=EVENTS_RESPONSES | problems(404, 410, 503),
 )
-async def follow_segmentation(job_id: JobId, gateway: GatewayDependency) -> EventSourceResponse:
+async def follow_segmentation(
+    job_id: JobId, gateway: GatewayDependency, caller: CallerDependency
+) -> EventSourceResponse:
     await run_in_threadpool(gateway.jobs.get, job_id)  # an unknown job is a problem, not a stream
-    return EventSourceResponse(_events(gateway, job_id), ping=HEARTBEAT_S, headers=PRIVATE)
+    return EventSourceResponse(_events(gateway, job_id, caller), ping=HEARTBEAT_S, headers=PRIVATE)
 
 
 @router.get(
@@ -162,10 +164,10 @@ def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
         gateway.received.purge(series_id)
 
 
-async def _events(gateway: GatewayContext, job_id: str) -> AsyncIterator[ServerSentEvent]:
+async def _events(gateway: GatewayContext, job_id: str, caller: Caller) -> AsyncIterator[ServerSentEvent]:
     """A job that is purged while it is followed simply ends the stream: asking for it says the rest."""
     try:
-        async for job in job_changes(gateway, job_id):
+        async for job in job_changes(gateway, job_id, caller):
             yield ServerSentEvent(job.model_dump_json(), event="job")
     except JobExpired:
         return

@@ -1,5 +1,6 @@
 """The audit trail: a line for every access to patient data and failed authentication, and nothing of a patient."""
 
+import asyncio
 import json
 import stat
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ from prometheus_client import REGISTRY
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
+from tests.service.conftest import RunGateway, poll
 from tests.service.keyed import keyed_gateway, small_scan
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.audit import Action, AuditOutcome, close_trail, open_trail, record
+from unet_factory_service.access.audit_trail import MOST_CLIENTS, Refusal, Refusals
 
 JOB_ID = "0" * 32
 
@@ -58,16 +61,58 @@ def test_every_access_leaves_a_line(trail: Path, settings: FactorySettings, redi
         ("read-job", "refused", job_id, 404),
         ("delete", "refused", None, 403),
         ("delete", "ok", job_id, 204),
-        *[("authenticate", "refused", None, 401)] * 3,
+        *[("authenticate", "refused", None, 401)] * 2,
         ("authorise", "refused", None, 403),
+        ("authenticate", "refused", None, 401),
     ]
-    assert [line.get("key") for line in found[6:9]] == [None, None, owner.id]
+    assert [(line.get("key"), line.get("count")) for line in found[6:]] == [
+        (None, None),
+        (owner.id, None),
+        (owner.id, None),
+        (None, 1),
+    ]
     assert (found[0]["key"], found[0]["request"], found[3]["key"]) == (owner.id, "first", other.id)
     assert all(line["time"].endswith("Z") and line["client"] == "127.0.0.1" for line in found)
     text = trail.read_text()
     assert "Doe" not in text
     assert owner.token not in text
     assert owner.token.rpartition("_")[2] not in text
+
+
+def test_the_unknown_leave_a_line_at_once_and_one_a_minute(
+    trail: Path, settings: FactorySettings, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unet_factory_service.access.audit_trail.EVERY_S", 1.0)
+    with keyed_gateway(settings, redis) as keyed, httpx.Client(base_url=keyed.gateway.url, trust_env=False) as nobody:
+        assert nobody.get("/models").status_code == 401
+        assert len(lines(trail)) == 1
+        for number in range(100):
+            nobody.get(f"/unet?spacing=1,1,{number}", headers={"X-API-Key": f"guess-{number}"})
+        nobody.get("/models", headers={"X-Forwarded-For": "192.0.2.7"})
+        poll(lambda: sum(line.get("count", 1) for line in lines(trail)) == 102)
+    found = lines(trail)
+    assert len(found) <= 8
+    assert [line["client"] for line in found].count("192.0.2.7") == 1
+
+
+def test_clients_without_number_share_one_count(trail: Path) -> None:
+    async def attempts() -> None:
+        refusals = Refusals(every_s=600)
+        for number in range(2 * MOST_CLIENTS):
+            refusals.only_counts(Refusal(Action.AUTHENTICATE, f"2001:db8::{number:x}", None, 401))
+        refusals.tell_all()
+
+    asyncio.run(attempts())
+    (line,) = lines(trail)
+    assert (line.get("client"), line["count"]) == (None, MOST_CLIENTS - 1)
+
+
+def test_pages_from_elsewhere_leave_one_line(trail: Path, settings: FactorySettings, run_gateway: RunGateway) -> None:
+    with run_gateway(settings) as gateway:
+        for _ in range(20):
+            foreign = {"Origin": "https://evil.example"}
+            assert gateway.http.delete(f"/segmentations/{JOB_ID}", headers=foreign).status_code == 403
+    assert [line.get("count") for line in lines(trail)] == [None, 19]
 
 
 def test_what_is_refused_for_its_content_is_an_access_too(
