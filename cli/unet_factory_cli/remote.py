@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
 from unet_factory.domain.jobs import Job
+from unet_factory.domain.plausibility import Finding
 from unet_factory.domain.segmentation_parameters import LabelMapFormat, SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
@@ -69,6 +70,8 @@ def segment(at: "Address", scan: Path | None, results: Results, parameters: Segm
     """Upload, show progress, download. An interrupted command takes its job back."""
     with gateway(at) as client:
         job = client.submit(scan, parameters)
+        doubts = job.implausible
+        _warn(job, doubts)  # in time to interrupt it
         try:
             job = _watch(client, job)
         except KeyboardInterrupt:
@@ -78,6 +81,7 @@ def segment(at: "Address", scan: Path | None, results: Results, parameters: Segm
         if parameters.preview:
             say(f"preview: {client.preview(job.id, results.preview)}")
     _report(job, results.output)
+    _warn(job, [finding for finding in job.implausible if finding not in doubts])
 
 
 def unet(
@@ -182,6 +186,11 @@ def _report(job: Job, output: Path) -> None:
         say(f"note: {note}")
     if job.policy.out_of_range:
         say(f"note: outside the trained range of {job.model}; the policy was {job.policy.outside}")
+
+
+def _warn(job: Job, findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        say(f"WARNING: unlike what {job.model} was trained on, do not rely on the result: {finding}")
 
 
 def _cells(model: ModelDescription) -> list[str]:

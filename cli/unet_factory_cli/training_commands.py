@@ -65,6 +65,23 @@ def evaluate(
 
 
 @app.command()
+def describe(
+    config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
+    margin: Annotated[
+        float, typer.Option(help="A value is plausible up to this factor beyond what was seen.", min=1)
+    ] = 1.5,
+    changes: Changes = None,
+) -> None:
+    """Put into a checkpoint what training and validation saw, by which later scans and results are judged."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_description
+
+        run_description(config, checkpoint, output or checkpoint, margin, changes or [])
+
+
+@app.command()
 def compress(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,

@@ -18,6 +18,7 @@ from unet_factory.domain.errors import (
     StorageFull,
 )
 from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, DeliveryKind, Job, JobState, SegmentationRequest, Spacings
+from unet_factory.domain.plausibility import ImplausiblePolicy, in_words
 from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.deliveries import ClaimedDelivery
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -76,21 +77,27 @@ class DeliveryTasks:
         assert request.callback_url is not None
         WebhookSender(self.destinations.webhooks).send(claimed.id, request.callback_url, job)
 
-    def _store_by_dicomweb(self, claimed: ClaimedDelivery, job: Job, _: SegmentationRequest) -> None:
+    def _store_by_dicomweb(self, claimed: ClaimedDelivery, job: Job, request: SegmentationRequest) -> None:
         archive = self.destinations.archive(claimed.delivery.destination).dicomweb
-        with self._results(job) as files:
+        with self._results(job, request) as files:
             dicomweb.store(_configured(archive), files)
 
-    def _store_by_dimse(self, claimed: ClaimedDelivery, job: Job, _: SegmentationRequest) -> None:
+    def _store_by_dimse(self, claimed: ClaimedDelivery, job: Job, request: SegmentationRequest) -> None:
         archive = self.destinations.archive(claimed.delivery.destination).dimse
-        with self._results(job) as files:
+        with self._results(job, request) as files:
             dimse.store(_configured(archive), files)
 
     @contextmanager
-    def _results(self, job: Job) -> Iterator[list[Path]]:
-        """The DICOM objects that the job made, as local files."""
+    def _results(self, job: Job, request: SegmentationRequest) -> Iterator[list[Path]]:
+        """The DICOM objects that the job made, as local files.
+
+        Raises:
+            NothingToDo: there are none, or they are withheld because they are implausible.
+        """
         if job.state is not JobState.SUCCEEDED:
             raise NothingToDo(f"the job {job.state}")
+        if job.implausible and request.implausible is ImplausiblePolicy.WITHHOLD:
+            raise NothingToDo(f"withheld as implausible: {in_words(job.implausible)}")
         names = set(self.blobs.names(job.id))
         with ExitStack() as stack:
             files = [stack.enter_context(self.blobs.local(job.id, name)) for name in RESULTS if name in names]

@@ -51,6 +51,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SlicesIrregular: 422,
     errors.SlicesTilted: 422,
     errors.NoContrast: 422,
+    errors.Implausible: 422,
     errors.CallbackRefused: 422,
     errors.DestinationUnknown: 422,
     errors.SeriesNotFound: 422,

@@ -60,13 +60,14 @@ def evaluate(
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
     """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest.
 
-    What only the checkpoint knows stays: the shape of its hypernetwork and how it was compressed.
+    What only the checkpoint knows stays: the shape of its hypernetwork, how it was compressed, what training saw.
     """
     checkpoint, manifest = load_checkpoint(checkpoint_path), manifest_of(config)
     compression = {name: value for name, value in checkpoint.manifest.training.items() if name == "compression"}
     made_by = {
         "hypernetwork": checkpoint.manifest.hypernetwork,
         "metrics": tuple(figures),
+        "seen": checkpoint.manifest.seen,
         "training": manifest.training | compression,
     }
     manifest = manifest.model_copy(update=made_by)

@@ -21,6 +21,7 @@ from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.seen_scans import seen_in
 from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
 
@@ -47,7 +48,8 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     training, validation = (read_split(config.dataset, split, config.architecture.classes) for split in _SPLITS)
-    trainer, manifest = Trainer(config, fabric), manifest_of(config)
+    trainer = Trainer(config, fabric)
+    manifest = manifest_of(config).model_copy(update={"seen": seen_in([*training, *validation], config.labels)})
     trainer.resume(run_dir / STATE_FILE)
     log.info("training on %d scans from iteration %d", len(training), trainer.iteration)
     with _Reporter(trainer, manifest, validation, run_dir) as reporter, _stop_requests() as stop_requested:

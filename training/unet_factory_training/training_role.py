@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+from unet_factory.domain.plausibility import Seen
 from unet_factory_training.config import read_config
 from unet_factory_training.datasets import Split
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation_report import evaluate, fill_card, publish
 from unet_factory_training.loop import train
 from unet_factory_training.overrides import Overrides
+from unet_factory_training.seen_scans import describe
 
 
 def run(
@@ -66,3 +68,14 @@ def run_evaluation(
     if card is not None:
         fill_card(card, figures)
     return figures
+
+
+def run_description(
+    config_path: Path,
+    checkpoint: Path,
+    target: Path,
+    margin: float,
+    overrides: Overrides = MappingProxyType({}),
+) -> Seen:
+    """Write ``checkpoint`` to ``target`` with what its training and validation scans are like in its manifest."""
+    return describe(read_config(config_path, overrides), checkpoint, target, margin)

@@ -117,6 +117,12 @@ class VolumeTooLarge(FactoryError):
     slug, title = "volume-too-large", "The volume is too large"
 
 
+class Implausible(FactoryError):
+    """The scan or its result is far from what the model was trained on, and the policy is ``reject``."""
+
+    slug, title = "implausible", "The scan or its result is not plausible for the model"
+
+
 class ModelUnknown(FactoryError):
     slug, title = "unknown-model", "There is no model with that name"
 

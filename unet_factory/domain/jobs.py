@@ -8,6 +8,7 @@ from pydantic import Field
 
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.plausibility import Finding
 from unet_factory.domain.segmentation_parameters import SegmentationOptions
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 
@@ -134,6 +135,9 @@ class Job(Frozen):
     peak_bytes: int | None = None
     weights_cached: bool | None = None
     volumes_ml: dict[str, float] | None = None
+    implausible: tuple[Finding, ...] = Field(
+        default=(), description="what is far from all that the model was trained on: doubt the result"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what was chosen or tolerated while reading the scan")
     error: Problem | None = None
     attempts: int = 0

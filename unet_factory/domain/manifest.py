@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 
 CodeTriple = tuple[str, str, str]
@@ -134,6 +135,7 @@ class Manifest(Frozen):
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
     wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
+    ``seen``: what training saw; without it, no result is judged.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
@@ -151,6 +153,7 @@ class Manifest(Frozen):
     citation: str = ""
     card: str = ""
     metrics: tuple[dict[str, Any], ...] = ()
+    seen: Seen | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -168,6 +171,13 @@ class Manifest(Frozen):
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
             raise ValueError(f"conditions have the names {', '.join(names)}; each must have one of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _seen_labels_are_known(self) -> Self:
+        names = {label.name for label in self.labels if label.value != 0}
+        if self.seen is not None and (unknown := sorted(set(self.seen.volumes_ml) - names)):
+            raise ValueError(f"seen.volumes_ml names {', '.join(unknown)}; the labels are {', '.join(sorted(names))}")
         return self
 
     def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:

@@ -28,6 +28,7 @@ from unet_factory.domain.conditions import conditions_text, parse_conditions
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.image_choice import ImageChoice, parse_echo_time, parse_image_type
+from unet_factory.domain.plausibility import ImplausiblePolicy
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing, validate_spacing
 from unet_factory.domain.uids import read_uid
 
@@ -91,6 +92,11 @@ class SegmentationOptions(Frozen):
     )
     outside: OutsidePolicy = Field(
         default=OutsidePolicy.CLAMP, description="what to do with a spacing outside the model's trained range"
+    )
+    implausible: ImplausiblePolicy = Field(
+        default=ImplausiblePolicy.NOTE,
+        description="what to do with a field of view or a volume far from what the model was trained on: note it, also"
+        " withhold the results from archives, or reject the scan",
     )
     output: LabelMapFormat = Field(default="nii.gz", description="file format of the label map")
     seg_type: SegmentationType = Field(

@@ -157,11 +157,9 @@ def now_s(redis: Redis) -> float:
 
 def encode(fields: dict[str, Any]) -> dict[str, str]:
     """Fields of a job as its hash holds them."""
-
-    def plain(value: Any) -> Any:
-        return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-
-    return {name: json.dumps(plain(value)) for name, value in fields.items()}
+    return {
+        name: json.dumps(value, default=lambda model: model.model_dump(mode="json")) for name, value in fields.items()
+    }
 
 
 def flat(fields: dict[str, str]) -> list[str]:

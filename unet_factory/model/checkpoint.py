@@ -41,6 +41,22 @@ def save_checkpoint(path: Path, hypernetwork: Hypernetwork, manifest: Manifest, 
     return hashlib.sha256(blob).hexdigest()
 
 
+def replace_manifest(path: Path, manifest: Manifest, target: Path) -> str:
+    """Write the checkpoint ``path`` to ``target``, which may be itself, with another manifest; the tensors stay as they
+    are, bit for bit. Returns its digest.
+
+    Raises:
+        CheckpointInvalid: not a safetensors file.
+    """
+    try:
+        blob = save(load(path.read_bytes()), {MANIFEST_KEY: manifest.model_dump_json()})
+    except SafetensorError as error:
+        raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
+    with whole_file(target) as partial:
+        partial.write_bytes(blob)
+    return hashlib.sha256(blob).hexdigest()
+
+
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Read a checkpoint.
 

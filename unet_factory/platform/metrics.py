@@ -49,6 +49,11 @@ MODELS_REFUSED = Gauge(
 )
 OOM_FALLBACKS = Counter("unet_factory_oom_fallbacks", "Jobs that ran out of memory and went on in a smaller way")
 AUDIT_FAILURES = Counter("unet_factory_audit_failures", "Lines of the audit trail that could not be written")
+IMPLAUSIBLE_RESULTS = Counter(
+    "unet_factory_implausible_results",
+    "Scans and results that are far from what their model was trained on, refused ones too",
+    ["model"],
+)
 SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings asked for outside the trained range")
 DELIVERIES = Counter(
     "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]

@@ -17,6 +17,12 @@ from redis.exceptions import RedisError
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
 from unet_factory.domain.jobs import PREVIEW_NAME, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.plausibility import (
+    Finding,
+    field_of_view_findings,
+    refuse_implausible,
+    volume_findings,
+)
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
 from unet_factory.model.inference import Execution, segment_scan
@@ -76,6 +82,7 @@ class Attempt:
     lease: JobHold
     memory: PeakMemory
     timings_s: dict[str, float] = field(default_factory=dict)
+    implausible: tuple[Finding, ...] = ()
     _told: float = 0.0
 
     def run(self) -> None:
@@ -113,19 +120,21 @@ class Attempt:
                     choice=request.image_choice,
                 )
             plan = self._plan(volume, manifest)
+            self._judge(field_of_view_findings(manifest.seen, volume.header.shape_ras, plan.native_mm), manifest)
             with self._stage("weights"):
                 unet, cached = context.factory.network(
                     request.model, request.checkpoint_digest, plan.snapped, request.conditions
                 )
             with self._stage("infer"):
                 labels, reduced = self._infer(unet, volume, plan, manifest)
+            found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
+            self._judge(volume_findings(manifest.seen, found_ml), manifest)
             with self._stage("write"):
                 self._write(labels, source, volume.header)
             if request.preview:
                 with self._stage("preview"):
                     self._draw(volume, labels)
             policy = _report(plan, request, reduced_memory=reduced)
-            found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
                     self._write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
@@ -155,6 +164,16 @@ class Attempt:
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
         self._tell(spacing=spacing, policy=_report(plan, request), notes=self._notes(volume))
         return plan
+
+    def _judge(self, findings: tuple[Finding, ...], manifest: Manifest) -> None:
+        """Write what is found to the job, before more is done with its scan or its result.
+
+        Raises:
+            Implausible: something is found, and the caller wants none such.
+        """
+        self.implausible += findings
+        self._tell(implausible=self.implausible)
+        refuse_implausible(self.request.implausible, self.implausible, manifest.name)
 
     def _notes(self, volume: Volume) -> tuple[str, ...]:
         """What was noted while the scan was read, after what a courier noted while it was fetched."""
@@ -231,6 +250,7 @@ class Attempt:
             working_mm=plan.working_mm,
             snapped_mm=plan.snapped.mm,
             policy=policy,
+            implausible=self.implausible,
         )
 
     def _put(self, result: Path) -> None:
@@ -262,6 +282,8 @@ class Attempt:
         fields |= {"timings_s": self.timings_s, "peak_bytes": self.memory.read()}
         if not self.context.lifecycle.finish(self.job_id, self.owner, state, **fields):
             raise JobLost
+        if self.implausible:
+            metrics.IMPLAUSIBLE_RESULTS.labels(self.request.model).inc()
 
 
 def _report(plan: SpacingPlan, request: SegmentationRequest, *, reduced_memory: bool = False) -> PolicyReport:

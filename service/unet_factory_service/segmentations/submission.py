@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_factory.domain.conditions import named_conditions, snap_conditions
-from unet_factory.domain.errors import QueueUnavailable, SpacingOutOfRange
+from unet_factory.domain.errors import Implausible, QueueUnavailable, SpacingOutOfRange
 from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
+from unet_factory.domain.plausibility import Finding, field_of_view_findings, refuse_implausible
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import check_working_size, plan_spacing
-from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
+from unet_factory.platform.metrics import IMPLAUSIBLE_RESULTS, SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header
 from unet_factory_service.access.callers import ANYBODY, Caller
@@ -93,10 +94,27 @@ def _accept_upload(
         SPACING_OUT_OF_RANGE.inc()
         raise
     check_working_size(header.shape_ras, plan, gateway.settings.max_voxels)
+    implausible = _judged(header, asked, model)
     job, request = _accept(gateway, asked, model, _input_name(scan.file, header), dicom=header.format == "dicom")
     policy = PolicyReport(outside=asked.outside, out_of_range=plan.out_of_range)
     spacing = Spacings(native=header.spacing_ras_mm, requested=asked.working_spacing_mm)
-    return _Accepted(job.model_copy(update={"policy": policy, "spacing": spacing, "notes": header.notes}), request)
+    found = {"policy": policy, "spacing": spacing, "notes": header.notes, "implausible": implausible}
+    return _Accepted(job.model_copy(update=found), request)
+
+
+def _judged(header: VolumeHeader, asked: SegmentationParameters, model: RegisteredModel) -> tuple[Finding, ...]:
+    """What is told at once, before any time is spent on the scan; a worker judges the volumes.
+
+    Raises:
+        Implausible: the field of view is, and the caller wants none such.
+    """
+    findings = field_of_view_findings(model.manifest.seen, header.shape_ras, header.spacing_ras_mm)
+    try:
+        refuse_implausible(asked.implausible, findings, model.manifest.name)
+    except Implausible:
+        IMPLAUSIBLE_RESULTS.labels(model.manifest.name).inc()
+        raise
+    return findings
 
 
 def _accept(

@@ -35,6 +35,7 @@ _DEVICE = Code("121007", "DCM", "Device")
 _IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
 _VOLUME = Code("118565006", "SCT", "Volume")
 _MILLILITRE = Code("ml", "UCUM", "milliliter")
+_OUT_OF_RANGE = Code("114009", "DCM", "Value out of range")  # PS3.16 CID 42, Numeric Value Qualifier
 _DECIMALS = 6
 
 _Group = VolumetricROIMeasurementsAndQualitativeEvaluations | MeasurementsAndQualitativeEvaluations
@@ -106,13 +107,14 @@ def _group(
 ) -> _Group:
     tracking_id, tracking_uid = provenance.tracking(label)
     site = coding.site_of(label)
+    qualifier = _OUT_OF_RANGE if provenance.doubts_volume(label) else None
     common: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(tracking_uid, tracking_id),
         "finding_category": coding.category_of(label),
         "finding_type": coding.type_of(label),
         "finding_sites": None if site is None else [FindingSite(site[0], topographical_modifier=site[1])],
         "algorithm_id": _algorithm(provenance),
-        "measurements": [Measurement(_VOLUME, round(volume_ml, _DECIMALS), _MILLILITRE)],
+        "measurements": [Measurement(_VOLUME, round(volume_ml, _DECIMALS), _MILLILITRE, qualifier)],
     }
     if segmentation is None or number is None:
         return MeasurementsAndQualitativeEvaluations(**common, source_images=_images(series.datasets))

@@ -11,6 +11,7 @@ from pydicom.uid import UID, generate_uid
 from unet_factory import __version__
 from unet_factory.domain.jobs import PolicyReport
 from unet_factory.domain.manifest import Label
+from unet_factory.domain.plausibility import Finding, in_words
 from unet_factory.domain.spacing import SpacingMm
 
 MANUFACTURER = "U-Net factory"
@@ -31,6 +32,7 @@ class Provenance:
     working_mm: SpacingMm
     snapped_mm: SpacingMm
     policy: PolicyReport
+    implausible: tuple[Finding, ...] = ()
 
     @property
     def version(self) -> str:
@@ -67,7 +69,12 @@ class Provenance:
             "outside the trained range": _yes(self.policy.out_of_range),
             "resampled": _yes(self.policy.resampled),
             "in smaller windows for lack of memory": _yes(self.policy.reduced_memory),
+            **({"IMPLAUSIBLE, unlike the training": in_words(self.implausible)} if self.implausible else {}),
         }
+
+    def doubts_volume(self, label: Label) -> bool:
+        """Whether the label's volume is far from all that the model was trained on."""
+        return any(finding.what == "volume_ml" and finding.label == label.name for finding in self.implausible)
 
 
 def _by(spacing_mm: Sequence[float]) -> str:

@@ -1,0 +1,98 @@
+"""What a model's training and validation scans are like, for its manifest: later scans are judged by it."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.table import Table
+
+from unet_factory.domain.errors import DatasetInvalid
+from unet_factory.domain.manifest import Label
+from unet_factory.domain.plausibility import AXES, Seen, Span
+from unet_factory.model.checkpoint import replace_manifest
+from unet_factory.platform.manifest_file import read_manifest
+from unet_factory.volume import volumes_ml
+from unet_factory_training.config import TrainingConfig
+from unet_factory_training.datasets import LabelledScan, Split, find_subjects, read_scan
+
+MARGIN = 1.5
+"""How far beyond the 0.5th and 99.5th percentiles a value may lie: patients differ more than a data set shows."""
+
+_SPLITS: tuple[Split, Split] = ("train", "validation")
+_OVER_SCANS = (0.5, 50.0, 99.5)
+_OVER_VOXELS = (1.0, 50.0, 99.0)
+_DECIMALS = 4
+
+
+def seen_in(scans: Iterable[LabelledScan], labels: Sequence[Label], margin: float = MARGIN) -> Seen:
+    """Volumes, fields of view and z-scored intensities of labelled scans, which are looked at one by one.
+
+    Raises:
+        DatasetInvalid: there are no scans.
+    """
+    rows = [(_volumes(scan, labels), _field_of_view_mm(scan), _intensities(scan)) for scan in scans]
+    if not rows:
+        raise DatasetInvalid("there are no scans of training and validation to describe")
+    volumes, extents_mm, intensities = (np.array(column) for column in zip(*rows, strict=True))
+    names = [label.name for label in labels if label.value != 0]
+    r, a, s = (_span(column) for column in extents_mm.T)
+    low, middle, high = (_span(column) for column in intensities.T)
+    return Seen(
+        scans=len(rows),
+        margin=margin,
+        volumes_ml={name: _span(column) for name, column in zip(names, volumes.T, strict=True)},
+        field_of_view_mm=(r, a, s),
+        intensities=(low, middle, high),
+    )
+
+
+def describe(config: TrainingConfig, checkpoint: Path, target: Path, margin: float = MARGIN) -> Seen:
+    """Write ``checkpoint`` to ``target`` with what its training and validation scans are like; its weights stay.
+
+    Raises:
+        CheckpointInvalid: it is no checkpoint.
+        DatasetInvalid: as ``read_scan``, there are no scans, or the checkpoint has other labels than ``config``.
+    """
+    manifest = read_manifest(checkpoint)
+    if manifest.labels != config.labels:
+        raise DatasetInvalid(f"{checkpoint.name} has other labels than the configuration {config.name}")
+    subjects = (subject for split in _SPLITS for subject in find_subjects(config.dataset, split))
+    seen = seen_in((read_scan(subject, config.dataset) for subject in subjects), manifest.labels, margin)
+    replace_manifest(checkpoint, manifest.model_copy(update={"seen": seen}), target)
+    return seen
+
+
+def table_of(seen: Seen) -> Table:
+    """What was seen, and what counts as plausible."""
+    table = Table(f"{seen.scans} scans", "low", "median", "high", f"plausible (margin {seen.margin:g})")
+    for name, span in seen.volumes_ml.items():
+        table.add_row(f"{name} (ml)", *_cells(seen, span))
+    for axis, span in zip(AXES, seen.field_of_view_mm, strict=True):
+        table.add_row(f"field of view {axis} (mm)", *_cells(seen, span))
+    return table
+
+
+def _cells(seen: Seen, span: Span) -> list[str]:
+    lowest, highest = seen.expected(span)
+    return [f"{value:.4g}" for value in (span.low, span.median, span.high)] + [f"{lowest:.3g} to {highest:.3g}"]
+
+
+def _volumes(scan: LabelledScan, labels: Sequence[Label]) -> list[float]:
+    """In ml, one for each label but the background."""
+    return list(volumes_ml(scan.labels.numpy(), scan.spacing_ras_mm, labels).values())
+
+
+def _field_of_view_mm(scan: LabelledScan) -> list[float]:
+    return [voxels * mm for voxels, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
+
+
+def _intensities(scan: LabelledScan) -> list[float]:
+    voxels: list[float] = np.percentile(scan.image.to(torch.float32).numpy(), _OVER_VOXELS).tolist()
+    return voxels
+
+
+def _span(values: NDArray[np.float64]) -> Span:
+    low, median, high = (round(float(value), _DECIMALS) for value in np.percentile(values, _OVER_SCANS))
+    return Span(low=low, median=median, high=high)

@@ -1,0 +1,127 @@
+"""Whether a scan and its result look like what a model was trained on.
+
+A network segments whatever it is given: a model of the hippocampus finds 79 ml of it in a whole head. The manifest says
+what training saw; a field of view or a volume far from that is a finding, and the caller says what follows from it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from unet_factory.domain.errors import Implausible
+from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.spacing import SpacingMm
+
+AXES: tuple[Literal["R", "A", "S"], ...] = ("R", "A", "S")
+
+
+class ImplausiblePolicy(StrEnum):
+    """What follows from findings. Each does what those before it do: ``note`` them in the job and its results,
+    ``withhold`` the results from archives, ``reject`` the scan or fail the job.
+    """
+
+    NOTE = "note"
+    WITHHOLD = "withhold"
+    REJECT = "reject"
+
+
+class Span(Frozen):
+    """A quantity over many scans: its 0.5th, 50th and 99.5th percentiles."""
+
+    low: float = Field(allow_inf_nan=False)
+    median: float = Field(allow_inf_nan=False)
+    high: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.low <= self.median <= self.high:
+            raise ValueError(f"percentiles must not fall; they are {self.low:g}, {self.median:g}, {self.high:g}")
+        return self
+
+
+class Seen(Frozen):
+    """What training and validation saw, over so many ``scans``; the test split stays unseen.
+
+    ``volumes_ml`` per label name; ``field_of_view_mm`` along R, A and S; ``intensities``: the 1st, 50th and 99th
+    percentile of a scan's voxels after z-scoring, for the record. Volumes and field of view are judged: from ``low``
+    divided by ``margin`` to ``high`` times ``margin`` is plausible.
+    """
+
+    scans: int = Field(ge=1)
+    margin: float = Field(ge=1, allow_inf_nan=False)
+    volumes_ml: dict[str, Span]
+    field_of_view_mm: tuple[Span, Span, Span]
+    intensities: tuple[Span, Span, Span]
+
+    def expected(self, span: Span) -> tuple[float, float]:
+        """The lowest and the highest plausible value."""
+        return span.low / self.margin, span.high * self.margin
+
+
+class Finding(Frozen):
+    """A value that is not plausible: a ``label``'s volume in ml, or the field of view along an ``axis`` in mm."""
+
+    what: Literal["volume_ml", "field_of_view_mm"]
+    label: str | None = None
+    axis: Literal["R", "A", "S"] | None = None
+    value: float
+    expected: tuple[float, float] = Field(description="the lowest and the highest plausible value")
+
+    def __str__(self) -> str:
+        low, high = self.expected
+        subject, unit = (
+            (f"volume of {self.label}", "ml")
+            if self.what == "volume_ml"
+            else (f"field of view along {self.axis}", "mm")
+        )
+        return f"{subject} is {self.value:.3g} {unit}, expected {low:.3g} to {high:.3g} {unit}"
+
+
+def field_of_view_findings(
+    seen: Seen | None, shape_ras: Sequence[int], spacing_ras_mm: SpacingMm
+) -> tuple[Finding, ...]:
+    """What is not plausible of a scan's extent; nothing where it is not known what training saw.
+
+    Args:
+        shape_ras: voxels (r, a, s).
+    """
+    if seen is None:
+        return ()
+    found = (
+        Finding(what="field_of_view_mm", axis=axis, value=round(voxels * mm, 3), expected=seen.expected(span))
+        for axis, voxels, mm, span in zip(AXES, shape_ras, spacing_ras_mm, seen.field_of_view_mm, strict=True)
+    )
+    return _outside(found)
+
+
+def volume_findings(seen: Seen | None, volumes_ml: Mapping[str, float]) -> tuple[Finding, ...]:
+    """What is not plausible of a result's volumes (by label name); nothing where it is not known what training saw."""
+    if seen is None:
+        return ()
+    found = (
+        Finding(what="volume_ml", label=label, value=round(volumes_ml[label], 6), expected=seen.expected(span))
+        for label, span in seen.volumes_ml.items()
+    )
+    return _outside(found)
+
+
+def refuse_implausible(policy: ImplausiblePolicy, findings: Sequence[Finding], model: str) -> None:
+    """
+    Raises:
+        Implausible: there are findings, and the policy is ``reject``.
+    """
+    if findings and policy is ImplausiblePolicy.REJECT:
+        raise Implausible(
+            f"unlike what {model} was trained on: {in_words(findings)}; send a scan of what it knows, or implausible=note",
+            implausible=[finding.model_dump(mode="json") for finding in findings],
+        )
+
+
+def in_words(findings: Iterable[Finding]) -> str:
+    return "; ".join(map(str, findings))
+
+
+def _outside(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(finding for finding in found if not finding.expected[0] <= finding.value <= finding.expected[1])
