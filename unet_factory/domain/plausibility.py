@@ -114,7 +114,8 @@ def refuse_implausible(policy: ImplausiblePolicy, findings: Sequence[Finding], m
     """
     if findings and policy is ImplausiblePolicy.REJECT:
         raise Implausible(
-            f"unlike what {model} was trained on: {in_words(findings)}; send a scan of what it knows, or implausible=note",
+            f"unlike what {model} was trained on: {in_words(findings)}; send a scan of a kind that it knows, or choose"
+            " implausible=note",
             implausible=[finding.model_dump(mode="json") for finding in findings],
         )
 

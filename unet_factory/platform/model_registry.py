@@ -156,4 +156,6 @@ class ModelRegistry:
             if self._refused.get(file) != reason:
                 log.error("the model file %s is refused: %s", file, reason)
         metrics.MODELS_REFUSED.set(len(refused))
+        for name in models:
+            metrics.IMPLAUSIBLE_RESULTS.labels(name)  # from the start: the first must show as an increase
         self._models, self._refused = models, refused
