@@ -156,22 +156,30 @@ def run_evaluation(
     Console().print(table_of(run(config, checkpoint, split, draws, publish, card, overrides)))
 
 
-def run_description(config: Path, checkpoint: Path, target: Path, margin: float, changes: list[str]) -> None:
+def run_description(
+    config: Path, checkpoint: Path, target: Path, margin: float, card: Path | None, changes: list[str]
+) -> None:
     """
     Raises:
         CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
     overrides = _check_training_config(config, changes)
-    if not checkpoint.is_file():
-        raise CommandFailed(f"there is no file {checkpoint}", MISUSED)
+    for file in (checkpoint, card):
+        if file is not None and not file.is_file():
+            raise CommandFailed(f"there is no file {file}", MISUSED)
     if not target.parent.is_dir():
         raise CommandFailed(f"there is no folder {target.parent}", MISUSED)
     from rich.console import Console
+    from rich.table import Table
 
-    from unet_factory_training.seen_scans import table_of
+    from unet_factory_training.seen_scans import rows_of
     from unet_factory_training.training_role import run_description as run
 
-    Console().print(table_of(run(config, checkpoint, target, margin, overrides)))
+    heading, *rows = rows_of(run(config, checkpoint, target, margin, card, overrides))
+    table = Table(*heading)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:

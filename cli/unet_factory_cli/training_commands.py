@@ -72,13 +72,14 @@ def describe(
     margin: Annotated[
         float, typer.Option(help="A value is plausible up to this factor beyond what was seen.", min=1)
     ] = 1.5,
+    card: Annotated[Path | None, typer.Option(help="A model card to put the ranges into.")] = None,
     changes: Changes = None,
 ) -> None:
     """Put into a checkpoint what training and validation saw, by which later scans and results are judged."""
     with clear_errors("training"):
         from unet_factory_cli.roles import run_description
 
-        run_description(config, checkpoint, output or checkpoint, margin, changes or [])
+        run_description(config, checkpoint, output or checkpoint, margin, card, changes or [])
 
 
 @app.command()

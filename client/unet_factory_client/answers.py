@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, Label
+from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.platform.atomic_files import whole_file
 
@@ -25,6 +26,7 @@ class ModelDescription(BaseModel):
     grid_step_mm: float
     conditions: tuple[Condition, ...] = ()
     metrics: tuple[dict[str, Any], ...] = ()
+    seen: Seen | None = None
     licence: str = ""
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from unet_factory_training.evaluation_report import CARD_END, CARD_START, fill_card
+from unet_factory_training.evaluation_report import fill_card
 
+CARD_START, CARD_END = "<!-- figures -->", "<!-- /figures -->"
 FIGURES = [{"region": "native", "dice": {"left": 0.91249, "right": 0.5}, "dice_mean": 0.7, "dice_std": 0.0123}]
 
 

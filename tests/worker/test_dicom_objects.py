@@ -18,6 +18,7 @@ from tests.fixtures.dicom_results import (
     SHAPE,
     Files,
     complaints,
+    doubtful,
     frames_by_source,
     labels_ras,
     provenance,
@@ -112,6 +113,26 @@ def test_the_report_says_volumes_spacings_and_segments(tmp_path: Path, seg_type:
     evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence
     referred = {item.ReferencedSOPInstanceUID for one in evidence for item in one.ReferencedSOPSequence}
     assert referred == {seg.SOPInstanceUID, *(one.SOPInstanceUID for one in scan)}
+
+
+def test_the_report_doubts_what_is_implausible(tmp_path: Path) -> None:
+    files = results(tmp_path, scan_of(), labels_ras(), made=doubtful())
+    content: Any = highdicom.sr.srread(files["report.dcm"]).content
+    groups = content.get_volumetric_roi_measurement_groups()
+    qualifiers = [group.get_measurements(name=codes.SCT.Volume)[0].qualifier for group in groups]
+    assert [qualifier is not None for qualifier in qualifiers] == [False, True, False, False]
+    assert _triple(qualifiers[1]) == ("DCM", "114009", "Value out of range")
+    said = "field of view along S is 155 mm, expected 17.3 to 69.1 mm; volume of posterior is 150 ml, expected 0.693 to"
+    for group in groups:
+        assert any(said in item.TextValue for item in group[0].ContentSequence if item.ValueType == "TEXT")
+    (algorithm,) = dcmread(files["seg.dcm"]).SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+    assert said in str(algorithm.AlgorithmParameters)
+
+
+def test_a_plausible_result_is_not_doubted(tmp_path: Path) -> None:
+    report = dcmread(results(tmp_path, scan_of(), labels_ras())["report.dcm"])
+    assert "NumericValueQualifierCodeSequence" not in {element.keyword for element in report.iterall()}
+    assert "IMPLAUSIBLE" not in str(report)
 
 
 def _volume_ml(group: Any) -> float:

@@ -8,6 +8,7 @@ from pydicom import dcmread
 from tests.fixtures.dicom_files import as_ct, enhanced
 from tests.fixtures.dicom_results import (
     complaints,
+    doubtful,
     frames_by_source,
     labels_ras,
     results,
@@ -46,6 +47,11 @@ def test_the_validator_finds_in_a_labelmap_only_what_its_age_cannot_know(tmp_pat
     for file in files.values():
         assert set(complaints(file)) <= set(UNKNOWN_TO_ITS_AGE)
     assert complaints(files["seg.dcm"]), "the validator has learnt the class: take it off the list"
+
+
+def test_the_validator_accepts_what_is_said_of_implausible_results(tmp_path: Path) -> None:
+    files = results(tmp_path, scan_of(), labels_ras(), made=doubtful())
+    assert {name: complaints(file) for name, file in files.items()} == {"seg.dcm": [], "report.dcm": []}
 
 
 def test_a_real_series_gives_clean_results(tmp_path: Path) -> None:

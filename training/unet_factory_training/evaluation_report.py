@@ -16,11 +16,12 @@ from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
+from unet_factory_training.model_card import fill_marked
 
 log = logging.getLogger(__name__)
 
 DRAW_SEED = 20240
-CARD_START, CARD_END = "<!-- figures -->", "<!-- /figures -->"
+CARD_MARK = "figures"
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,8 @@ def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:
     Raises:
         ValueError: the card lacks the marks.
     """
-    text = card.read_text()
-    before, start, rest = text.partition(CARD_START)
-    _, end, after = rest.partition(CARD_END)
-    if not (start and end):
-        raise ValueError(f"{card} has no lines {CARD_START} and {CARD_END}")
-    labels = list(figures[0]["dice"])
-    rows = [["spacing (R,A,S)", *labels, "mean", "std"], ["---"] * (len(labels) + 3)]
-    rows += [[figure["region"], *_rounded(figure)] for figure in figures]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    card.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    heading = ["spacing (R,A,S)", *figures[0]["dice"], "mean", "std"]
+    fill_marked(card, CARD_MARK, [heading, *([figure["region"], *_rounded(figure)] for figure in figures)])
 
 
 def regions(config: TrainingConfig, draws: int) -> list[Region]:

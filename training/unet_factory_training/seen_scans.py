@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from unet_factory.domain.errors import DatasetInvalid
 from unet_factory.domain.manifest import Label
@@ -16,10 +15,12 @@ from unet_factory.platform.manifest_file import read_manifest
 from unet_factory.volume import volumes_ml
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, find_subjects, read_scan
+from unet_factory_training.model_card import fill_marked
 
 MARGIN = 1.5
 """How far beyond the 0.5th and 99.5th percentiles a value may lie: patients differ more than a data set shows."""
 
+CARD_MARK = "seen"
 _SPLITS: tuple[Split, Split] = ("train", "validation")
 _OVER_SCANS = (0.5, 50.0, 99.5)
 _OVER_VOXELS = (1.0, 50.0, 99.0)
@@ -48,8 +49,12 @@ def seen_in(scans: Iterable[LabelledScan], labels: Sequence[Label], margin: floa
     )
 
 
-def describe(config: TrainingConfig, checkpoint: Path, target: Path, margin: float = MARGIN) -> Seen:
+def describe(
+    config: TrainingConfig, checkpoint: Path, target: Path, margin: float = MARGIN, card: Path | None = None
+) -> Seen:
     """Write ``checkpoint`` to ``target`` with what its training and validation scans are like; its weights stay.
+
+    ``card``: a model card to put the same into.
 
     Raises:
         CheckpointInvalid: it is no checkpoint.
@@ -61,17 +66,17 @@ def describe(config: TrainingConfig, checkpoint: Path, target: Path, margin: flo
     subjects = (subject for split in _SPLITS for subject in find_subjects(config.dataset, split))
     seen = seen_in((read_scan(subject, config.dataset) for subject in subjects), manifest.labels, margin)
     replace_manifest(checkpoint, manifest.model_copy(update={"seen": seen}), target)
+    if card is not None:
+        fill_marked(card, CARD_MARK, rows_of(seen))
     return seen
 
 
-def table_of(seen: Seen) -> Table:
-    """What was seen, and what counts as plausible."""
-    table = Table(f"{seen.scans} scans", "low", "median", "high", f"plausible (margin {seen.margin:g})")
-    for name, span in seen.volumes_ml.items():
-        table.add_row(f"{name} (ml)", *_cells(seen, span))
-    for axis, span in zip(AXES, seen.field_of_view_mm, strict=True):
-        table.add_row(f"field of view {axis} (mm)", *_cells(seen, span))
-    return table
+def rows_of(seen: Seen) -> list[list[str]]:
+    """What was seen and what counts as plausible, as a table's rows; the first is its heading."""
+    volumes = [(f"{name} (ml)", span) for name, span in seen.volumes_ml.items()]
+    extents = [(f"field of view {axis} (mm)", span) for axis, span in zip(AXES, seen.field_of_view_mm, strict=True)]
+    heading = [f"{seen.scans} scans", "low", "median", "high", f"plausible (margin {seen.margin:g})"]
+    return [heading, *([what, *_cells(seen, span)] for what, span in (*volumes, *extents))]
 
 
 def _cells(seen: Seen, span: Span) -> list[str]:

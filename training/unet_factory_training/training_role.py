@@ -75,7 +75,8 @@ def run_description(
     checkpoint: Path,
     target: Path,
     margin: float,
+    card: Path | None = None,
     overrides: Overrides = MappingProxyType({}),
 ) -> Seen:
     """Write ``checkpoint`` to ``target`` with what its training and validation scans are like in its manifest."""
-    return describe(read_config(config_path, overrides), checkpoint, target, margin)
+    return describe(read_config(config_path, overrides), checkpoint, target, margin, card)

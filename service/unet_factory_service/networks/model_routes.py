@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
+from unet_factory.domain.plausibility import Seen
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
@@ -31,6 +32,7 @@ class ModelDescription(BaseModel):
     orientation: str
     normalisation: Normalisation
     metrics: tuple[dict[str, Any], ...]
+    seen: Seen | None
     licence: str
     citation: str
     card: str
@@ -53,6 +55,7 @@ class ModelDescription(BaseModel):
             orientation=manifest.preprocessing.orientation,
             normalisation=manifest.preprocessing.normalisation,
             metrics=manifest.metrics,
+            seen=manifest.seen,
             licence=manifest.licence,
             citation=manifest.citation,
             card=manifest.card,
