@@ -13,6 +13,7 @@ from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import LabelledScan, Subject, find_subjects, read_scan
 from unet_factory_training.evaluation import mean_dice, score_scans
+from unet_factory_training.seen_scans import rows_of
 
 MODEL = PROJECT / "models" / "hippocampus-mr.safetensors"
 CONFIG = PROJECT / "configs" / "hippocampus-mr.yaml"
@@ -63,6 +64,16 @@ def test_every_card_shows_the_figures_of_the_manifest(path: Path) -> None:
     for figure in manifest.metrics:
         values = (*figure["dice"].values(), figure["dice_mean"], figure["dice_std"])
         assert f"| {figure['region']} | {' | '.join(f'{value:.3f}' for value in values)} |" in card
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_card_shows_what_the_model_saw(path: Path) -> None:
+    manifest = read_manifest(path)
+    assert manifest.seen is not None
+    assert set(manifest.seen.volumes_ml) == {label.name for label in manifest.labels if label.value}
+    card = (PROJECT / manifest.card).read_text()
+    for row in rows_of(manifest.seen):
+        assert f"| {' | '.join(row)} |" in card
 
 
 @needs_data
