@@ -34,7 +34,7 @@ def test_a_volume_is_plausible_up_to_the_margin(anterior_ml: float, plausible: b
 @given(st.tuples(*[st.integers(1, 400)] * 3), st.tuples(*[st.floats(0.1, 9)] * 3))
 def test_each_axis_is_judged_by_its_extent(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
     found = field_of_view_findings(WHAT, shape, spacing)
-    extents = dict(zip("RAS", (round(n * mm, 3) for n, mm in zip(shape, spacing, strict=True)), strict=True))
+    extents = dict(zip("RAS", (round(n * mm, 4) for n, mm in zip(shape, spacing, strict=True)), strict=True))
     assert {finding.axis: finding.value for finding in found} == {
         axis: extent for axis, extent in extents.items() if extent < 10 or extent > 120
     }
@@ -51,7 +51,7 @@ def test_only_reject_refuses_and_names_value_and_range() -> None:
         refuse_implausible(policy, (), "tiny")
     for policy in (ImplausiblePolicy.NOTE, ImplausiblePolicy.WITHHOLD):
         refuse_implausible(policy, (TOO_MUCH,), "tiny")
-    with pytest.raises(Implausible, match=r"tiny.*anterior is 79 ml, expected 0\.5 to 6 ml.*implausible=note") as raised:
+    with pytest.raises(Implausible, match=r"tiny.*is 79 ml, expected 0\.5 to 6 ml.*implausible=note") as raised:
         refuse_implausible(ImplausiblePolicy.REJECT, (TOO_MUCH,), "tiny")
     assert raised.value.details == {"implausible": [TOO_MUCH.model_dump(mode="json")]}
 

@@ -62,7 +62,7 @@ def test_an_implausible_volume_is_noted_and_counted(context: WorkerContext, subm
     assert job.state is JobState.SUCCEEDED
     assert job.volumes_ml is not None
     assert job.volumes_ml["anterior"] <= WHOLE_SCAN_ML
-    value = round(job.volumes_ml["anterior"], 6)
+    value = round(job.volumes_ml["anterior"], 4)
     assert job.implausible == (Finding(what="volume_ml", label="anterior", value=value, expected=(5e4, 2e6)),)
     assert "labelmap.nii.gz" in files(context, job.id)
     assert counted() == before + 1

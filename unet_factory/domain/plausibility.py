@@ -14,6 +14,8 @@ from unet_factory.domain.errors import Implausible
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.spacing import SpacingMm
 
+_DECIMALS = 4
+
 AXES: tuple[Literal["R", "A", "S"], ...] = ("R", "A", "S")
 
 
@@ -57,7 +59,7 @@ class Seen(Frozen):
 
     def expected(self, span: Span) -> tuple[float, float]:
         """The lowest and the highest plausible value."""
-        return span.low / self.margin, span.high * self.margin
+        return round(span.low / self.margin, _DECIMALS), round(span.high * self.margin, _DECIMALS)
 
 
 class Finding(Frozen):
@@ -76,7 +78,7 @@ class Finding(Frozen):
             if self.what == "volume_ml"
             else (f"field of view along {self.axis}", "mm")
         )
-        return f"{subject} is {self.value:.3g} {unit}, expected {low:.3g} to {high:.3g} {unit}"
+        return f"{subject} is {self.value:.4g} {unit}, expected {low:.4g} to {high:.4g} {unit}"
 
 
 def field_of_view_findings(
@@ -90,7 +92,7 @@ def field_of_view_findings(
     if seen is None:
         return ()
     found = (
-        Finding(what="field_of_view_mm", axis=axis, value=round(voxels * mm, 3), expected=seen.expected(span))
+        Finding(what="field_of_view_mm", axis=axis, value=round(voxels * mm, _DECIMALS), expected=seen.expected(span))
         for axis, voxels, mm, span in zip(AXES, shape_ras, spacing_ras_mm, seen.field_of_view_mm, strict=True)
     )
     return _outside(found)
@@ -101,7 +103,7 @@ def volume_findings(seen: Seen | None, volumes_ml: Mapping[str, float]) -> tuple
     if seen is None:
         return ()
     found = (
-        Finding(what="volume_ml", label=label, value=round(volumes_ml[label], 6), expected=seen.expected(span))
+        Finding(what="volume_ml", label=label, value=round(volumes_ml[label], _DECIMALS), expected=seen.expected(span))
         for label, span in seen.volumes_ml.items()
     )
     return _outside(found)
