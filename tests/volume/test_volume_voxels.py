@@ -158,7 +158,7 @@ def test_voxels_that_are_not_finite_are_counted_and_refused(tmp_path: Path, valu
 def test_slabs_join_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_nifti(tmp_path / "scan.nii.gz", scl=(2.0, 1.0))
     for slab_bytes in (1, 60, 130, 10_000):
-        monkeypatch.setattr("unet_factory.volume.voxels._SLAB_BYTES", slab_bytes)
+        monkeypatch.setattr("unet_factory.volume.reading._SLAB_BYTES", slab_bytes)
         np.testing.assert_array_equal(read_volume(path).data, phantom() * 2.0 + 1)
 
 

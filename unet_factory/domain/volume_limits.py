@@ -1,6 +1,8 @@
-"""How large a volume an operator accepts."""
+"""How large a volume an operator accepts, and the check against it."""
 
 from dataclasses import dataclass
+
+from unet_factory.domain.errors import VolumeTooLarge
 
 
 @dataclass(frozen=True)
@@ -22,3 +24,9 @@ class VolumeLimits:
 
 
 DEFAULT_LIMITS = VolumeLimits()
+
+
+def check_limit(what: str, unit: str, found: int, allowed: int) -> None:
+    """Raise VolumeTooLarge where ``found`` is above ``allowed``."""
+    if found > allowed:
+        raise VolumeTooLarge(f"{what}: {found} {unit}, at most {allowed} are allowed", found=found, allowed=allowed)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import IO, Protocol, Self
 
 from unet_factory.domain.errors import NotAVolume, StorageFull
-from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.platform.atomic_files import FULL_DISK_ERRNOS
 from unet_factory.volume.dicom_start import HEAD_BYTES, is_dicom
-from unet_factory.volume.limits import check_limit
 from unet_factory.volume.payload import file_bytes, first_bytes
 
 ZIP_MAGICS = (b"PK\3\4", b"PK\5\6")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid
+from unet_factory.domain.volume_limits import VolumeLimits, check_limit
 
 FileFormat = Literal["nifti", "mha", "nrrd", "dicom"]
 Triple = tuple[float, float, float]
@@ -87,3 +88,16 @@ def spatial_shape(stored_shape: Sequence[int]) -> tuple[int, int, int]:
 
 def payload_bytes(shape: tuple[int, int, int], dtype: np.dtype[np.generic]) -> int:
     return math.prod(shape) * dtype.itemsize
+
+
+def check_claims(stored: StoredVolume, limits: VolumeLimits) -> None:
+    """Raise VolumeTooLarge where the header claims more than is allowed."""
+    shape = " x ".join(map(str, stored.shape))
+    check_limit(f"longest axis of the shape {shape}", "voxels", max(stored.shape), limits.max_axis)
+    check_limit(f"shape {shape}", "voxels", math.prod(stored.shape), limits.voxels)
+    check_limit(
+        f"shape {shape} of {stored.dtype.name}",
+        "bytes decompressed",
+        stored.payload.offset + stored.payload.n_bytes,
+        limits.decompressed_bytes,
+    )

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from unet_factory.domain.errors import NotAVolume
 from unet_factory.domain.image_choice import ANY_IMAGE, ImageChoice
 from unet_factory.domain.spacing import SpacingMm
-from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits, check_limit
 from unet_factory.volume.archive import Archive
 from unet_factory.volume.dicom.choice import counted, images_of_series
 from unet_factory.volume.dicom.objects import DicomObject, readable
@@ -21,9 +21,8 @@ from unet_factory.volume.dicom.stack import Stack, stacked
 from unet_factory.volume.dicom.values import texts
 from unet_factory.volume.geometry import as_stored, trusted_grid
 from unet_factory.volume.header import Volume, VolumeHeader, header_of
-from unet_factory.volume.limits import check_claims, check_limit
 from unet_factory.volume.payload import file_bytes
-from unet_factory.volume.stored import Payload, StoredVolume, payload_bytes
+from unet_factory.volume.stored import Payload, StoredVolume, check_claims, payload_bytes
 
 
 @dataclass(frozen=True, eq=False)
