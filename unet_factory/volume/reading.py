@@ -1,4 +1,4 @@
-"""From a file of any format to a checked header, and slab by slab to voxels: one float32 copy of the volume, in RAS+."""
+"""From a file of any format to a checked header, and slab by slab to voxels: one float32 copy of the scan, in RAS+."""
 
 import math
 from collections.abc import Callable, Iterator
