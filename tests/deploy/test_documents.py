@@ -12,7 +12,7 @@ WRITTEN = [
     *PROJECT.glob("*.md"),
     PROJECT / "docs" / "method.md",
     *(PROJECT / "docs" / "decisions").glob("*.md"),
-    *(PROJECT / "docs" / "guide" / f"{page}.md" for page in ("dicom", "operate", "train")),
+    *(PROJECT / "docs" / "guide" / f"{page}.md" for page in ("dicom", "dicom-results", "operate", "pacs", "train")),
 ]
 LINKING = [*WRITTEN, *(PROJECT / "docs").rglob("*.md")]
 MAX_LENGTH = 120
