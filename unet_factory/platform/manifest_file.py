@@ -26,7 +26,7 @@ def read_manifest(path: Path) -> Manifest:
             if not 0 < size <= _MAX_HEADER_BYTES:
                 raise CheckpointInvalid(f"{path.name}: not a safetensors file (header of {size} bytes)")
             header = file.read(size)
-        _check_length(path, header)
+        _check_length(path.name, header, path.stat().st_size)
         return Manifest.model_validate_json(_manifest_json(header))
     except (OSError, KeyError, ValueError, ValidationError) as error:
         raise CheckpointInvalid(f"{path.name}: no checkpoint manifest: {error}") from error
@@ -36,12 +36,14 @@ def read_standalone_manifest(blob: bytes) -> StandaloneManifest:
     """The manifest of a standalone network's bytes.
 
     Raises:
-        CheckpointInvalid: no safetensors bytes, or no valid manifest in them.
+        CheckpointInvalid: no safetensors bytes or not all of them, or no valid manifest in them.
     """
     try:
         size = int.from_bytes(blob[:8], "little")
-        return StandaloneManifest.model_validate_json(_manifest_json(blob[8 : 8 + size]))
-    except (KeyError, ValueError, ValidationError) as error:
+        header = blob[8 : 8 + size]
+        _check_length("standalone network", header, len(blob))
+        return StandaloneManifest.model_validate_json(_manifest_json(header))
+    except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise CheckpointInvalid(f"no standalone network: {error}") from error
 
 
@@ -51,13 +53,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_length(path: Path, header: bytes) -> None:
+def _check_length(name: str, header: bytes, found: int) -> None:
     """A file that is still being copied has a whole header, and not all of the tensors that the header lists."""
     tensors: dict[str, Any] = json.loads(header)
-    ends = (tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__")
-    expected, found = 8 + len(header) + max(ends, default=0), path.stat().st_size
+    ends = (tensor["data_offsets"][1] for tensor_name, tensor in tensors.items() if tensor_name != "__metadata__")
+    expected = 8 + len(header) + max(ends, default=0)
     if found != expected:
-        raise CheckpointInvalid(f"{path.name}: the file has {found} bytes, its header says {expected}")
+        raise CheckpointInvalid(f"{name}: the file has {found} bytes, its header says {expected}")
 
 
 def _manifest_json(header: bytes) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import ResponseError
 
+from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.platform.manifest_file import read_standalone_manifest
 
 GENERATION_LEASE_S = 30
 FAILURE_TTL_S = 10
@@ -26,13 +28,15 @@ class CachedWeights:
 
 
 class WeightCache:
-    """Values are ``sha256 || blob``; a damaged value is deleted and counts as absent."""
+    """Values are ``sha256 || blob``; a value that is damaged, or another network than its key says, is deleted and
+    counts as absent.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
 
     def get(self, request: GenerationRequest) -> CachedWeights | None:
-        """The cached network, verified against its digest; None on a miss."""
+        """The cached network, verified against its digest and its key; None on a miss."""
         try:
             value: Any = self._redis.get(weight_key(request))
         except ResponseError:  # a key of another type: not written by us
@@ -41,7 +45,7 @@ class WeightCache:
         if value is None:
             return None
         digest, blob = value[:_DIGEST_LENGTH], value[_DIGEST_LENGTH:]
-        if hashlib.sha256(blob).digest() != digest:
+        if hashlib.sha256(blob).digest() != digest or not _is_wanted(request, blob):
             self._redis.delete(weight_key(request))
             return None
         return CachedWeights(blob, digest.hex())
@@ -88,6 +92,21 @@ def weight_key(request: GenerationRequest) -> str:
     spacing = "x".join(str(um) for um in request.snapped_um)
     conditions = "".join(f":{value!r}" for value in request.conditions)
     return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}{conditions}"
+
+
+def _is_wanted(request: GenerationRequest, blob: bytes) -> bool:
+    """Whether a standalone file says of itself that it is the network of a request: anybody can make a digest fit."""
+    try:
+        manifest = read_standalone_manifest(blob)
+    except CheckpointInvalid:
+        return False
+    return request == GenerationRequest(
+        model=manifest.model,
+        checkpoint_digest=manifest.checkpoint_digest,
+        snapped_um=manifest.snapped_um,
+        conditions=tuple(manifest.conditions.values()),
+        dtype=manifest.dtype,
+    )
 
 
 def ready_channel(request: GenerationRequest) -> str:
