@@ -37,7 +37,7 @@ from unet_factory_service.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 _STOPS_WITHIN_S = 20
-_LOGS_THAT_PEERS_FILL = ("asyncio", "uvicorn.error", "unet_factory_service.connections")
+_LOGS_THAT_PEERS_FILL = ("asyncio", "uvicorn.error", "python_multipart.multipart", "unet_factory_service.connections")
 _ROUTERS = (
     *(unet_routes.router, segmentation_routes.router, dicom_result_routes.router),
     *(delivery_routes.router, model_routes.router),

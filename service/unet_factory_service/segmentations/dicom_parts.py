@@ -9,6 +9,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
 from unet_factory.domain.errors import MalformedRequest, NotAVolume
+from unet_factory_service.segmentations.preamble import Preamble
 from unet_factory_service.segmentations.upload import CheckRoom, check_announced_size, stream_into, too_large
 
 MEDIA_TYPE = "multipart/related"
@@ -44,6 +45,7 @@ class _Parts:
         self._file: BinaryIO | None = None
         self._total_bytes = self._part_bytes = 0
         self._complete = False
+        self._preamble = Preamble(boundary)
         self._parser = MultipartParser(
             boundary,
             {
@@ -67,7 +69,7 @@ class _Parts:
         if self._total_bytes > self._max_bytes + _OVERHEAD_BYTES:
             raise too_large(self._total_bytes, self._max_bytes)
         try:
-            self._parser.write(data)
+            self._parser.write(self._preamble.strip(data))
         except FormParserError as error:
             raise MalformedRequest(f"the multipart body is damaged: {error}") from error
 

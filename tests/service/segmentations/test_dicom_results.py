@@ -49,6 +49,10 @@ def test_segmentation_and_report_are_fetched_whole_in_part_and_once(
         assert dcmread(BytesIO(whole.content)).Modality == modality
         part = http.get(url, headers={"Range": "bytes=128-131"})
         assert (part.status_code, part.content) == (206, b"DICM")
+        head = http.head(url)
+        assert (head.status_code, head.content) == (200, b"")
+        same = ("content-type", "content-length", "etag", "cache-control")
+        assert [head.headers[name] for name in same] == [whole.headers[name] for name in same]
         assert http.get(url, headers={"If-None-Match": whole.headers["ETag"]}).status_code == 304
         assert http.get(url, headers={"Range": "bytes=99999999-"}).status_code == 416
     assert http.delete(answer.headers["Location"]).status_code == 204

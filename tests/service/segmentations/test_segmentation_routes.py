@@ -94,6 +94,9 @@ def test_a_worker_s_result_is_fetched_on_the_scan_s_own_grid(http: httpx.Client,
     job = Job.model_validate(answer.json())
     assert (job.state, job.progress, job.error) == (JobState.SUCCEEDED, 1.0, None)
     fetched = http.get(f"{answer.headers['Location']}/labelmap")
+    head = http.head(f"{answer.headers['Location']}/labelmap")
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Length"] == fetched.headers["Content-Length"]
     assert fetched.headers["Content-Type"] == "application/gzip"
     assert "no-store" in fetched.headers["Cache-Control"]
     (tmp_path / "labels.nii.gz").write_bytes(fetched.content)
