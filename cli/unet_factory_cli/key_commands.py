@@ -22,6 +22,7 @@ def create(
     days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0)] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     jobs_in_flight: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
+    stored_bytes: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="Write it to this file, unless the file holds a valid key of that name.")
     ] = None,
@@ -32,7 +33,7 @@ def create(
         from unet_factory_cli import keys
 
         folder = data_dir or user_data_dir()
-        limits = keys.Limits(days, requests_per_minute, jobs_in_flight)
+        limits = keys.Limits(days, requests_per_minute, jobs_in_flight, stored_bytes)
         keys.create(folder, name, scope, shares_jobs_of, limits, secret_file)
 
 

@@ -30,6 +30,7 @@ class Limits(NamedTuple):
     days: float | None
     requests_per_minute: int | None
     jobs_in_flight: int | None
+    stored_bytes: int | None
 
 
 def create(
@@ -64,6 +65,7 @@ def create(
             expires=None if limits.days is None else time.time() + limits.days * _DAY_S,
             requests_per_minute=limits.requests_per_minute,
             jobs_in_flight=limits.jobs_in_flight,
+            stored_bytes=limits.stored_bytes,
         )
     described = f"key {key.id} for {key.name} ({', '.join(key.scopes)})"
     if secret_file:
@@ -146,7 +148,7 @@ def _answers(url: str) -> bool:
 
 
 def _cells(key: ApiKey) -> list[str]:
-    limits = {"requests/min": key.requests_per_minute, "jobs": key.jobs_in_flight}
+    limits = {"requests/min": key.requests_per_minute, "jobs": key.jobs_in_flight, "bytes": key.stored_bytes}
     return [
         key.id,
         key.name,

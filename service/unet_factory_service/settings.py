@@ -48,6 +48,13 @@ class GatewaySettings(Settings):
         ge=0,
         description="Networks that one key ordered and that are kept; beyond it its oldest are dropped; 0: any number.",
     )
+    key_stored_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of uploads, results and received series that are stored for a key that has no limit of its "
+        "own; 0: any number.",
+    )
+
     allowed_hosts: str = Field(
         default="",
         description="Names, separated by commas, that a gateway without API keys answers to, besides addresses, names "

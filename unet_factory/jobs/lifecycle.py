@@ -30,6 +30,7 @@ class JobLifecycle:
         self._renew = redis.register_script(lua("renew_lease"))
         self._update = redis.register_script(lua("update_job"))
         self._end = redis.register_script(lua("end_job"))
+        self._count_bytes = redis.register_script(lua("count_bytes"))
         self._requeue = redis.register_script(lua("requeue_job"))
         self._purge = redis.register_script(lua("purge_job"))
 
@@ -49,8 +50,11 @@ class JobLifecycle:
         return bool(self._update(args=[job_id, owner, *flat(encode(fields))]))
 
     def finish(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
-        """The owner's last word; False when somebody else decided before."""
-        return self._ended(job_id, owner, state, **fields)
+        """The owner's last word; False when somebody else decided before. What it left is counted as stored."""
+        if not self._ended(job_id, owner, state, **fields):
+            return False
+        self._count_bytes(args=[job_id, self._blobs.stored_bytes(job_id)])
+        return True
 
     def cancel(self, job_id: str) -> bool:
         """End a job from outside; False when it had ended already. Its worker notices at the next window."""

@@ -98,6 +98,7 @@ class Maintenance:
         for job_id in self._jobs.uploads_since(self._settings.upload_retention_s):
             with suppress(JobUnknown, JobExpired):  # purged in this moment
                 self._blobs.remove(job_id, self._jobs.request(job_id).input_name)
+                self._jobs.count_bytes(job_id, self._blobs.stored_bytes(job_id))
             self._jobs.upload_gone(job_id)
 
     def forget_the_past(self) -> None:

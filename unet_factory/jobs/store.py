@@ -21,6 +21,7 @@ from unet_factory.jobs.keys import (
     idempotency_key,
     job_key,
     owner_key,
+    stored_key,
     tombstone_key,
 )
 from unet_factory.jobs.scripts import lua
@@ -40,20 +41,37 @@ class JobStore:
         self._update = redis.register_script(lua("update_job"))
         self._keep = redis.register_script(lua("keep_job"))
         self._reserve = redis.register_script(lua("reserve_place"))
+        self._count_bytes = redis.register_script(lua("count_bytes"))
         self._forget = redis.register_script(lua("forget_idempotency"))
 
     def create(
-        self, job: Job, request: SegmentationRequest, *, owner: str = "", idempotency_key: str | None = None
-    ) -> None:
+        self,
+        job: Job,
+        request: SegmentationRequest,
+        *,
+        owner: str = "",
+        idempotency_key: str | None = None,
+        upload_bytes: int = 0,
+        allowed_bytes: int = 0,
+    ) -> bool:
         """Record a queued job; it is visible to the reaper from here on, so a lost message cannot lose it.
 
         One whose scan lies in an archive is visible to the couriers, and to the reaper once it was fetched.
+
+        Args:
+            upload_bytes: what its upload takes up.
+            allowed_bytes: how much may be stored for the owner; 0: any number.
+
+        Returns:
+            False, and nothing is recorded, when more than ``allowed_bytes`` would be stored for the owner.
         """
         fields = {**_fields(job), "request": request.model_dump_json(), "owner": owner}
         if idempotency_key is not None:
             fields["idempotency"] = idempotency_key
         fetch_queue = delivery_queue(job.fetch) if job.fetch else ""
-        self._create(args=[job.id, job.expires, owner, fetch_queue, *flat(fields)])
+        return bool(
+            self._create(args=[job.id, job.expires, owner, fetch_queue, upload_bytes, allowed_bytes, *flat(fields)])
+        )
 
     def get(self, job_id: str) -> Job:
         """
@@ -109,6 +127,15 @@ class JobStore:
     def count_of(self, owner: str) -> int:
         """How many jobs the owner has in flight."""
         return int(self._redis.zcard(owner_key(owner)))
+
+    def stored_bytes(self, owner: str) -> int:
+        """How much is stored for the owner: uploads, results and received series."""
+        sizes: Any = self._redis.hvals(stored_key(owner))
+        return sum(map(int, sizes))
+
+    def count_bytes(self, job_id: str, stored_bytes: int) -> None:
+        """Note what a job takes up now; nothing is noted of one that was purged."""
+        self._count_bytes(args=[job_id, stored_bytes])
 
     def count_active(self) -> int:
         """How many jobs wait or run."""

@@ -69,6 +69,7 @@ class ApiKey(Frozen):
     revoked: float | None = None
     requests_per_minute: int | None = Field(default=None, description="the gateway's default when absent; 0: any")
     jobs_in_flight: int | None = Field(default=None, description="the gateway's default when absent; 0: any")
+    stored_bytes: int | None = Field(default=None, description="the gateway's default when absent; 0: any")
 
     def valid(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -105,6 +106,7 @@ class KeyStore:
         expires: float | None = None,
         requests_per_minute: int | None = None,
         jobs_in_flight: int | None = None,
+        stored_bytes: int | None = None,
     ) -> NewKey:
         """
         Raises:
@@ -127,6 +129,7 @@ class KeyStore:
             expires=expires,
             requests_per_minute=requests_per_minute,
             jobs_in_flight=jobs_in_flight,
+            stored_bytes=stored_bytes,
         )
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.set(_key(key_id), key.model_dump_json())

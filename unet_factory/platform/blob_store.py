@@ -77,6 +77,10 @@ class BlobStore:
         except FileNotFoundError:
             return 0
 
+    def stored_bytes(self, job_id: str) -> int:
+        """Of all files of a job together."""
+        return sum(self.size(job_id, name) for name in self.names(job_id))
+
     def remove(self, job_id: str, name: str) -> None:
         """One file of a job; no error when it is not there."""
         with suppress(FileNotFoundError):

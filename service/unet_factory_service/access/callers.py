@@ -1,7 +1,7 @@
 """Who asks: what a route knows of the holder of an API key."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Self
 
 from fastapi import Depends, Request
@@ -14,25 +14,28 @@ from unet_factory_service.settings import GatewaySettings
 
 @dataclass(frozen=True)
 class Caller:
-    """``owner`` is whose jobs are theirs (empty: nobody's in particular), ``jobs_in_flight`` how many (0: any).
+    """``owner`` is whose jobs are theirs (empty: nobody's in particular), ``jobs_in_flight`` how many.
 
-    ``is_admitted`` looks again whether their key still holds, for answers that take long.
+    ``stored_bytes`` is how much may be stored for them. 0 of either: any number. ``is_admitted`` looks again whether
+    their key still holds, for answers that take long.
     """
 
     key_id: str | None = None
     owner: str = ""
     sees_all: bool = False
     jobs_in_flight: int = 0
+    stored_bytes: int = 0
     is_admitted: Callable[[], bool] = field(default=lambda: True, compare=False)
 
     @classmethod
     def holding(cls, key: ApiKey, settings: GatewaySettings) -> Self:
-        own = key.jobs_in_flight
+        own, own_bytes = key.jobs_in_flight, key.stored_bytes
         return cls(
             key_id=key.id,
             owner=key.owner,
             sees_all=key.allows(Scope.ADMIN),
             jobs_in_flight=settings.key_jobs_in_flight if own is None else own,
+            stored_bytes=settings.key_stored_bytes if own_bytes is None else own_bytes,
         )
 
     def sees(self, jobs: JobStore, job_id: str) -> bool:
@@ -48,9 +51,9 @@ ANYBODY = Caller(sees_all=True)  # where nobody has to say who they are
 
 
 def on_behalf_of(owner: str, keys: KeyStore, settings: GatewaySettings) -> Caller:
-    """For work that goes on after the owner's request was answered."""
+    """For work that goes on after the owner's request was answered: what it needs was accepted, so it may be stored."""
     try:
-        return Caller.holding(keys.get(owner), settings) if owner else ANYBODY
+        return replace(Caller.holding(keys.get(owner), settings), stored_bytes=0) if owner else ANYBODY
     except ApiKeyUnknown:
         return Caller(owner=owner, jobs_in_flight=settings.key_jobs_in_flight)
 

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from unet_factory.domain.uids import uid_digest
+from unet_factory.jobs.keys import stored_key
 from unet_factory.jobs.lease import exclusive
+from unet_factory.jobs.scripts import lua
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.settings import GatewaySettings
 
@@ -54,6 +56,7 @@ class ReceivedSeries:
         self._redis = redis
         self._quiet_s, self._keep_s, self._lease_s = settings.series_quiet_s, settings.retention_s, settings.lease_s
         self._blobs = BlobStore(settings.blob_url, "received", min_free_bytes=settings.min_free_bytes)
+        self._take_bytes = redis.register_script(lua("take_bytes"))
         self._unless_changed = redis.register_script(_UNLESS_CHANGED)
 
     def announce(self, series_ids: set[str], owner: str = "") -> None:
@@ -76,17 +79,33 @@ class ReceivedSeries:
         Raises:
             StorageFull: there is no room for it.
         """
-        name, size_bytes = f"{instance_id}.dcm", file.stat().st_size
-        grown_bytes = size_bytes - self._blobs.size(series_id, name)
-        self._blobs.put(series_id, name, file)
-        self._redis.hincrby(f"received:{series_id}", "bytes", grown_bytes)
+        self._blobs.put(series_id, f"{instance_id}.dcm", file)
+
+    def grown_bytes(self, series_id: str, instance_id: str, file: Path) -> int:
+        """What an instance that is put down adds to what its series takes up: less where it was here before."""
+        return file.stat().st_size - self._blobs.size(series_id, f"{instance_id}.dcm")
+
+    def take_bytes(self, series_id: str, owner: str, wanted_bytes: int, allowed_bytes: int) -> bool:
+        """Count bytes (which may be fewer than none) of a series that was announced.
+
+        Returns:
+            False, and nothing is counted, when the owner would have more than ``allowed_bytes`` (0: any number) stored.
+        """
+        if owner and not self._take_bytes(args=[owner, series_id, wanted_bytes, allowed_bytes]):
+            return False
+        self._redis.hincrby(f"received:{series_id}", "bytes", wanted_bytes)
+        return True
+
+    def waiting_ids(self) -> list[str]:
+        """The series that are still to be looked at."""
+        found: Any = self._redis.zrange(_DUE, 0, -1)
+        return [raw.decode() for raw in found]
 
     def waiting_bytes(self) -> int:
-        """Of the series that are still to be looked at: packed as the input of a job each takes as much again."""
-        series_ids: Any = self._redis.zrange(_DUE, 0, -1)
+        """Of those series: packed as the input of a job, each takes as much again."""
         with self._redis.pipeline(transaction=False) as pipeline:
-            for raw in series_ids:
-                pipeline.hget(f"received:{raw.decode()}", "bytes")
+            for series_id in self.waiting_ids():
+                pipeline.hget(f"received:{series_id}", "bytes")
             return sum(int(size or 0) for size in pipeline.execute())
 
     @contextmanager
@@ -136,10 +155,11 @@ class ReceivedSeries:
 
     def purge(self, series_id: str) -> None:
         """Everything of a series: the record first, so that whoever looks at it now finds no files for no reason."""
-        submission = self.submission(series_id)
+        submission, owner = self.submission(series_id), self.owner(series_id)
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zrem(_DUE, series_id)
             pipeline.delete(f"received:{series_id}", f"received:{series_id}:lease")
+            pipeline.hdel(stored_key(owner), series_id)
             if submission is not None:
                 pipeline.delete(f"received:job:{submission.job_id}")
             pipeline.execute()

@@ -1,6 +1,7 @@
 """STOW-RS (PS3.18 section 10.5): instances are put down one by one; one that cannot be used costs no other."""
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 from fastapi import APIRouter, Request, Response
@@ -20,7 +21,7 @@ from unet_factory_service.dicomweb.received import series_id_of
 from unet_factory_service.dicomweb.store_answer import FailedInstance, FailureReason, Instance, store_answer
 from unet_factory_service.documentation import Responses, problems
 from unet_factory_service.segmentations.dicom_parts import receive_dicom_parts
-from unet_factory_service.segmentations.submission import check_capacity
+from unet_factory_service.segmentations.submission import check_capacity, too_much_stored
 
 log = logging.getLogger(__name__)
 
@@ -79,17 +80,23 @@ async def _store(request: Request, gateway: GatewayContext, caller: Caller, stud
     await run_in_threadpool(check_capacity, gateway, caller)
     with gateway.blobs.scratch() as folder:
         files = await receive_dicom_parts(request, folder, gateway.settings.max_upload_bytes, gateway.check_room)
-        status, answer = await gateway.checking.run(caller.owner, _put_down, gateway, files, study_uid, caller.owner)
+        status, answer = await gateway.checking.run(caller.owner, _put_down, gateway, files, study_uid, caller)
     return JSONResponse(answer, status, media_type=DICOM_JSON)
 
 
 def _put_down(
-    gateway: GatewayContext, files: list[Path], study_uid: str | None, owner: str
+    gateway: GatewayContext, files: list[Path], study_uid: str | None, caller: Caller
 ) -> tuple[int, dict[str, object]]:
-    """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now."""
+    """Whatever is answered as stored lies on the disk and will be looked at, even if this process dies now.
+
+    Raises:
+        QuotaExceeded: more would be stored for the caller than is allowed; nothing was stored.
+    """
+    owner = caller.owner
     found = [(file, _identify(file, study_uid, gateway.settings.volume_limits)) for file in files]
     series_ids = {series_id_of(i.study_uid, i.series_uid, owner) for _, i in found if isinstance(i, Instance)}
     gateway.received.announce(series_ids, owner)
+    _take_bytes(gateway, found, caller)
     outcomes = [_put(gateway, file, instance, owner) for file, instance in found]
     gateway.received.announce(series_ids, owner)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
@@ -101,15 +108,33 @@ def _put_down(
     return store_answer(stored, failed)
 
 
+def _take_bytes(gateway: GatewayContext, found: list[tuple[Path, Instance | FailedInstance]], caller: Caller) -> None:
+    wanted: Counter[str] = Counter()
+    for file, instance in found:
+        if isinstance(instance, Instance):
+            series_id = series_id_of(instance.study_uid, instance.series_uid, caller.owner)
+            wanted[series_id] += gateway.received.grown_bytes(series_id, uid_digest(instance.sop_instance_uid), file)
+    taken: list[str] = []
+    for series_id, wanted_bytes in wanted.items():
+        if not gateway.received.take_bytes(series_id, caller.owner, wanted_bytes, caller.stored_bytes):
+            for earlier in taken:
+                gateway.received.take_bytes(earlier, caller.owner, -wanted[earlier], 0)
+            raise too_much_stored(gateway, caller, wanted.total())
+        taken.append(series_id)
+
+
 def _put(
     gateway: GatewayContext, file: Path, instance: Instance | FailedInstance, owner: str
 ) -> Instance | FailedInstance:
     if isinstance(instance, FailedInstance):
         return instance
     series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
+    instance_id = uid_digest(instance.sop_instance_uid)
+    grown_bytes = gateway.received.grown_bytes(series_id, instance_id, file)
     try:
-        gateway.received.put(series_id, uid_digest(instance.sop_instance_uid), file)
+        gateway.received.put(series_id, instance_id, file)
     except StorageFull:
+        gateway.received.take_bytes(series_id, owner, -grown_bytes, 0)
         return FailedInstance(instance, FailureReason.OUT_OF_RESOURCES)
     return instance
 

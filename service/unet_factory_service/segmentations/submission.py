@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 DICOM_INPUT = "input.zip"
 
 _JOBS_RETRY_AFTER_S = 5
+_ROOM_RETRY_AFTER_S = 60
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
 
@@ -70,10 +71,12 @@ def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
     """
     Raises:
         QueueFull: as many jobs as are allowed are waiting or running.
-        QuotaExceeded: as many of the caller's.
+        QuotaExceeded: as many of the caller's, or as much is stored for the caller as is allowed.
     """
     if 0 < caller.jobs_in_flight <= gateway.jobs.count_of(caller.owner):
         raise _too_many_jobs(caller)
+    if 0 < caller.stored_bytes <= gateway.jobs.stored_bytes(caller.owner):
+        raise too_much_stored(gateway, caller)
     active, allowed = gateway.jobs.count_active(), gateway.settings.max_queued_jobs
     if active >= allowed:
         raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
@@ -185,9 +188,7 @@ def _enqueue(
     if caller.jobs_in_flight and not gateway.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
         raise _too_many_jobs(caller)
     try:
-        if scan is not None:
-            gateway.blobs.put(job_id, accepted.request.input_name, scan.file)
-        gateway.jobs.create(accepted.job, accepted.request, owner=caller.owner, idempotency_key=key)
+        _store(gateway, accepted, scan, caller, key)
         if accepted.request.input_name == DICOM_INPUT:
             gateway.results.expect(job_id)
     except BaseException:
@@ -203,12 +204,45 @@ def _enqueue(
         log.warning("job %s is recorded but could not be sent; maintenance will send it", job_id)
 
 
+def _store(
+    gateway: GatewayContext, accepted: _Accepted, scan: ReceivedScan | None, caller: Caller, key: str | None
+) -> None:
+    """Put down the scan, then record the job and how much its upload takes up, at one stroke."""
+    upload_bytes = 0
+    if scan is not None:
+        upload_bytes = scan.file.stat().st_size
+        gateway.blobs.put(accepted.job.id, accepted.request.input_name, scan.file)
+    if not gateway.jobs.create(
+        accepted.job,
+        accepted.request,
+        owner=caller.owner,
+        idempotency_key=key,
+        upload_bytes=upload_bytes,
+        allowed_bytes=caller.stored_bytes,
+    ):
+        raise too_much_stored(gateway, caller, upload_bytes)
+
+
 def _too_many_jobs(caller: Caller) -> QuotaExceeded:
     return QuotaExceeded(
         f"this API key may have at most {caller.jobs_in_flight} jobs waiting or running; try again when one has ended",
         quota="jobs-in-flight",
         limit=caller.jobs_in_flight,
         retry_after_s=_JOBS_RETRY_AFTER_S,
+    )
+
+
+def too_much_stored(gateway: GatewayContext, caller: Caller, wanted_bytes: int = 0) -> QuotaExceeded:
+    """The refusal of ``wanted_bytes`` more; what is deleted makes room at once."""
+    used, allowed = gateway.jobs.stored_bytes(caller.owner), caller.stored_bytes
+    more = f"{wanted_bytes} more are too many" if wanted_bytes else "none are left"
+    return QuotaExceeded(
+        f"this API key may have {allowed} bytes stored; {used} are, and {more}; delete segmentations that are not"
+        " needed any more",
+        quota="stored-bytes",
+        limit=allowed,
+        used=used,
+        retry_after_s=_ROOM_RETRY_AFTER_S,
     )
 
 

@@ -1,9 +1,14 @@
--- Records a queued job. ARGV: id, expires, owner, queue of its fetch or '', field, value, ...
+-- Records a queued job. ARGV: id, expires, owner, queue of its fetch or '', bytes of its upload, how many bytes its
+-- owner may have stored (0: any number), field, value, ... Returns 1, or 0 when the owner may not store so many.
 -- The memory limit of the server refuses this, so that it never has to refuse what was accepted.
 --@include keys
 --@include now
+--@include stored_bytes
 local id, expires, owner, fetch_queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-redis.call('HSET', job_key(id), unpack(ARGV, 5))
+local bytes, allowed_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+if allowed_bytes > 0 and stored_bytes(owner) + bytes > allowed_bytes then return 0 end
+if owner ~= '' then redis.call('HSET', stored_key(owner), id, bytes) end
+redis.call('HSET', job_key(id), unpack(ARGV, 7))
 redis.call('ZADD', ACTIVE, now(), id)
 redis.call('ZADD', EXPIRY, expires, id)
 if owner ~= '' then redis.call('ZADD', owner_key(owner), now(), id) end
@@ -11,3 +16,4 @@ if fetch_queue ~= '' then
     redis.call('ZADD', fetch_queue, now(), id .. '-fetch')
     redis.call('SADD', DELIVERY_QUEUES, fetch_queue)
 end
+return 1

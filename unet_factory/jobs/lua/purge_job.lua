@@ -15,7 +15,10 @@ end
 redis.call('DEL', job_key(id), lease_key(id))
 for _, set in ipairs({ACTIVE, EXPIRY, UPLOADS}) do redis.call('ZREM', set, id) end
 redis.call('HDEL', DICOM_RESULTS, id)
-if owner then redis.call('ZREM', owner_key(owner), id) end
+if owner then
+    redis.call('ZREM', owner_key(owner), id)
+    redis.call('HDEL', stored_key(owner), id)
+end
 if idempotency then -- the key stays taken, what it stood for is dropped
     local entry, suffix = redis.call('GET', idempotency_key(idempotency)), ' ' .. id
     if entry and string.sub(entry, -string.len(suffix)) == suffix then
