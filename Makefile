@@ -27,7 +27,7 @@ test: setup
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz
 
-# Mutation testing; docs/results/mutants.md says how long it takes. A run that was stopped goes on where it was;
+# Mutation testing; figures in docs/results/mutants.md. A run that was stopped goes on where it was;
 # make mutants SAMPLE='*__mutmut_*7' judges only the mutants whose number ends in 7. The tool finds packages by their
 # path, so they lie side by side there. Fewer than 85 % killed is an error.
 MUTANTS := build/mutants

@@ -189,6 +189,13 @@ def test_a_crop_of_whole_voxels_is_a_piece_of_the_scan(config: TrainingConfig) -
     assert found.dtype == torch.int64
 
 
+def test_a_crop_shows_the_scan_to_its_very_edge(config: TrainingConfig) -> None:
+    """Half a voxel beyond the centres of the outermost voxels, their values still hold."""
+    scan = replace(scan_of((6, 6, 6), (1.0, 1.0, 1.0)), image=torch.full((6, 6, 6), 7.0))
+    image, _ = draw_patch(scan, SnappedSpacing(500, 500, 500), (12, 12, 12), still(config), torch.Generator())
+    torch.testing.assert_close(image, torch.full((12, 12, 12), 7.0))
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_far_coarser_voxels_see_a_ramp_as_it_is(config: TrainingConfig, axis: int) -> None:
     """However few of the smoothed voxels are kept: at ratios of 2, 5 and 8 the ramp's values at the voxels' centres."""

@@ -179,14 +179,15 @@ def test_without_a_state_a_run_starts_anew(config: TrainingConfig, tmp_path: Pat
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(config: TrainingConfig, scans: list[LabelledScan]) -> None:
-    field = Condition(name="field_strength_t", minimum=0.5, maximum=3, step=0.5, default=1.5)
-    trainer = exact_trainer(config.model_copy(update={"conditions": (field,)}))
+    told = tuple(Condition(name=name, minimum=0, maximum=90, step=0.5, default=1.5) for name in ("field_t", "flip_deg"))
+    trainer = exact_trainer(config.model_copy(update={"conditions": told}))
     trainer.iteration = 7
-    batch = replace(SpacingBatches(scans, config)[0], conditions=(1.5,))
+    batch = replace(SpacingBatches(scans, config)[0], conditions=(1.5, 8.0))
     broken = replace(batch, images=batch.images * math.nan)
     before = trainer.hypernetwork.bias.detach().clone()
     names = ", ".join(batch.names)
-    expected = f"the loss is nan at iteration 7: spacing {batch.spacing} mm, condition 1.5, scans {names}"
+    conditions = "condition 1.5, condition 8, "
+    expected = f"the loss is nan at iteration 7: spacing {batch.spacing} mm, {conditions}scans {names}"
     with pytest.raises(TrainingDiverged) as caught:
         trainer.step([batch, broken])
     assert str(caught.value) == expected
