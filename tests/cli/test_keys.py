@@ -35,11 +35,14 @@ def where(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_key_is_made_shown_once_listed_rotated_and_revoked(where: list[str]) -> None:
-    made = keys("create", "ward 3", "--scope", "segment", "--scope", "weights", "--jobs-in-flight", 7, *where)
+    limits = ["--jobs-in-flight", 7, "--stored-bytes", 5000]
+    made = keys("create", "ward 3", "--scope", "segment", "--scope", "weights", *limits, *where)
     assert TOKEN.fullmatch(made.stdout), made.output
     key_id = made.stdout.split("_")[1]
     listed = keys("list", *where)
-    assert all(word in listed.stdout for word in (key_id, "ward 3", "segment, weights", "valid", "7 jobs"))
+    assert all(
+        word in listed.stdout for word in (key_id, "ward 3", "segment, weights", "valid", "7 jobs", "5000 bytes")
+    )
     assert made.stdout.strip() not in listed.output
     rotated = keys("rotate", key_id, "--overlap", 2, *where)
     assert TOKEN.fullmatch(rotated.stdout)
@@ -51,6 +54,14 @@ def test_a_key_is_made_shown_once_listed_rotated_and_revoked(where: list[str]) -
     refused = keys("rotate", key_id, *where)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "revoked or has expired" in refused.stderr
+
+
+def test_a_kept_key_file_that_others_could_read_is_closed(where: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    for _ in range(2):
+        assert keys("create", "ward 3", "--scope", "read", "--secret-file", str(file), *where).exit_code == 0
+        assert file.stat().st_mode & 0o777 == 0o600
+        file.chmod(0o644)
 
 
 @pytest.mark.parametrize(
