@@ -1,33 +1,21 @@
 """Peers that open connections and send half a request on each: others are answered meanwhile."""
 
-import json
 import resource
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.fixtures.settings import FactorySettings
-from tests.system.processes import free_port, until
+from tests.system.gateway_process import answers, gateway_process
 
 DESCRIPTORS = 400
 PEERS = 900
 STALLED_AFTER_S = 4.0
 HALF = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Half: "
-
-RUN = f"""
-import resource, sys
-from unet_factory_service.app import run
-from unet_factory_service.settings import GatewaySettings
-resource.setrlimit(resource.RLIMIT_NOFILE, (128, {DESCRIPTORS}))
-run(GatewaySettings.model_validate_json(sys.argv[1]), port=int(sys.argv[2]))
-"""
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -35,17 +23,9 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 @pytest.fixture
 def address(settings: FactorySettings, tmp_path: Path) -> Iterator[tuple[str, int]]:
     """Of a gateway with few descriptors; its log is in ``log``."""
-    port = free_port()
-    own = {name: str(getattr(settings, name)) for name in ("redis_url", "blob_url", "models_dir")}
-    arguments = json.dumps(own | {"stalled_after_s": STALLED_AFTER_S})
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", RUN, arguments, str(port)], stdout=log, stderr=log)
-        try:
-            until(lambda: answers("127.0.0.1", port, 10))
-            yield "127.0.0.1", port
-        finally:
-            process.kill()
-            process.wait()
+    changes = {"stalled_after_s": STALLED_AFTER_S}
+    with gateway_process(settings, tmp_path / "log", descriptors=DESCRIPTORS, **changes) as address:
+        yield address
 
 
 @pytest.fixture
@@ -92,13 +72,6 @@ def test_trickled_headers_end_in_time_and_a_quick_one_is_answered(address: tuple
 def test_a_connection_that_says_nothing_is_closed(address: tuple[str, int]) -> None:
     with socket.create_connection(address, 20) as peer:
         assert received(peer) == b""
-
-
-def answers(host: str, port: int, within_s: float) -> bool:
-    try:
-        return httpx.get(f"http://{host}:{port}/livez", timeout=within_s, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def received(peer: socket.socket) -> bytes:
