@@ -37,9 +37,10 @@ def bomb() -> bytes:
 def test_health_and_models_are_answered_during_a_flood(
     settings: FactorySettings, redis: Redis, tmp_path: Path, bomb: bytes
 ) -> None:
-    keys, limits = KeyStore(redis), {"authentication": "required", "max_upload_bytes": 2**31}
+    keys = KeyStore(redis)
+    keyed = gateway_process(settings, tmp_path / "log", authentication="required", max_upload_bytes=2**31)
     flooding, other = (keys.create(name, (Scope.SEGMENT,)).token for name in ("flooding", "other"))
-    with ThreadPoolExecutor(UPLOADS) as pool, gateway_process(settings, tmp_path / "log", **limits) as (host, port):
+    with ThreadPoolExecutor(UPLOADS) as pool, keyed as (host, port):
         url = f"http://{host}:{port}"
 
         def upload(_: int) -> int:
