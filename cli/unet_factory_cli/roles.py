@@ -157,7 +157,7 @@ def run_evaluation(
 
 
 def run_description(
-    config: Path, checkpoint: Path, target: Path, margin: float, card: Path | None, changes: list[str]
+    config: Path, checkpoint: Path, target: Path, margin: float | None, card: Path | None, changes: list[str]
 ) -> None:
     """
     Raises:
@@ -172,10 +172,10 @@ def run_description(
     from rich.console import Console
     from rich.table import Table
 
-    from unet_factory_training.seen_scans import rows_of
+    from unet_factory_training.seen_scans import MARGIN, rows_of
     from unet_factory_training.training_role import run_description as run
 
-    heading, *rows = rows_of(run(config, checkpoint, target, margin, card, overrides))
+    heading, *rows = rows_of(run(config, checkpoint, target, margin or MARGIN, card, overrides))
     table = Table(*heading)
     for row in rows:
         table.add_row(*row)

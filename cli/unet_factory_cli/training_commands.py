@@ -70,8 +70,8 @@ def describe(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
     margin: Annotated[
-        float, typer.Option(help="A value is plausible up to this factor beyond what was seen.", min=1)
-    ] = 1.5,
+        float | None, typer.Option(help="Values this factor beyond what was seen are plausible; default: 1.5.", min=1)
+    ] = None,
     card: Annotated[Path | None, typer.Option(help="A model card to put the ranges into.")] = None,
     changes: Changes = None,
 ) -> None:

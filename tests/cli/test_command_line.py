@@ -9,10 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 import unet_factory
+from tests.fixtures.project import PROJECT
 from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
+CONFIG = str(PROJECT / "configs" / "hippocampus-mr.yaml")
 NOBODY = "http://127.0.0.1:9"
 
 SEGMENT = ["segment", "{scan}", "-o"]
@@ -64,6 +66,10 @@ def test_version() -> None:
         (["models", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),
         (["train", "{tmp}/none.yaml"], 2, "there is no file {tmp}/none.yaml"),
         (["train", "{scan}"], 2, "is no training configuration"),
+        (["describe", "{tmp}/none.yaml", "{scan}"], 2, "there is no file {tmp}/none.yaml"),
+        (["describe", CONFIG, "{tmp}/none.safetensors"], 2, "there is no file {tmp}/none.safetensors"),
+        (["describe", CONFIG, "{scan}", "-o", "{tmp}/none/x"], 2, "there is no folder {tmp}/none"),
+        (["describe", CONFIG, "{scan}"], 1, "The checkpoint cannot be used"),
         (["compress", "{tmp}/none.safetensors"], 2, "there is no file {tmp}/none.safetensors"),
         (["compress", "{scan}", "--tolerance", "0"], 2, "must be above 0, it is 0"),
         (["compress", "{scan}", "-o", "{tmp}/none/x.safetensors"], 2, "there is no folder {tmp}/none"),

@@ -31,6 +31,13 @@ def test_a_volume_is_plausible_up_to_the_margin(anterior_ml: float, plausible: b
     assert found == (() if plausible else (expected,))
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(1, 16, (0.25, 64)), (5, 5, (2.5, 10)), (0, 7, (0, 14)), (2, 8, (1, 16))]
+)
+def test_what_varies_much_may_lie_farther_out(low: float, high: float, expected: tuple[float, float]) -> None:
+    assert WHAT.expected(span(low, high)) == pytest.approx(expected)
+
+
 @given(st.tuples(*[st.integers(1, 400)] * 3), st.tuples(*[st.floats(0.1, 9)] * 3))
 def test_each_axis_is_judged_by_its_extent(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
     found = field_of_view_findings(WHAT, shape, spacing)

@@ -16,7 +16,7 @@ from unet_factory.platform.manifest_file import read_manifest
 from unet_factory.volume import Volume, read_header, read_volume, volumes_ml
 from unet_factory.volume.dicom import pack_series
 from unet_factory_training.config import read_config
-from unet_factory_training.datasets import find_subjects
+from unet_factory_training.datasets import find_subjects, read_scan
 from unet_factory_training.evaluation import Simulated, segment_simulated
 
 EXAMPLES = sorted((PROJECT / "examples" / "hippocampus" / "images").glob("*.nii.gz"))
@@ -28,7 +28,11 @@ needs_data = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def hippocampus() -> Checkpoint:
-    return load_checkpoint(PROJECT / "models" / "hippocampus-mr.safetensors")
+    return load_checkpoint(model("hippocampus-mr"))
+
+
+def model(name: str) -> Path:
+    return PROJECT / "models" / f"{name}.safetensors"
 
 
 def data(*parts: str) -> Iterator[Path]:
@@ -74,9 +78,20 @@ def test_no_test_scan_of_its_own_is_flagged(hippocampus: Checkpoint) -> None:
 
 
 @needs_data
+@pytest.mark.parametrize("name", ["hippocampus-mr", "heart-mr", "lumbar-mr"])
+def test_what_experts_drew_in_unseen_patients_is_plausible(name: str) -> None:
+    config, seen = read_config(PROJECT / "configs" / f"{name}.yaml"), read_manifest(model(name)).seen
+    for subject in find_subjects(config.dataset, "test"):
+        scan = read_scan(subject, config.dataset)
+        found_ml = volumes_ml(scan.labels.numpy(), scan.spacing_ras_mm, config.labels)
+        assert field_of_view_findings(seen, scan.image.shape, scan.spacing_ras_mm) == (), subject.name
+        assert volume_findings(seen, found_ml) == (), subject.name
+
+
+@needs_data
 def test_whole_heads_and_spines_are_flagged_by_their_headers() -> None:
     """On every axis, so nobody has to wait for their volumes."""
-    seen = read_manifest(PROJECT / "models" / "hippocampus-mr.safetensors").seen
+    seen = read_manifest(model("hippocampus-mr")).seen
     scans = [*data("brats2021", "*", "*_t1ce.nii.gz"), *data("spine_vb3", "images", "*.nii.gz")]
     assert len(scans) > 20
     for path in scans:

@@ -40,7 +40,7 @@ def checkpoint(settings: FactorySettings) -> Checkpoint:
     return load_checkpoint(settings.models_dir / "tiny.safetensors")
 
 
-impossible = pytest.mark.parametrize("anterior_ml", [(1e5, 1e6)], indirect=True)
+impossible = pytest.mark.parametrize("anterior_ml", [(2e5, 6e5)], indirect=True)
 
 
 def counted() -> float:
@@ -63,7 +63,7 @@ def test_an_implausible_volume_is_noted_and_counted(context: WorkerContext, subm
     assert job.volumes_ml is not None
     assert job.volumes_ml["anterior"] <= WHOLE_SCAN_ML
     value = round(job.volumes_ml["anterior"], 4)
-    assert job.implausible == (Finding(what="volume_ml", label="anterior", value=value, expected=(5e4, 2e6)),)
+    assert job.implausible == (Finding(what="volume_ml", label="anterior", value=value, expected=(1e5, 1.2e6)),)
     assert "labelmap.nii.gz" in files(context, job.id)
     assert counted() == before + 1
 
@@ -75,7 +75,7 @@ def test_an_implausible_volume_fails_the_job_where_it_is_rejected(context: Worke
     assert job.state is JobState.FAILED
     assert job.error is not None
     assert job.error.type.endswith(":implausible")
-    assert "expected 5e+04 to 2e+06 ml" in job.error.detail
+    assert "expected 1e+05 to 1.2e+06 ml" in job.error.detail
     assert job.error.details["implausible"] == [finding.model_dump(mode="json") for finding in job.implausible]
     assert files(context, job.id) == {"input.nii"}, "there is no result to be taken for a good one"
     assert counted() == before + 1

@@ -18,7 +18,7 @@ from unet_factory_training.datasets import LabelledScan, Split, find_subjects, r
 from unet_factory_training.model_card import fill_marked
 
 MARGIN = 1.5
-"""How far beyond the 0.5th and 99.5th percentiles a value may lie: patients differ more than a data set shows."""
+"""The least factor that a value may lie beyond the 0.5th and 99.5th percentiles: patients differ more than data sets."""
 
 CARD_MARK = "seen"
 _SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -73,15 +73,18 @@ def describe(
 
 def rows_of(seen: Seen) -> list[list[str]]:
     """What was seen and what counts as plausible, as a table's rows; the first is its heading."""
-    volumes = [(f"{name} (ml)", span) for name, span in seen.volumes_ml.items()]
-    extents = [(f"field of view {axis} (mm)", span) for axis, span in zip(AXES, seen.field_of_view_mm, strict=True)]
+    volumes = [_row(f"{name} (ml)", span, seen.expected(span)) for name, span in seen.volumes_ml.items()]
+    extents = [
+        _row(f"field of view {axis} (mm)", span, seen.expected(span))
+        for axis, span in zip(AXES, seen.field_of_view_mm, strict=True)
+    ]
     heading = [f"{seen.scans} scans", "low", "median", "high", f"plausible (margin {seen.margin:g})"]
-    return [heading, *([what, *_cells(seen, span)] for what, span in (*volumes, *extents))]
+    return [heading, *volumes, *extents]
 
 
-def _cells(seen: Seen, span: Span) -> list[str]:
-    lowest, highest = seen.expected(span)
-    return [f"{value:.4g}" for value in (span.low, span.median, span.high)] + [f"{lowest:.3g} to {highest:.3g}"]
+def _row(what: str, span: Span, expected: tuple[float, float]) -> list[str]:
+    lowest, highest = expected
+    return [what, *(f"{value:.4g}" for value in (span.low, span.median, span.high)), f"{lowest:.4g} to {highest:.4g}"]
 
 
 def _volumes(scan: LabelledScan, labels: Sequence[Label]) -> list[float]:

@@ -4,6 +4,7 @@ A network segments whatever it is given: a model of the hippocampus finds 79 ml 
 what training saw; a field of view or a volume far from that is a finding, and the caller says what follows from it.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Literal, Self
@@ -47,8 +48,9 @@ class Seen(Frozen):
     """What training and validation saw, over so many ``scans``; the test split stays unseen.
 
     ``volumes_ml`` per label name; ``field_of_view_mm`` along R, A and S; ``intensities``: the 1st, 50th and 99th
-    percentile of a scan's voxels after z-scoring, for the record. Volumes and field of view are judged: from ``low``
-    divided by ``margin`` to ``high`` times ``margin`` is plausible.
+    percentile of a scan's voxels after z-scoring, for the record. Volumes and field of view are judged: what lies
+    beyond ``low`` and ``high`` by more than the square root of their ratio, or ``margin`` where that is more, is not
+    plausible. So what varies much between patients may lie farther out (Tukey's fences, in logarithms).
     """
 
     scans: int = Field(ge=1)
@@ -59,7 +61,8 @@ class Seen(Frozen):
 
     def expected(self, span: Span) -> tuple[float, float]:
         """The lowest and the highest plausible value."""
-        return round(span.low / self.margin, _DECIMALS), round(span.high * self.margin, _DECIMALS)
+        factor = self.margin if span.low <= 0 else max(self.margin, math.sqrt(span.high / span.low))
+        return round(span.low / factor, _DECIMALS), round(span.high * factor, _DECIMALS)
 
 
 class Finding(Frozen):

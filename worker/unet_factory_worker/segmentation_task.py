@@ -171,8 +171,9 @@ class Attempt:
         Raises:
             Implausible: something is found, and the caller wants none such.
         """
-        self.implausible += findings
-        self._tell(implausible=self.implausible)
+        if findings:
+            self.implausible += findings
+            self._tell(implausible=self.implausible)
         refuse_implausible(self.request.implausible, self.implausible, manifest.name)
 
     def _notes(self, volume: Volume) -> tuple[str, ...]:

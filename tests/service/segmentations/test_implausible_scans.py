@@ -22,7 +22,7 @@ from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.commands import app
 
 PROBLEM = "urn:unet-factory:problem:implausible"
-ANY_ML, IMPOSSIBLE_ML = span(0, 1e6), span(1e5, 1e6)
+ANY_ML, IMPOSSIBLE_ML = span(0, 1e6), span(2e5, 6e5)
 FIELD_OF_VIEW_MM = span(12, 40)  # with the margin of 2: 6 to 80 mm
 TOO_WIDE = {"what": "field_of_view_mm", "label": None, "axis": "R", "value": 90.0, "expected": [6.0, 80.0]}
 
@@ -93,7 +93,7 @@ def test_a_job_that_fails_of_its_volumes_is_a_422(gateway: Gateway, worker: None
     poll(lambda: gateway.http.get(location).json()["state"] == "failed")
     answer = gateway.http.get(f"{location}/labelmap")
     assert (answer.status_code, answer.json()["type"]) == (422, PROBLEM)
-    assert answer.json()["implausible"][0]["expected"] == [5e4, 2e6]
+    assert answer.json()["implausible"][0]["expected"] == [1e5, 1.2e6]
 
 
 @pytest.mark.parametrize("what", [seen(IMPOSSIBLE_ML, FIELD_OF_VIEW_MM)])
