@@ -18,7 +18,7 @@ from unet_factory_training.datasets import LabelledScan, Split, find_subjects, r
 from unet_factory_training.model_card import fill_marked
 
 MARGIN = 1.5
-"""The least factor that a value may lie beyond the 0.5th and 99.5th percentiles: patients differ more than data sets."""
+"""The least factor for what lies beyond the 0.5th and 99.5th percentiles: patients differ more than data sets."""
 
 CARD_MARK = "seen"
 _SPLITS: tuple[Split, Split] = ("train", "validation")
