@@ -71,13 +71,15 @@ def courier() -> None:
 
 @app.command("dicom-listen")
 def dicom_listen(
-    allow: Annotated[list[str], typer.Option(help="AE title that may send, again for each; '*' for anybody.")],
-    spool: Annotated[Path, typer.Option(help="Folder for what the gateway does not have yet.")],
-    ae_title: Annotated[str, typer.Option(help="Our own AE title.")] = "UNETFACTORY",
+    allow: Annotated[list[str], typer.Option(help="AE title that may send; repeat for more. '*' allows any.")],
+    spool: Annotated[Path, typer.Option(help="Folder for instances that the gateway has not received yet.")],
+    ae_title: Annotated[str, typer.Option(help="The listener's own AE title.")] = "UNETFACTORY",
     host: Host = "127.0.0.1",
     port: Port = DEFAULT_DICOM_PORT,
-    quiet: Annotated[float, typer.Option(help="Seconds without a new instance until a series is passed on.")] = 2.0,
-    after_abort: Annotated[float, typer.Option(help="The same for a series whose sender was cut off.")] = 60.0,
+    quiet: Annotated[
+        float, typer.Option(help="Seconds without a new instance after which a series is sent to the gateway.")
+    ] = 2.0,
+    after_abort: Annotated[float, typer.Option(help="Like --quiet, for a series whose sender was cut off.")] = 60.0,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -153,6 +155,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass

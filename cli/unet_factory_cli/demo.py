@@ -49,7 +49,7 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
             _prove_network(client, segmented[spacings.index(PROOF)], output, console)
         console.print("stopped servers, worker and gateway")
     draw_overlay(output / "overlay.png", [results[0] for results in segmented[:-1]])
-    console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in all", soft_wrap=True)
+    console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in total", soft_wrap=True)
     _check_dice(_rows(segmented)[0])
 
 
@@ -91,11 +91,11 @@ def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: 
     equal = sum(int((labels_in_process(path, result) == result.labels).sum()) for result in results)
     console.print(
         f"GET /unet?spacing=1,0.5,0.5: {len(network.blob) / 1e6:.1f} MB, {path}\n"
-        f"in plain PyTorch it gives {equal} of {voxels} voxels the service's own label: {equal / voxels:.2%}",
+        f"in plain PyTorch it gives {equal} of {voxels} voxels the same label as the gateway: {equal / voxels:.2%}",
         soft_wrap=True,
     )
     if equal != voxels:
-        raise CommandFailed(f"the standalone network and the service differ in {voxels - equal} voxels")
+        raise CommandFailed(f"the standalone network and the gateway differ in {voxels - equal} voxels")
 
 
 def _check_dice(native: Row) -> None:
@@ -110,8 +110,8 @@ def _clear_failures() -> Iterator[None]:
     try:
         yield
     except FactoryProblem as problem:
-        raise CommandFailed(f"the service refused a step: {problem}") from problem
+        raise CommandFailed(f"the gateway refused a step: {problem}") from problem
     except httpx.TransportError as error:
-        raise CommandFailed(f"the service went away: {error or type(error).__name__}") from error
+        raise CommandFailed(f"the gateway stopped answering: {error or type(error).__name__}") from error
     except KeyboardInterrupt:
         raise CommandFailed("interrupted") from None

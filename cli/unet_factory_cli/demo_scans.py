@@ -99,7 +99,9 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
 def _read_scan(image_path: Path, labels_path: Path) -> DemoScan:
     image, expert = read_volume(image_path), read_volume(labels_path)
     if image.header.orientation != "RAS" or not np.array_equal(image.header.affine, expert.header.affine):
-        raise CommandFailed(f"{image_path.name}: the demo wants scans stored in RAS order, labels on the same grid")
+        raise CommandFailed(
+            f"{image_path.name}: the demo needs scans stored in RAS order, with labels on the same grid"
+        )
     name = image_path.name.removesuffix(".nii.gz")
     labels = expert.data.astype(np.uint8)
     return DemoScan(name, image_path, image.data, labels, image.spacing_ras_mm, image.header.affine)

@@ -46,7 +46,7 @@ def running_service(folder: Path, models_dir: Path) -> Iterator[FactoryClient]:
     finally:
         end_group(process, STOP_TIMEOUT_S)
     if process.returncode:
-        raise CommandFailed(f"the factory ended with exit code {process.returncode}:\n{_tail(log)}")
+        raise CommandFailed(f"the factory exited with code {process.returncode}:\n{_tail(log)}")
 
 
 def _await_ready(client: FactoryClient, process: "subprocess.Popen[bytes]", log: Path) -> None:

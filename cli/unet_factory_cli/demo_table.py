@@ -38,7 +38,7 @@ class Row:
 def table_of(rows: Sequence[Row]) -> Table:
     """Dice is at the working resolution: against the expert's labels resampled to the same spacing."""
     table = Table(
-        title=f"{rows[0].scans} scans that no training has seen, each segmented on its own grid",
+        title=f"{rows[0].scans} scans that were never used in training, each segmented on its own grid",
         caption="Dice against the expert; seconds from upload to download; memory that a job added to its worker",
     )
     for heading in ("spacing (mm)", "anterior", "posterior", "seconds", "memory", "cache hits"):

@@ -139,7 +139,7 @@ def _socket_path(folder: Path) -> Path:
         return inside / "socket"
     private.mkdir(mode=OWNER_ONLY, exist_ok=True)
     if private.is_symlink() or private.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{private} belongs to somebody else; the embedded server needs it for its socket")
+        raise RuntimeError(f"{private} belongs to another user, but the embedded server needs it for its socket")
     return private / "socket"
 
 

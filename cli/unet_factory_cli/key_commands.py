@@ -11,20 +11,20 @@ from unet_factory_cli.user_data import user_data_dir
 
 app = typer.Typer(help="API keys: who may use the gateway, and for what.", no_args_is_help=True)
 
-KeyId = Annotated[str, typer.Argument(help="The key's id: its middle part.")]
+KeyId = Annotated[str, typer.Argument(help="The key's id, which is the middle part of the key.")]
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="A name for its holder; never a patient's.")],
+    name: Annotated[str, typer.Argument(help="A name for the key's holder; never use a patient's name.")],
     scope: Annotated[list[str], typer.Option(help="segment, weights, read or admin; repeat for more.")],
-    shares_jobs_of: Annotated[str | None, typer.Option(help="Id of another key whose jobs this one shares.")] = None,
-    days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0)] = None,
+    shares_jobs_of: Annotated[str | None, typer.Option(help="Id of another key; both then see the same jobs.")] = None,
+    days: Annotated[float | None, typer.Option(help="Days until the key expires; default: never.", min=0)] = None,
     requests_per_minute: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     jobs_in_flight: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     stored_bytes: Annotated[int | None, typer.Option(help="0: no limit; default: the gateway's.", min=0)] = None,
     secret_file: Annotated[
-        Path | None, typer.Option(help="Write it to this file, unless the file holds a valid key of that name.")
+        Path | None, typer.Option(help="Write the key to this file, unless it already holds a valid key of that name.")
     ] = None,
     data_dir: DataDir = None,
 ) -> None:

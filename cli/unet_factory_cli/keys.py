@@ -72,7 +72,7 @@ def create(
         _write(secret_file, token)
         say(f"{described} is in {secret_file}")
     else:
-        say(f"{described}; it is shown this once:")
+        say(f"{described}; it is shown only now:")
         print(token)  # noqa: T201 (the command's output)
 
 
@@ -95,7 +95,7 @@ def rotate(data_dir: Path, key_id: str, overlap_h: float) -> None:
     """The new key goes to standard output."""
     with _store(data_dir) as keys:
         key, token = keys.rotate(key_id, overlap_h * _HOUR_S)
-    say(f"key {key.id} of {key.name} has a new secret, shown this once; the old one holds {overlap_h:g} h longer:")
+    say(f"key {key.id} of {key.name} has a new secret, shown only now; the old one is valid for {overlap_h:g} h more:")
     print(token)  # noqa: T201 (the command's output)
 
 
@@ -116,7 +116,7 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
                 finally:
                     server.stop()
     except RedisError as error:
-        raise CommandFailed(f"the store of the jobs cannot be used: {error}") from error
+        raise CommandFailed(f"the job store cannot be used: {error}") from error
 
 
 def _holds(keys: KeyStore, secret_file: Path, name: str, scopes: tuple[Scope, ...]) -> bool:

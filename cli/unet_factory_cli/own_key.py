@@ -19,4 +19,4 @@ def own_key(given: str | None) -> str | None:
     try:
         return Path(file).read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"the file that {API_KEY_FILE} names cannot be read: {file}", MISUSED) from error
+        raise CommandFailed(f"the file named by {API_KEY_FILE} cannot be read: {file}", MISUSED) from error

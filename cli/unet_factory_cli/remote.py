@@ -190,7 +190,7 @@ def _report(job: Job, output: Path) -> None:
 
 def _warn(job: Job, findings: Sequence[Finding]) -> None:
     for finding in findings:
-        say(f"WARNING: unlike what {job.model} was trained on, do not rely on the result: {finding}")
+        say(f"WARNING: unlike the scans that {job.model} was trained on; do not rely on the result: {finding}")
 
 
 def _cells(model: ModelDescription) -> list[str]:

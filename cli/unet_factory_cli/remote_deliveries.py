@@ -26,12 +26,12 @@ def replay(at: Address, ids: list[str], every: bool) -> None:
         CommandFailed: neither ids nor all of them.
     """
     if bool(ids) == every:
-        raise CommandFailed("name the deliveries, or give --all", MISUSED)
+        raise CommandFailed("give the ids of deliveries, or --all", MISUSED)
     with gateway(at) as client:
         wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
         for delivery_id in wanted:
             client.replay(delivery_id)
-    say(f"{len(wanted)} to be tried again")
+    say(f"{len(wanted)} will be tried again")
 
 
 def _cells(delivery: DeliveryDescription) -> list[str]:

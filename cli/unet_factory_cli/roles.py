@@ -192,12 +192,12 @@ def run_compression(checkpoint: Path, tolerance: float, output: Path | None, sca
         if path is not None and not path.is_file():
             raise CommandFailed(f"there is no file {path}", MISUSED)
     if not tolerance > 0:
-        raise CommandFailed(f"the tolerance must be above 0, it is {tolerance:g}", MISUSED)
+        raise CommandFailed(f"--tolerance is {tolerance:g}; it must be above 0", MISUSED)
     target = output or checkpoint.with_suffix(".compressed.safetensors")
     if not target.parent.is_dir():
         raise CommandFailed(f"there is no folder {target.parent}", MISUSED)
     if target.resolve() == checkpoint.resolve():
-        raise CommandFailed(f"{target} is the checkpoint itself; give another output", MISUSED)
+        raise CommandFailed(f"{target} is the checkpoint itself; choose another output file", MISUSED)
     from rich.console import Console
 
     from unet_factory_training.compression import compress_file, table_of
@@ -253,7 +253,7 @@ def _faults_of(config: Path, kind: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError, yaml.YAMLError) as error:  # pydantic's ValidationError is a ValueError
-        raise CommandFailed(f"{config} is no {kind}: {_first_fault(error)}", MISUSED) from error
+        raise CommandFailed(f"{config} is not a valid {kind}: {_first_fault(error)}", MISUSED) from error
 
 
 def _first_fault(error: Exception) -> str:

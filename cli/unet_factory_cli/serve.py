@@ -109,7 +109,7 @@ def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -
 def _say_how_to_get_in(options: ServeOptions) -> None:
     if read_settings(GatewaySettings).requires_authentication(options.host):
         where = f" --data-dir {options.data_dir}" if _has_own_servers() else ""
-        say(f"API keys are required; make one by: unet-factory keys create NAME --scope segment{where}")
+        say(f"API keys are required; make one with: unet-factory keys create NAME --scope segment{where}")
 
 
 def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
@@ -198,7 +198,7 @@ def _program(
 def _check_models(folder: Path) -> None:
     if not ModelRegistry.scan(folder).all():
         raise CommandFailed(
-            f"there is no model (*.safetensors) in {folder.resolve()}; name a folder by --models", MISUSED
+            f"there is no model (*.safetensors) in {folder.resolve()}; name a folder with --models", MISUSED
         )
 
 
@@ -234,7 +234,7 @@ def sole_user(data_dir: Path) -> Iterator[None]:
             file.seek(0)
             holder = file.read().decode().strip() or "unknown"
             raise CommandFailed(
-                f"{data_dir} is in use by another serve (process {holder}); choose another --data-dir"
+                f"{data_dir} is in use by another `unet-factory serve` (process {holder}); choose another --data-dir"
             ) from None
         with suppress(OSError):  # on a full disk the lock holds, and only does not say whose it is
             file.truncate(0)

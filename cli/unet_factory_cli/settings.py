@@ -26,9 +26,9 @@ ROLES: dict[str, type[Settings]] = {
 # Read by commands, configurations and tests rather than by roles.
 ELSEWHERE = {
     "UNET_FACTORY_URL": "Where the commands and the listener find the gateway.",
-    "UNET_FACTORY_API_KEY": "The API key that they show.",
-    API_KEY_FILE: "A file that holds it, such as a mounted secret.",
-    "UNET_FACTORY_DATA": "Folder of data sets, in the configurations of training and in the tests.",
+    "UNET_FACTORY_API_KEY": "The API key that the commands and the listener send.",
+    API_KEY_FILE: "A file that holds this key, such as a mounted secret.",
+    "UNET_FACTORY_DATA": "Folder of the data sets that training configurations and tests use.",
 }
 
 log = logging.getLogger(__name__)

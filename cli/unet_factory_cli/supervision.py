@@ -90,7 +90,7 @@ class Supervisor:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            self._say(f"the {component.name} did not end in time and is killed")
+            self._say(f"the {component.name} did not stop in time and is killed")
         kill_group(process)
         self._watchdog.release(process)
         component.process = None
@@ -125,7 +125,7 @@ class Supervisor:
             )
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (component.deaths - 1))
         component.start_at = time.monotonic() + pause_s
-        self._say(f"the {component.name} {why}; it is started again in {pause_s:g} s")
+        self._say(f"the {component.name} {why}; it will be started again in {pause_s:g} s")
 
     def _components(self) -> list[Component]:
         return [component for stage in self._stages for component in stage]
@@ -133,4 +133,4 @@ class Supervisor:
 
 def _end_of(process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"

@@ -32,10 +32,14 @@ def train(
 def compare(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as research/configs/hippocampus.yaml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs, scores and figures.")],
-    checkpoint: Annotated[list[str] | None, typer.Option(help="ARM=FILE: use this, do not train it.")] = None,
-    only: Annotated[Stage | None, typer.Option(help="Do this stage only.")] = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm; again for each. Default: all.")] = None,
-    publish: Annotated[Path | None, typer.Option(help="Folder for the page with its figures, as docs/results.")] = None,
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="ARM=FILE: use this checkpoint instead of training the arm.")
+    ] = None,
+    only: Annotated[Stage | None, typer.Option(help="Run only this stage.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Run only this arm; repeat for more. Default: all.")] = None,
+    publish: Annotated[
+        Path | None, typer.Option(help="Folder for the page with its figures, such as docs/results.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Train methods on equal terms, score them over spacings, and write tables and figures; resumes what is there."""
@@ -50,11 +54,14 @@ def evaluate(
     config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Scans; test for a last word.")
+        Literal["train", "validation", "test"],
+        typer.Option(help="Which split to score; use test only for final figures."),
     ] = "validation",
-    draws: Annotated[int, typer.Option(help="Spacings drawn from the trained range.", min=1)] = 100,
-    publish: Annotated[Path | None, typer.Option(help="Write a copy with the figures in its manifest here.")] = None,
-    card: Annotated[Path | None, typer.Option(help="A model card to put the figures into.")] = None,
+    draws: Annotated[int, typer.Option(help="How many spacings to draw from the trained range.", min=1)] = 100,
+    publish: Annotated[
+        Path | None, typer.Option(help="Write a copy of the checkpoint with the figures in its manifest to this file.")
+    ] = None,
+    card: Annotated[Path | None, typer.Option(help="A model card into which the figures are written.")] = None,
     changes: Changes = None,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
@@ -70,9 +77,10 @@ def describe(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
     margin: Annotated[
-        float | None, typer.Option(help="Values this factor beyond what was seen are plausible; default: 1.5.", min=1)
+        float | None,
+        typer.Option(help="Values up to this factor beyond what was seen are plausible; default: 1.5.", min=1),
     ] = None,
-    card: Annotated[Path | None, typer.Option(help="A model card to put the ranges into.")] = None,
+    card: Annotated[Path | None, typer.Option(help="A model card into which the ranges are written.")] = None,
     changes: Changes = None,
 ) -> None:
     """Put into a checkpoint what training and validation saw, by which later scans and results are judged."""
@@ -87,7 +95,7 @@ def compress(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
-    scan: Annotated[Path | None, typer.Option(help="Measure on this volume's centre; default: on noise.")] = None,
+    scan: Annotated[Path | None, typer.Option(help="Measure on the centre of this volume; default: on noise.")] = None,
 ) -> None:
     """Shrink a checkpoint to fewer heads; refuse where its networks would no longer answer the same."""
     with clear_errors("training"):
@@ -98,7 +106,7 @@ def compress(
 
 @app.command()
 def cka(
-    checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files that differ in their weights only.")],
+    checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files that differ only in their weights.")],
     config: Annotated[Path, typer.Option(help="The YAML file that names the scans.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for figure, maps and summary.")],
     split: Annotated[Literal["train", "validation", "test"], typer.Option(help="Which scans.")] = "validation",
@@ -108,9 +116,13 @@ def cka(
     crop_mm: Annotated[float, typer.Option(help="Extent of a crop in mm.", min=1)] = 32,
     crops: Annotated[int, typer.Option(help="Crops of each scan.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Crops in a mini-batch, at least.", min=4)] = 16,
-    estimator: Annotated[Literal["unbiased", "biased"], typer.Option(help="Of HSIC.")] = "unbiased",
-    seed: Annotated[int, typer.Option(help="Decides where the crops lie.")] = 0,
-    publish: Annotated[Path | None, typer.Option(help="Folder of the page's figure, as docs/results-cka.")] = None,
+    estimator: Annotated[
+        Literal["unbiased", "biased"], typer.Option(help="Which estimator of HSIC to use.")
+    ] = "unbiased",
+    seed: Annotated[int, typer.Option(help="Seed for the positions of the crops.")] = 0,
+    publish: Annotated[
+        Path | None, typer.Option(help="Folder for the page's figure, such as docs/results-cka.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Compare the layers of generated networks: within one, across spacings, across checkpoints (CKA)."""

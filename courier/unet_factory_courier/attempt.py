@@ -36,7 +36,7 @@ class Attempts:
             with self._lease_of(claimed):
                 outcome = self._outcome(claimed)
         except RedisError as error:
-            log.warning("%s is left to its lease: %s", claimed.id, type(error).__name__)
+            log.warning("%s will be tried again when its lease ends: %s", claimed.id, type(error).__name__)
             return
         metrics.DELIVERIES.labels(claimed.delivery.kind.value, outcome).inc()
         _audit(claimed, outcome)
@@ -48,7 +48,9 @@ class Attempts:
 
     def _outcome(self, claimed: ClaimedDelivery) -> str:
         if claimed.delivery.lost >= self.tasks.settings.job_attempts:
-            return self._give_up(claimed, f"it took its courier down {claimed.delivery.lost} times in a row", None)
+            return self._give_up(
+                claimed, f"its courier died during this delivery {claimed.delivery.lost} times in a row", None
+            )
         try:
             self.tasks.run(claimed)
         except NothingToDo as nothing:
@@ -84,7 +86,7 @@ class Attempts:
             return self._give_up(claimed, f"{reason} (given up after {age_s:.0f} s)", None)
         delay_s = max(after_s or 0.0, backoff_s(delivery.attempts, settings.delivery_backoff_s, self._longest_s))
         self.deliveries.postpone(claimed, reason, delay_s)
-        log.warning("%s (%s) is tried again in %.1f s: %s", claimed.id, delivery.kind, delay_s, reason)
+        log.warning("%s (%s) will be tried again in %.1f s: %s", claimed.id, delivery.kind, delay_s, reason)
         return "retried"
 
     def _give_up(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> str:

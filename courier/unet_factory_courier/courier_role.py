@@ -57,7 +57,7 @@ def run(settings: CourierSettings) -> None:
     give_signs_in_background()
     dispatcher.run(stop)
     if not dispatcher.finish(settings.stop_grace_s):
-        log.warning("some attempts did not end in time; their leases hand them on")
+        log.warning("some attempts did not end in time; they are tried again when their leases end")
 
 
 def quiet_libraries() -> None:

@@ -77,7 +77,7 @@ def _written(instances: Iterator[Dataset], series: PacsSeries, folder: Path, max
     total = 0
     for instance in instances:
         if instance.get("SeriesInstanceUID") != series.series_uid:
-            raise GiveUp("the archive answered with another series")
+            raise GiveUp("the archive sent a different series")
         uid = str(instance.get("SOPInstanceUID"))
         if uid in seen:
             continue

@@ -18,7 +18,7 @@ _DUPLICATE = 0x0111
 _WARNINGS = range(0xB000, 0xC000)
 _OUT_OF_RESOURCES = range(0xA700, 0xA800)
 _PROCESSING_FAILURE = 0x0110
-_NO_CONTEXT = "the archive takes no such instances (no presentation context was accepted)"
+_NO_CONTEXT = "the archive does not accept such instances (it accepted no presentation context)"
 
 
 def store(archive: Dimse, files: Sequence[Path]) -> None:

@@ -59,7 +59,7 @@ class DeliveryTasks:
         except (JobUnknown, JobExpired, FileNotFoundError):
             raise NothingToDo("the job was purged") from None
         except DestinationUnknown:
-            raise TryAgain("the destination is not configured any more") from None
+            raise TryAgain("the destination is no longer configured") from None
         except DestinationsInvalid as error:
             raise TryAgain(str(error)) from None  # a secret is missing: the operator's to mend
         except StorageFull as error:
@@ -141,8 +141,8 @@ class DeliveryTasks:
         if came >= announced:
             return ()
         if claimed.tried_for_s < self.settings.fetch_settle_s:
-            raise TryAgain(f"the archive handed out {came} of {announced} instances")
-        return (f"the archive counts {announced} instances in the series and handed out {came}; these were used",)
+            raise TryAgain(f"the archive sent {came} of {announced} instances")
+        return (f"the archive counts {announced} instances in the series but sent {came}; these were used",)
 
     def fail_job(self, claimed: ClaimedDelivery, reason: str, error: FactoryError | None) -> None:
         """End a job whose scan cannot be had."""
@@ -152,5 +152,5 @@ class DeliveryTasks:
 
 def _configured(archive: _Archive | None) -> _Archive:
     if archive is None:
-        raise TryAgain("the destination is not configured for this any more")
+        raise TryAgain("the destination is no longer configured for this")
     return archive

@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 ASSOCIATIONS = 64
 _TRANSIENT, _BY_PRESENTATION, _LOCAL_LIMIT = 0x02, 0x03, 0x02  # result, source and reason, PS3.8 table 9-21
 _REASONS = {
-    (0x01, 0x03): "its own AE title is not among those that --allow names",
-    (0x01, 0x07): "it called another AE title than ours",
-    (_BY_PRESENTATION, _LOCAL_LIMIT): "as many associations as are allowed are open already",
+    (0x01, 0x03): "its AE title is not allowed by --allow",
+    (0x01, 0x07): "it called an AE title other than the listener's",
+    (_BY_PRESENTATION, _LOCAL_LIMIT): "the allowed number of associations is already open",
 }
 _READABLE = frozenset(AllTransferSyntaxes) - frozenset(MPEGTransferSyntaxes)
 _strictly_valid_title = _config.VALIDATORS["AE"]
@@ -59,7 +59,7 @@ class Admission:
     def garbled(self, event: evt.Event) -> None:
         """On each step of the protocol's state machine: event 19 is a PDU that cannot be read (PS3.8 table 9-10)."""
         if event.fsm_event == "Evt19":
-            log.warning("a connection from %s was aborted: what it sent is no valid DICOM PDU", peer_of(event.assoc))
+            log.warning("a connection from %s was aborted: what it sent is not a valid DICOM PDU", peer_of(event.assoc))
 
     def _is_full(self) -> bool:
         with self._lock:

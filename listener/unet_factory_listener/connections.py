@@ -48,7 +48,7 @@ class WaitingRoom:
             if first is not None:
                 del self._waiting[first]
         if first is not None:
-            log.warning("a connection that asked for nothing was closed: more than %d others wait as well", _WAITING)
+            log.warning("a connection without a request was closed: more than %d others wait as well", _WAITING)
             hang_up(first)
 
     def leave(self, connection: socket.socket | None) -> None:
@@ -125,7 +125,7 @@ class BoundedSocket(AssociationSocket):
             OSError: the connection is lost, more than ``LONGEST_PDU_BYTES`` are asked for, or they do not come in time.
         """
         if nr_bytes > LONGEST_PDU_BYTES:
-            message = "a PDU of %d bytes was announced, allowed are %d; the connection from %s was closed"
+            message = "a PDU of %d bytes was announced, but at most %d are allowed; the connection from %s was closed"
             log.warning(message, nr_bytes, LONGEST_PDU_BYTES, peer_of(self.assoc))
             raise OSError("the PDU is too long")
         is_over = self.assoc.dul.state_machine.current_state == _CLOSING
@@ -190,4 +190,4 @@ def peer_of(association: Association) -> str:
 def log_lost_thread(failed: threading.ExceptHookArgs) -> None:
     """For ``threading.excepthook``: the library's threads end with errors whose text may quote what was sent."""
     if failed.exc_value is not None:
-        log.error("a connection was given up\n%s", safe_traceback(failed.exc_value))
+        log.error("a connection was closed after an error\n%s", safe_traceback(failed.exc_value))

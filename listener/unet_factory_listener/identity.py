@@ -42,5 +42,5 @@ def identify(file: Path) -> Identity:
         raise NotAVolume("the UID of its study, its series, its SOP class or the instance itself is missing or invalid")
     identity = Identity(*map(str, uids))
     if requested != [identity.class_uid, identity.instance_uid]:
-        raise DoesNotMatch("its data set has another SOP class or instance UID than its C-STORE request")
+        raise DoesNotMatch("the SOP class or instance UID of its data set differs from that of its C-STORE request")
     return identity

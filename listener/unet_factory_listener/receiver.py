@@ -69,7 +69,7 @@ class Receiver:
     def _put(self, series_id: str, identity: Identity, file: Path) -> int:
         try:
             if shutil.disk_usage(file.parent).free < self._keep_free_bytes:
-                raise OSError(errno.ENOSPC, "less is free than is to be kept free")
+                raise OSError(errno.ENOSPC, "less space is free than must be kept free")
             self._spool.put(series_id, uid_digest(identity.instance_uid), file)
         except OSError as error:
             reason = errno.errorcode.get(error.errno or 0, "OSError")

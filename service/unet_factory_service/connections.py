@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 BACKLOG = 128  # accepted at a stroke, before any of them can be refused
 
 _OTHER_DESCRIPTORS = 64  # stores, logs, the metrics' files
-_TOO_SLOW = "the request's headers did not come in time"
+_TOO_SLOW = "the request's headers did not arrive in time"
 
 
 class ConnectionLimits(NamedTuple):
@@ -109,7 +109,9 @@ class BoundedProtocol(H11Protocol):
 
     def _make_room(self) -> None:
         """End the connection that has waited longest; this one, where all others are at work."""
-        log.warning("more than %d connections are open: the oldest that wait are ended", self._limits.connections)
+        log.warning(
+            "more than %d connections are open: those that have been idle longest are closed", self._limits.connections
+        )
         waiting = [other for other in self.connections if other is not self and other.may_be_given_up]
         given_up = min(waiting, key=lambda other: other._waits_since, default=self)
         self.connections.discard(given_up)

@@ -148,8 +148,10 @@ async def _on_redis_error(_request: Request, error: Exception) -> JSONResponse:
         return error_response(
             gateway_errors.NotReady("the job store is full; delete finished jobs, or try again later")
         )
-    log.warning("Redis is away: %s", type(error).__name__)
-    return error_response(gateway_errors.NotReady("the store for jobs and networks cannot be used now; try again"))
+    log.warning("Redis cannot be reached: %s", type(error).__name__)
+    return error_response(
+        gateway_errors.NotReady("the store for jobs and networks is not available at the moment; try again")
+    )
 
 
 def _plain_problem(status: int, detail: str) -> Problem:

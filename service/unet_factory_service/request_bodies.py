@@ -69,7 +69,7 @@ class _Body:
         except TimeoutError:
             raise HTTPException(
                 408,
-                f"the body came too slowly: after {self._patience_s:g} s at least {SLOWEST_BYTES_PER_S:g} bytes a"
+                f"the body arrived too slowly: after {self._patience_s:g} s at least {SLOWEST_BYTES_PER_S:g} bytes a"
                 " second are expected",
             ) from None
         self._waited_s += time.monotonic() - started

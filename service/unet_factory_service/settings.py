@@ -13,18 +13,20 @@ from unet_factory.platform.settings import Settings
 
 class GatewaySettings(Settings):
     default_model: str = Field(
-        default="", description="Model for requests that name none; empty: what the file `default` of the folder names."
+        default="",
+        description="Model for requests that name none; empty: the one named in the model folder's file `default`.",
     )
-    max_queued_jobs: int = Field(default=1000, description="Jobs that may wait; beyond it callers get 429.")
+    max_queued_jobs: int = Field(default=1000, description="Jobs that may wait; beyond this callers get 429.")
     job_deadline_s: float = Field(
-        default=3600.0, description="A job that has not ended so long after it was accepted fails."
+        default=3600.0, description="A job that has not ended this long after it was accepted fails."
     )
     max_wait_s: float = Field(default=300.0, description="Longest wait that a caller may ask for (`Prefer: wait=N`).")
     series_quiet_s: float = Field(
-        default=5.0, description="A series received by STOW-RS is complete when no instance has come for so long."
+        default=5.0, description="A series received by STOW-RS is complete after this long without a new instance."
     )
     routing: Path | None = Field(
-        default=None, description="YAML file of rules for received series; unset: one rule, for the default model."
+        default=None,
+        description="YAML file with the rules for received series; unset: one rule, for the default model.",
     )
     authentication: Literal["off", "required"] | None = Field(
         default=None,
@@ -32,21 +34,21 @@ class GatewaySettings(Settings):
         "on loopback only.",
     )
     key_requests_per_minute: int = Field(
-        default=3000, ge=0, description="Requests per minute of a key that has no limit of its own; 0: any number."
+        default=3000, ge=0, description="Requests per minute for a key without a limit of its own; 0: no limit."
     )
     key_jobs_in_flight: int = Field(
-        default=200, ge=0, description="Unfinished jobs of a key that has no limit of its own; 0: any number."
+        default=200, ge=0, description="Unfinished jobs for a key without a limit of its own; 0: no limit."
     )
     max_ordered_networks: int = Field(
-        default=128, ge=0, description="Networks that may wait to be made; beyond it callers get 429; 0: any number."
+        default=128, ge=0, description="Networks that may wait to be made; beyond this callers get 429; 0: no limit."
     )
     key_ordered_networks: int = Field(
-        default=32, ge=0, description="Networks that may wait to be made for one key; 0: any number."
+        default=32, ge=0, description="Networks that may wait to be made for one key; 0: no limit."
     )
     key_cached_networks: int = Field(
         default=50,
         ge=0,
-        description="Networks that one key ordered and that are kept; beyond it its oldest are dropped; 0: any number.",
+        description="Networks kept for one key that ordered them; beyond this its oldest are dropped; 0: no limit.",
     )
     key_stored_bytes: int = Field(
         default=0,
@@ -57,25 +59,25 @@ class GatewaySettings(Settings):
 
     allowed_hosts: str = Field(
         default="",
-        description="Names, separated by commas, that a gateway without API keys answers to, besides addresses, names "
-        "without a dot and that of `UNET_FACTORY_PUBLIC_URL`.",
+        description="Host names, separated by commas, that a gateway without API keys answers to, besides addresses, "
+        "names without a dot and that of `UNET_FACTORY_PUBLIC_URL`.",
     )
     public_url: str = Field(
         default="",
         description="URL under which callers reach the gateway, such as `https://scans.hospital.example/factory`; "
-        "empty: as the request, or a trusted proxy, says.",
+        "empty: taken from the request or a trusted proxy.",
     )
     trusted_proxies: str = Field(
         default="127.0.0.1,::1",
-        description="Addresses and networks, separated by commas, whose `Forwarded` and `X-Forwarded-*` are believed.",
+        description="Addresses and networks, separated by commas, whose `Forwarded` and `X-Forwarded-*` are trusted.",
     )
     max_connections: int = Field(
         default=1000,
         ge=1,
-        description="Open connections; beyond it those that have waited longest without a request are ended.",
+        description="Open connections; beyond this those that have been idle longest are closed.",
     )
     stalled_after_s: float = Field(
-        default=20.0, gt=0, description="A request whose headers or body do not come for so long is given up with 408."
+        default=20.0, gt=0, description="A request whose headers or body stop arriving for this long gets 408."
     )
 
     @field_validator("public_url")

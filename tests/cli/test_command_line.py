@@ -48,7 +48,7 @@ def test_version() -> None:
         ([*SEGMENT, "{tmp}/x.dcm", "--report", "{tmp}/x.pdf"], 2, "x.pdf must end with .dcm"),
         ([*SEGMENT, "{tmp}/x.dcm", "--report", "{tmp}/none/x.dcm"], 2, "there is no folder {tmp}/none"),
         ([*SEGMENT, "{tmp}/none/x.nrrd"], 2, "there is no folder {tmp}/none"),
-        ([*SEGMENT, "{tmp}/x.nrrd", "--spacing", "1,2"], 2, "three numbers in mm (R,A,S), got 2"),
+        ([*SEGMENT, "{tmp}/x.nrrd", "--spacing", "1,2"], 2, "three numbers in mm (R,A,S), not 2"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--working-spacing", "1,nan,1"], 2, "must be finite"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--outside", "guess"], 2, "'guess', allowed are reject, clamp, extrapolate"),
         ([*SEGMENT, "{tmp}/x.nrrd", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),

@@ -80,7 +80,7 @@ def test_what_dies_is_started_again_after_a_growing_pause(supervise: Supervise, 
     supervisor.stop()
     assert sleeper.process is None
     assert all(pause >= FIRST_PAUSE_S * 2**death for death, pause in enumerate(pauses))
-    assert [line.split(";")[0] for line in said] == ["the sleeper was ended by SIGKILL"] * 3
+    assert [line.split(";")[0] for line in said] == ["the sleeper was killed by SIGKILL"] * 3
 
 
 def test_what_falls_silent_is_killed_and_started_again(
@@ -107,7 +107,7 @@ def test_what_falls_silent_is_killed_and_started_again(
 def test_what_keeps_dying_before_all_was_ready_is_given_up(supervise: Supervise, said: list[str]) -> None:
     supervisor = supervise(component("mayfly", "raise SystemExit(7)"))
     supervisor.start()
-    with pytest.raises(CommandFailed, match="the mayfly ended with exit code 7, 3 times in a row"):
+    with pytest.raises(CommandFailed, match="the mayfly exited with code 7, 3 times in a row"):
         tend_until(supervisor, lambda: False)
     supervisor.stop()
     assert len(said) == 2
@@ -130,7 +130,7 @@ def test_what_does_not_stop_is_killed_with_all_it_started(
     child = until(lambda: pid_in(tmp_path / "pid"))
     supervisor.stop()
     until(lambda: not alive(child), 5)
-    assert said == ["the mule did not end in time and is killed"]
+    assert said == ["the mule did not stop in time and is killed"]
 
 
 def test_the_watchdog_ends_whole_groups_after_kill_9_of_their_parent(tmp_path: Path) -> None:

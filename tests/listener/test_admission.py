@@ -27,11 +27,11 @@ def test_titles_are_known_whatever_pads_them(options: ListenerOptions, padding: 
 @pytest.mark.parametrize(
     ("called", "calling", "reason", "logged"),
     [
-        (b"UNETFACTORY", b"STRANGER", CALLING, "its own AE title is not among those"),
-        (b"UNETFACTORY", b"SCANNER2\0", CALLING, "its own AE title is not among those"),
-        (b"UNETFACTORY", b"SC\xc4NNER", CALLING, "its own AE title is not among those"),
-        (b"UNETFACTORY", bytes(16), CALLING, "its own AE title is not among those"),
-        (b"OTHER", b"SCANNER", CALLED, "another AE title than ours"),
+        (b"UNETFACTORY", b"STRANGER", CALLING, "its AE title is not allowed"),
+        (b"UNETFACTORY", b"SCANNER2\0", CALLING, "its AE title is not allowed"),
+        (b"UNETFACTORY", b"SC\xc4NNER", CALLING, "its AE title is not allowed"),
+        (b"UNETFACTORY", bytes(16), CALLING, "its AE title is not allowed"),
+        (b"OTHER", b"SCANNER", CALLED, "an AE title other than the listener"),
     ],
 )
 def test_strangers_hear_the_reason_and_the_log_says_it(
@@ -57,7 +57,7 @@ def test_one_association_too_many_hears_that_this_is_why(
             opened.enter_context(association(options))
         answer = asked(options)
         assert (answer[0], answer[7:10]) == (REJECTED, LOCAL_LIMIT)
-        assert "are open already" in caplog.text
+        assert "is already open" in caplog.text
     assert asked(options)[0] == ACCEPTED
 
 

@@ -109,7 +109,7 @@ def test_what_is_no_dicom_is_closed_with_a_word_in_the_log(
         peer.sendall(said)
         while peer.recv(4096):
             pass
-    assert "no valid DICOM PDU" in caplog.text
+    assert "not a valid DICOM PDU" in caplog.text
 
 
 def send_all(peer: socket.socket, pieces: list[bytes]) -> None:

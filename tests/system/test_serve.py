@@ -53,7 +53,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
         serve.kill()
     assert time.monotonic() - started < STOPS_WITHIN_S
     assert not [pid for pid in members if alive(pid)]
-    assert "did not end in time" not in serve.log
+    assert "did not stop in time" not in serve.log
 
 
 def test_a_real_scan_through_the_command_line_comes_back_on_its_own_grid(factory: ServeProcess, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_accepted_jobs_survive_kill_9_of_the_job_server(factory: ServeProcess, t
         killed = time.monotonic()
         assert [client.wait(job_id).state for job_id in accepted] == [JobState.SUCCEEDED] * len(accepted)
         log.info("%d jobs ended %.1f s after kill -9 of the job server", len(accepted), time.monotonic() - killed)
-    assert "the job server was ended by SIGKILL" in factory.log
+    assert "the job server was killed by SIGKILL" in factory.log
 
 
 def test_who_waits_outlives_a_restart_of_the_gateway(factory: ServeProcess, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_who_waits_outlives_a_restart_of_the_gateway(factory: ServeProcess, tmp_
         labels = nibabel.Nifti1Image.from_filename(client.labelmap(job.id, tmp_path / "labels.nii.gz"))
         until(client.ready)
     assert labels.shape == (LONG,) * 3
-    assert "the gateway was ended by SIGKILL" in factory.log
+    assert "the gateway was killed by SIGKILL" in factory.log
 
 
 def test_a_killed_worker_is_replaced_and_its_job_ends(factory: ServeProcess, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_second_serve_on_the_same_data_or_port_is_refused(factory: ServeProces
     common = ["serve", "--models", str(tiny_models), "--data-dir"]
     same_data = command(factory, *common, str(factory.data_dir))
     assert same_data.returncode == 1
-    assert f"in use by another serve (process {factory.process.pid})" in same_data.stderr
+    assert f"in use by another `unet-factory serve` (process {factory.process.pid})" in same_data.stderr
     same_port = command(factory, *common, str(factory.folder / "other"), "--port", str(factory.port))
     assert same_port.returncode == 1
     assert "address already in use; choose another --port" in same_port.stderr

@@ -161,8 +161,8 @@ class Manifest(Frozen):
         values = [label.value for label in self.labels]
         if values != list(range(self.architecture.classes)):
             raise ValueError(
-                f"labels have the values {values}, the architecture has {self.architecture.classes} classes: "
-                f"one label for each of 0..{self.architecture.classes - 1}, background first"
+                f"labels have the values {values}, but the architecture has {self.architecture.classes} classes: "
+                f"give one label for each of 0..{self.architecture.classes - 1}, background first"
             )
         return self
 
@@ -170,7 +170,7 @@ class Manifest(Frozen):
     def _conditions_have_names_of_their_own(self) -> Self:
         names = [condition.name for condition in self.conditions]
         if len(set(names)) < len(names):
-            raise ValueError(f"conditions have the names {', '.join(names)}; each must have one of its own")
+            raise ValueError(f"conditions have the names {', '.join(names)}; each name must be used only once")
         return self
 
     @model_validator(mode="after")

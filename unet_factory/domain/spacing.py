@@ -61,7 +61,7 @@ def validate_spacing(values: Iterable[float]) -> SpacingMm:
     spacing = tuple(float(value) for value in values)
     if len(spacing) != 3:
         raise SpacingInvalid(
-            f"a spacing is three numbers in mm (R,A,S), got {len(spacing)}: {list(spacing)}",
+            f"a spacing must be three numbers in mm (R,A,S), not {len(spacing)}: {list(spacing)}",
             requested_mm=[str(value) for value in spacing],
         )
     if not all(math.isfinite(value) and 0 < value <= MAX_SPACING_MM for value in spacing):
@@ -100,10 +100,10 @@ class SpacingGrid(BaseModel):
     @model_validator(mode="after")
     def _range_lies_on_grid(self) -> Self:
         if self.step_um <= 0:
-            raise ValueError(f"step_um is {self.step_um}, must be positive")
+            raise ValueError(f"step_um is {self.step_um}; it must be positive")
         for low, high in zip(self.min_um, self.max_um, strict=True):
             if not 0 < low <= high:
-                raise ValueError(f"trained range [{low}, {high}] um must be positive and ordered")
+                raise ValueError(f"trained range [{low}, {high}] um must be positive, with the minimum first")
             if low % self.step_um or high % self.step_um:
                 raise ValueError(f"trained range [{low}, {high}] um must be multiples of the step {self.step_um} um")
         return self

@@ -24,11 +24,11 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Redis for jobs and the queue; it must never evict."
+        default="redis://127.0.0.1:6379/0", description="Redis for jobs and the queue; it must never evict data."
     )
     cache_url: str = Field(
         default="",
-        description="Redis for generated networks; it may evict. Empty: `UNET_FACTORY_REDIS_URL`.",
+        description="Redis for generated networks; it may evict data. Empty: the one in `UNET_FACTORY_REDIS_URL`.",
     )
     blob_url: str = Field(
         default="file:///tmp/unet-factory", description="Where uploads and results are kept: an fsspec URL."
@@ -36,28 +36,30 @@ class Settings(BaseSettings):
     min_free_bytes: int | None = Field(
         default=None,
         ge=0,
-        description="What uploads leave free of the disk of a local `UNET_FACTORY_BLOB_URL` (507 beyond it), for the "
-        "jobs' journal and results; unset: 256 MiB, or a fifth of a disk that is smaller than 1.25 GiB.",
+        description="Bytes that uploads leave free on the disk of a local `UNET_FACTORY_BLOB_URL` (507 beyond it), for "
+        "the jobs' journal and results; unset: 256 MiB, or a fifth of a disk smaller than 1.25 GiB.",
     )
     models_dir: Path = Field(default=Path("models"), description="Folder of the models (`*.safetensors`).")
 
     max_upload_bytes: int = Field(default=2 * 2**30, description="Largest upload (2 GiB).")
     max_decompressed_bytes: int = Field(
-        default=8 * 2**30, description="Largest size of an upload once it is decompressed (8 GiB)."
+        default=8 * 2**30, description="Largest size of an upload after decompression (8 GiB)."
     )
     max_voxels: int = Field(
-        default=2**28, description="Most voxels of a scan, on its own grid and at the working spacing."
+        default=2**28, description="Largest number of voxels of a scan, on its own grid and at the working spacing."
     )
 
-    job_attempts: int = Field(default=3, description="How often a job is started before it fails.")
+    job_attempts: int = Field(default=3, description="How many times a job is started before it fails.")
     lease_s: float = Field(
-        default=10.0, ge=1, description="A job whose worker or courier gives no sign of life for so long is handed on."
+        default=10.0,
+        ge=1,
+        description="After this long without a sign of life from its worker or courier, a job is given to another.",
     )
     silence_s: float = Field(
         default=30.0,
         ge=2,
-        description="A worker's process, or a role under `serve`, that gives no sign of life for so long (it hangs or "
-        "is stopped) is killed and replaced.",
+        description="After this long without a sign of life (it hangs or is stopped), a worker's process, or a role "
+        "under `serve`, is killed and replaced.",
     )
     retention_s: float = Field(
         default=24 * 3600.0, description="How long results, records and received series are kept (a day)."
@@ -65,27 +67,27 @@ class Settings(BaseSettings):
     upload_retention_s: float | None = Field(
         default=0.0,
         ge=0,
-        description="How long an upload outlives its job; empty: as long as the results.",
+        description="How long an upload is kept after its job has ended; empty: as long as the results.",
     )
     maintenance_interval_s: float = Field(
-        default=2.0, description="Pause between two rounds of maintenance, over all gateways and workers."
+        default=2.0, description="Pause between two rounds of maintenance, counted over all gateways and workers."
     )
     destinations: Path | None = Field(
-        default=None, description="YAML file of archives and of where webhooks may go; unset: none."
+        default=None, description="YAML file of the archives and of the hosts that webhooks may call; unset: none."
     )
     delivery_max_age_s: float = Field(
-        default=72 * 3600.0, description="A delivery that has failed for so long is given up (3 days)."
+        default=72 * 3600.0, description="How long a failing delivery is tried before it is given up (3 days)."
     )
 
     audit_log: str = Field(default="-", description="File for the audit trail; `-`: standard output.")
     stop_grace_s: float = Field(
-        default=60.0, description="How long a worker or courier that is told to stop may finish its work."
+        default=60.0, description="How long a worker or courier that is told to stop may take to finish its work."
     )
     metrics_port: int = Field(
-        default=0, description="Port of a worker's or courier's own metrics; 0: none, the gateway shows them."
+        default=0, description="Port for a worker's or courier's own metrics; 0: none, the gateway shows them."
     )
-    metrics_host: str = Field(default="127.0.0.1", description="Address of a worker's or courier's own metrics.")
-    log_format: Literal["plain", "json"] = Field(default="plain", description="`plain` or `json`: a log line's form.")
+    metrics_host: str = Field(default="127.0.0.1", description="Address for a worker's or courier's own metrics.")
+    log_format: Literal["plain", "json"] = Field(default="plain", description="Format of log lines: `plain` or `json`.")
 
     @field_validator("upload_retention_s", "min_free_bytes", mode="before")
     @classmethod

@@ -141,7 +141,7 @@ class Heartbeat(threading.Thread):
         try:
             announce(self._redis, self._worker_id, presence, self._lasts_s)
         except RedisError as error:
-            log.warning("presence cannot be announced: %s", type(error).__name__)
+            log.warning("the worker's presence cannot be announced: %s", type(error).__name__)
 
     def stop(self) -> None:
         self._done.set()

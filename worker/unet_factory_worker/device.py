@@ -24,7 +24,7 @@ def pick_device(wanted: str) -> torch.device:
     device = torch.device(wanted)
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise RuntimeError(f"device {wanted} was asked for, and there is no usable GPU")
+            raise RuntimeError(f"device {wanted} was requested, but there is no usable GPU")
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
     log.info("computing on %s", describe(device))

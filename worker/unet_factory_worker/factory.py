@@ -90,7 +90,7 @@ class WeightFactory:
                 self._cache.fail(request, problem.model_dump_json())
             self._orders.done(request)
         except RedisError as error:
-            log.warning("the end of a generation cannot be noted: %s", type(error).__name__)
+            log.warning("the end of a network's generation could not be recorded: %s", type(error).__name__)
 
     def forget_networks(self) -> None:
         """Free the device memory of all networks that nobody runs."""
@@ -111,7 +111,9 @@ class WeightFactory:
             return None
         self.forget_networks()
         release_memory(self._device)
-        return problem_of(OutOfMemory(f"the memory of {self._device} does not hold the network; try again"))
+        return problem_of(
+            OutOfMemory(f"the memory of {self._device} is too small for the network at the moment; try again")
+        )
 
     def _blob(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
         """The bytes of a standalone file, and whether Redis had them; a cache out of order costs time, not the job."""

@@ -59,7 +59,7 @@ def run_job(job_id: str, context: WorkerContext) -> None:
         try:
             Attempt(job_id, owner, request, context, lease, PeakMemory(context.device)).run()
         except RedisError as error:
-            log.warning("job %s is left to the reaper: %s", job_id, type(error).__name__)
+            log.warning("job %s will be queued again when its lease ends: %s", job_id, type(error).__name__)
 
 
 def _problem_of(job_id: str, error: Exception) -> Problem:
@@ -210,8 +210,10 @@ class Attempt:
             if not reduced:
                 execution = execution.reduced()
                 metrics.OOM_FALLBACKS.inc()
-                log.warning("job %s ran out of memory; again in windows of %s", self.job_id, execution.window)
-        raise OutOfMemory(f"not even windows of {execution.window} voxels fit into the memory of {execution.device}")
+                log.warning(
+                    "job %s ran out of memory and is tried again with windows of %s", self.job_id, execution.window
+                )
+        raise OutOfMemory(f"even windows of {execution.window} voxels do not fit into the memory of {execution.device}")
 
     def _on_window(self, done: int, total: int) -> None:
         self.lease.check()

@@ -8,12 +8,14 @@ from unet_factory.platform.settings import Settings
 
 
 class WorkerSettings(Settings):
-    device: str = Field(default="auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    threads: int = Field(default=0, description="CPU threads of a worker; 0: as many as there are cores.")
-    device_cache_networks: int = Field(default=16, description="Networks that are kept ready on the device.")
+    device: str = Field(default="auto", description="Device to compute on: `auto`, `cpu`, `cuda` or `cuda:N`.")
+    threads: int = Field(default=0, description="CPU threads of a worker; 0: one per core.")
+    device_cache_networks: int = Field(default=16, description="Number of networks kept ready on the device.")
     presence_s: float = Field(
-        default=3.0, ge=1, description="How long a worker counts as up after it last said so; readiness depends on it."
+        default=3.0,
+        ge=1,
+        description="How long a worker counts as up after its last announcement; `/readyz` depends on it.",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="`float32` or `bfloat16`: the precision of the networks' arithmetic."
+        default="float32", description="Precision of the networks' arithmetic: `float32` or `bfloat16`."
     )

@@ -127,7 +127,7 @@ def check_plain_routes(app: FastAPI) -> None:
         for method in context.methods or {"GET"}:
             rule = rule_of(method, context.path or "")
             if rule is None or not rule.public:
-                raise RuntimeError(f"nobody has decided that {method} {context.path} is public")
+                raise RuntimeError(f"{method} {context.path} is not in the access table and was not declared public")
 
 
 def document_access(document: dict[str, Any]) -> None:
@@ -152,6 +152,6 @@ def _holds(key: ApiKey | None, token: str) -> bool:
 
 def _check_scope(key: ApiKey, rule: AccessRule | None) -> None:
     if rule is None:
-        raise RouteClosed("nobody may use this address while API keys are required")
+        raise RouteClosed("this address is closed while API keys are required")
     if rule.scope is not None and not key.allows(rule.scope):
         raise ScopeMissing(rule.scope, key.scopes)

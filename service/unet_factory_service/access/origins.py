@@ -35,11 +35,11 @@ class HostsAndOrigins:
             headers = Headers(scope=scope)
             host, origin = headers.get("Host", "").lower(), headers.get("Origin")
             if host and not self._answers_to(_name(host)):
-                await _refused(421, "the gateway does not answer to this Host", host)(scope, receive, send)
+                await _refused(421, "the gateway does not answer requests for this Host", host)(scope, receive, send)
                 return
             trusted = {host, self._public, scope.get("forwarded_host", "")}
             if origin and scope["method"] not in _SAFE_METHODS and not self._is_own(origin, trusted):
-                await _refused(403, "pages of this Origin may change nothing here", origin)(scope, receive, send)
+                await _refused(403, "pages from this Origin may not change anything here", origin)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
@@ -69,7 +69,7 @@ def _is_address(name: str) -> bool:
 
 
 def _refused(status: int, what: str, value: str) -> ASGIApp:
-    detail = f"{what} ({value[:100]!r}); name it in UNET_FACTORY_ALLOWED_HOSTS, or require API keys"
+    detail = f"{what} ({value[:100]!r}); add it to UNET_FACTORY_ALLOWED_HOSTS, or require API keys"
     phrase = HTTPStatus(status).phrase
     return problem_response(
         Problem(type=TYPE_PREFIX + phrase.lower().replace(" ", "-"), title=phrase, detail=detail), status

@@ -39,7 +39,7 @@ class RequestQuota:
         try:
             counted = self._window.hit(item, key.id)
         except OutOfMemoryError:
-            log.warning("a request goes uncounted: the job store is full")
+            log.warning("a request was not counted: the job store is full")
             return
         if not counted:
             raise _too_many(allowed, self._window.get_window_stats(item, key.id).reset_time)
@@ -58,7 +58,7 @@ class RequestQuota:
 def _too_many(allowed: int, free_at: float) -> QuotaExceeded:
     wait_s = max(1, math.ceil(free_at - time.time()))
     return QuotaExceeded(
-        f"this API key may send {allowed} requests in a minute; the next one in {wait_s} s",
+        f"this API key may send {allowed} requests per minute; send the next one in {wait_s} s",
         quota="requests-per-minute",
         limit=allowed,
         retry_after_s=wait_s,

@@ -46,7 +46,7 @@ def check_accepts(request: Request, *offered: str) -> str:
             if entry.quality > 0 and entry.takes(offer):
                 return offer
     syntax = f" in transfer syntax {ExplicitVRLittleEndian}" if MULTIPART in offered else ""
-    raise HTTPException(406, f"this is served as {' or '.join(offered)}{syntax}; accept one of these")
+    raise HTTPException(406, f"this is available as {' or '.join(offered)}{syntax}; accept one of these")
 
 
 def _entries(header: str) -> Iterator[_Entry]:

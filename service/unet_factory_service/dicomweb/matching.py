@@ -77,7 +77,8 @@ def _keyword(name: str, level: str) -> str:
     allowed = (*_LEVELS[level], "Modality", "SeriesInstanceUID")
     if keyword not in allowed:
         raise MalformedRequest(
-            f"{name[:64]!r} cannot be searched for here; possible are {', '.join(allowed)}", allowed=list(allowed)
+            f"{name[:64]!r} cannot be searched for here; the attributes that can be are {', '.join(allowed)}",
+            allowed=list(allowed),
         )
     return keyword
 

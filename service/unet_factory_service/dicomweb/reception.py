@@ -64,9 +64,9 @@ class Reception:
             try:
                 self.run_once()
             except RedisError as error:
-                log.warning("reception waits for Redis: %s", type(error).__name__)
+                log.warning("the reception of series waits for Redis: %s", type(error).__name__)
             except Exception as error:
-                log.error("reception failed; it will be tried again\n%s", safe_traceback(error))
+                log.error("the reception of series failed; it will be tried again\n%s", safe_traceback(error))
 
     def run_once(self) -> None:
         """Look at every series that is due, then purge what has expired."""
@@ -82,7 +82,7 @@ class Reception:
         try:
             outcome = self._route(series.id)
         except (QueueFull, QuotaExceeded, NotReady, StorageFull) as error:
-            log.warning("a received series waits: %s", error.slug)
+            log.warning("a received series has to wait: %s", error.slug)
             self._received.postpone(series, _POSTPONED_S)
             return
         except FactoryError as error:
@@ -91,7 +91,7 @@ class Reception:
         except RedisError:
             raise
         except Exception as error:
-            log.error("a received series is looked at again later\n%s", safe_traceback(error))
+            log.error("a received series will be tried again later\n%s", safe_traceback(error))
             self._received.postpone(series, _AFTER_AN_ERROR_S)
             return
         RECEIVED_SERIES.labels(outcome).inc()
@@ -146,7 +146,7 @@ class Reception:
     def _supersede(self, job_id: str) -> None:
         """A job of less than the whole series is of no use any more; one that has ended stays as it is."""
         if self._gateway.lifecycle.cancel(job_id):
-            log.info("job %s is superseded: more of its series has come", job_id)
+            log.info("job %s is replaced by a new one: more of its series has arrived", job_id)
 
 
 def _digest(files: list[Path], rule: RoutingRule) -> str:

@@ -36,7 +36,7 @@ def _wanted(
         if series in (None, stored.uid("SeriesInstanceUID")) and instance in (None, stored.uid("SOPInstanceUID"))
     ]
     if not found:
-        raise HTTPException(404, "there is no such object among the results; they go when their jobs expire")
+        raise HTTPException(404, "the results have no such object; results are deleted when their jobs expire")
     request.state.job_ids = sorted({stored.job_id for stored in found})
     return found
 

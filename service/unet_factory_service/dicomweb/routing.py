@@ -33,7 +33,7 @@ def _compiles(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        raise ValueError(f"{pattern!r} is not a valid regular expression: {error}") from None
     return pattern
 
 
@@ -76,7 +76,7 @@ class RoutingRule(SegmentationParameters):
     @model_validator(mode="after")
     def _does_not_choose_a_scan(self) -> Self:
         if chosen := [name for name in SERIES_REFERENCE if getattr(self, name) is not None]:
-            raise ValueError(f"a rule is for series that are received; it must not have {', '.join(chosen)}")
+            raise ValueError(f"a rule applies to received series, so it must not have {', '.join(chosen)}")
         return self
 
 
@@ -101,7 +101,7 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
             return _default(registry)
         routing = Routing.model_validate(document)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, FactoryError) as error:
-        raise RoutingInvalid(f"{file} is not a list of rules: {error}") from error
+        raise RoutingInvalid(f"{file} is not a valid list of rules: {error}") from error
     for rule in routing.rules:
         _check_names(rule, file, registry, destinations)
     return routing

@@ -51,7 +51,7 @@ _RESPONSES = _ANSWERS | problems(400, 406, 413, 415, 429, 503, 507)
 @router.post(
     "/studies",
     operation_id="store_instances",
-    summary="Store instances (STOW-RS); a series that is complete becomes a job by the operator's rules",
+    summary="Store instances (STOW-RS); a complete series becomes a job if one of the operator's rules matches",
     response_class=Response,
     openapi_extra=_BODY,
     responses=_RESPONSES,

@@ -74,11 +74,11 @@ def _take_place(gateway: GatewayContext, request: GenerationRequest, owner: str)
     taken = gateway.orders.take(request, owner, limits)
     if taken is Taken.OWNER:
         raise QuotaExceeded(
-            f"{limits.owner} networks are being made for this API key, more are not allowed at a time; try again",
+            f"{limits.owner} networks are being made for this API key, which is the most allowed at a time; try again",
             quota="networks-in-the-making",
             limit=limits.owner,
             retry_after_s=_RETRY_AFTER_S,
         )
     if taken is Taken.ALL:
-        raise QueueFull(f"{limits.in_all} networks are being made, more are not allowed", allowed=limits.in_all)
+        raise QueueFull(f"{limits.in_all} networks are being made, which is the most allowed", allowed=limits.in_all)
     gateway.cache.drop(taken)

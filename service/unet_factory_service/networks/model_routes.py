@@ -62,13 +62,13 @@ class ModelDescription(BaseModel):
         )
 
 
-@router.get("", operation_id="list_models", summary="All models")
+@router.get("", operation_id="list_models", summary="List all models")
 def list_models(gateway: GatewayDependency) -> list[ModelDescription]:
     registry = gateway.registry
     return [ModelDescription.of(model, default=model is registry.get()) for model in registry.all()]
 
 
-@router.get("/{name}", operation_id="get_model", summary="One model", responses=problems(404))
+@router.get("/{name}", operation_id="get_model", summary="Get one model", responses=problems(404))
 def get_model(name: str, gateway: GatewayDependency) -> ModelDescription:
     model = gateway.registry.get(name)
     return ModelDescription.of(model, default=model is gateway.registry.get())

@@ -77,7 +77,7 @@ class NetworkChoice:
         """
         if query.format != "safetensors":
             raise NotSupported(
-                f"format {query.format} is not supported, use safetensors",
+                f"format {query.format} is not supported; use safetensors",
                 requested=query.format,
                 supported=["safetensors"],
             )

@@ -33,7 +33,10 @@ class DeliveryList(Frozen):
 
 
 @router.get(
-    "", operation_id="list_deliveries", summary="Deliveries that are dead, or wait", responses=problems(400, 503)
+    "",
+    operation_id="list_deliveries",
+    summary="List the deliveries that are dead or waiting",
+    responses=problems(400, 503),
 )
 def list_deliveries(
     gateway: GatewayDependency,
@@ -50,7 +53,7 @@ def list_deliveries(
     "/{delivery_id}/replay",
     status_code=202,
     operation_id="replay_delivery",
-    summary="Make a delivery due now",
+    summary="Try a delivery again now",
     responses=problems(404, 503),
 )
 def replay_delivery(delivery_id: str, gateway: GatewayDependency) -> DeliveryDescription:

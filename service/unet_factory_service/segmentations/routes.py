@@ -42,7 +42,7 @@ _CREATE_RESPONSES: Responses = {
     200: {
         "content": {"application/json": {"example": FINISHED_JOB_EXAMPLE}},
         "model": Job,
-        "description": "Final already; only with `Prefer: wait=N`",
+        "description": "The job has already ended; only with `Prefer: wait=N`",
     },
     202: _JOB | {"description": "Accepted; follow `Location`"},
 }
@@ -68,7 +68,7 @@ async def create_segmentation(
     prefer: Annotated[list[str] | None, Header(description="`wait=N`: wait up to N seconds for the job to end")] = None,
     idempotency_key: Annotated[
         str | None,
-        Header(description="repeated requests with the same key and content make one job"),
+        Header(description="requests repeated with the same key and content make only one job"),
     ] = None,
 ) -> Response:
     """The volume is checked before it is queued; what is refused leaves nothing behind."""

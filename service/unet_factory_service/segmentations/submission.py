@@ -79,7 +79,7 @@ def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
         raise too_much_stored(gateway, caller)
     active, allowed = gateway.jobs.count_active(), gateway.settings.max_queued_jobs
     if active >= allowed:
-        raise QueueFull(f"{active} jobs are waiting or running, at most {allowed} are allowed", allowed=allowed)
+        raise QueueFull(f"{active} jobs are waiting or running, and at most {allowed} are allowed", allowed=allowed)
 
 
 def _accept_upload(
