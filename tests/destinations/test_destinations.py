@@ -62,7 +62,7 @@ def test_a_good_file_is_understood(tmp_path: Path) -> None:
         ("pacs.archive.push", "webhook", r"pacs\.archive.*must be dicomweb or dimse"),
         ("pacs.archive.results_to", ["elsewhere"], "elsewhere"),
         ("pacs.archive.dimse", None, r"pacs\.archive.*needs dicomweb, dimse or both"),
-        ("pacs.Big Name", {"dimse": {"host": "a", "called_aet": "B"}}, "is no name"),
+        ("pacs.Big Name", {"dimse": {"host": "a", "called_aet": "B"}}, "is not a valid name"),
         ("webhooks.allow", ["https://hooks.example.org/"], r"webhooks.*neither a host"),
         ("webhooks.allow", ["10.1.0.1/16"], r"webhooks.*host bits"),
         ("webhooks.secrets", [], r"webhooks.*at least one secret"),

@@ -39,7 +39,7 @@ def test_what_is_not_given_has_its_default_and_the_order_is_the_model_s() -> Non
     ("given", "complaint"),
     [
         ({"echo_time_ms": 30.0}, "no condition echo_time_ms; it has inversion_time_ms, field_strength_t"),
-        ({"field_strength_t": 7.0}, r"field_strength_t is 7, must lie in \[0.5, 3\]"),
+        ({"field_strength_t": 7.0}, r"field_strength_t is 7; it must be in \[0.5, 3\]"),
         ({"field_strength_t": float("nan")}, "field_strength_t is nan"),
     ],
 )

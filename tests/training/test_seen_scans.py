@@ -69,7 +69,7 @@ def test_the_weights_stay_bit_for_bit_and_it_can_be_done_again(config: TrainingC
 def test_a_checkpoint_of_other_labels_is_not_described(config: TrainingConfig, checkpoint: Path) -> None:
     other = config.labels[1].model_copy(update={"name": "elbow"})
     labels = (config.labels[0], other, config.labels[2])
-    with pytest.raises(DatasetInvalid, match="other labels"):
+    with pytest.raises(DatasetInvalid, match="has labels that differ"):
         describe(config.model_copy(update={"labels": labels}), checkpoint, checkpoint)
 
 

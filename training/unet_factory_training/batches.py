@@ -103,7 +103,7 @@ class SpacingBatches(Dataset[Batch]):
         for scan in self.scans:
             if missing := sorted(wanted - set(scan.conditions)):
                 raise DatasetInvalid(
-                    f"{scan.name}: nothing says its {', '.join(missing)}; name a file in dataset.conditions"
+                    f"{scan.name}: there is no value for {', '.join(missing)}; name a file in dataset.conditions"
                 )
             groups.setdefault(choose_conditions(self.config.conditions, scan.conditions), []).append(scan)
         return groups

@@ -91,7 +91,7 @@ def table_of(compressed: Compressed, source: Path, target: Path) -> Table:
         "largest change of a logit": f"{compressed.change.largest:.1e} of the largest logit",
         "root mean square change": f"{compressed.change.rms:.1e} of the logits'",
         "voxels that change class": f"{compressed.change.classes:.1e}",
-        "measured at": f"{compressed.spacings} spacings that nothing was fitted to",
+        "measured at": f"{compressed.spacings} spacings that were not used for fitting",
     }
     table = Table(show_header=False)
     for name, value in rows.items():
@@ -109,9 +109,11 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
     original, manifest = checkpoint.hypernetwork, checkpoint.manifest
     if manifest.conditions:
         names = ", ".join(condition.name for condition in manifest.conditions)
-        raise ToleranceMissed(f"only weights that depend on nothing but the spacing can be compressed, not on {names}")
+        raise ToleranceMissed(
+            f"only weights that depend on the spacing alone can be compressed; these also depend on {names}"
+        )
     if manifest.hypernetwork.parametrization is Parametrization.CONSTANT:
-        raise ToleranceMissed("weights that do not depend on the spacing leave nothing to compress")
+        raise ToleranceMissed("the weights do not depend on the spacing, so there is nothing to compress")
     fitted, held_out = fitted_spacings(manifest.grid), held_out_spacings(manifest.grid)
     basis = fit_basis(original, fitted)
     rank = _smallest_rank(original, basis, fitted[-_SEARCHED:], probe, tolerance * _SEARCH_MARGIN)
@@ -123,7 +125,9 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
         best = min(change.largest, best if best is not None else change.largest)
         if change.largest <= tolerance:
             return Compressed(candidate, _manifest_of(checkpoint, candidate, change), dtype, change, len(held_out))
-    found = "none is smaller than it is" if best is None else f"the best that is smaller changes them by {best:.1e}"
+    found = (
+        "no smaller checkpoint was found" if best is None else f"the best smaller checkpoint changes them by {best:.1e}"
+    )
     raise ToleranceMissed(
         f"{manifest.name}: logits must not change by more than {tolerance:.1e} of the largest; {found}",
         tolerance=tolerance,

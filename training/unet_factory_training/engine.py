@@ -31,8 +31,8 @@ def start_engine(config: TrainingConfig, device: str | None = None) -> Fabric:
     fabric = _fabric(device or "auto", _PRECISIONS[config.optimisation.precision])
     if config.optimisation.batches_per_step % fabric.world_size:
         raise EngineUnavailable(
-            f"optimisation.batches_per_step is {config.optimisation.batches_per_step}, "
-            f"must be a multiple of the {fabric.world_size} processes"
+            f"optimisation.batches_per_step is {config.optimisation.batches_per_step}; "
+            f"it must be a multiple of the {fabric.world_size} processes"
         )
     return fabric
 
@@ -51,6 +51,6 @@ def _fabric(device: str, precision: Literal["32-true", "bf16-mixed"]) -> Fabric:
         fabric.launch()
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         raise EngineUnavailable(
-            f"the device {device} cannot be used: {error}; allowed are cpu, cuda and cuda:N where there are such GPUs"
+            f"the device {device} cannot be used: {error}; allowed are cpu and, for existing GPUs, cuda and cuda:N"
         ) from error
     return fabric

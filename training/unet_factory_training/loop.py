@@ -57,7 +57,7 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
             reporter.report(trainer.step(batches), batches)
             if stop_requested():
                 reporter.save()
-                log.info("told to stop: the state of iteration %d is saved", trainer.iteration)
+                log.info("asked to stop: the state of iteration %d is saved", trainer.iteration)
                 raise SystemExit(_STOPPED_STATUS)
     path = run_dir / f"{config.name}.safetensors"
     if fabric.is_global_zero:

@@ -25,7 +25,7 @@ def overridden(values: Mapping[str, Any], overrides: Overrides) -> dict[str, Any
         for depth, part in enumerate(path, start=1):
             inner = inner.setdefault(part, {})
             if not isinstance(inner, dict):
-                raise ValueError(f"cannot set {name}: {'.'.join(path[:depth])} is {inner!r}, nothing with parts")
+                raise ValueError(f"cannot set {name}: {'.'.join(path[:depth])} is {inner!r} and has no parts")
         inner[last] = deepcopy(value)
     return result
 
@@ -44,5 +44,5 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
         try:
             overrides[name.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"{assignment!r}: the value is no YAML") from error
+            raise ValueError(f"{assignment!r}: the value is not valid YAML") from error
     return overrides

@@ -62,7 +62,7 @@ def describe(
     """
     manifest = read_manifest(checkpoint)
     if manifest.labels != config.labels:
-        raise DatasetInvalid(f"{checkpoint.name} has other labels than the configuration {config.name}")
+        raise DatasetInvalid(f"{checkpoint.name} has labels that differ from those of the configuration {config.name}")
     subjects = (subject for split in _SPLITS for subject in find_subjects(config.dataset, split))
     seen = seen_in((read_scan(subject, config.dataset) for subject in subjects), manifest.labels, margin)
     replace_manifest(checkpoint, manifest.model_copy(update={"seen": seen}), target)

@@ -90,7 +90,7 @@ class Trainer:
         }
         kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
         with (
-            storage_errors(f"no room to save the state of iteration {self.iteration}; {kept}"),
+            storage_errors(f"no space to save the state of iteration {self.iteration}; {kept}"),
             whole_file(path, path.with_suffix(PARTIAL_SUFFIX)) as partial,
             partial.open("wb") as file,
         ):

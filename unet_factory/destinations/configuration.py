@@ -71,7 +71,7 @@ class DicomWeb(Frozen):
     wado_prefix: str | None = None
     stow_prefix: str | None = None
     auth: DicomWebAuth | None = None
-    ca_file: Path | None = Field(default=None, description="PEM; the system's authorities when absent")
+    ca_file: Path | None = Field(default=None, description="PEM file; the system's certificate authorities when absent")
     timeout_s: float = Field(default=60.0, gt=0, description="for each step: a connection, a read, an answer")
     deadline_s: float = Field(default=1800.0, gt=0, description="for a whole exchange, however slowly it proceeds")
 
@@ -106,7 +106,8 @@ class Pacs(Frozen):
     dimse: Dimse | None = None
     push: Annotated[DeliveryKind | None, Field(description="dicomweb or dimse")] = None
     results_to: tuple[str, ...] | None = Field(
-        default=None, description="where results of its series go unless the caller says; itself when absent"
+        default=None,
+        description="where results of its series go unless the caller says; the archive itself when absent",
     )
 
     @model_validator(mode="after")
@@ -158,7 +159,7 @@ class Destinations(Frozen):
     def _names(self) -> Self:
         for name, pacs in self.pacs.items():
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name: small letters, digits, - and _, at most 64")
+                raise ValueError(f"{name!r} is not a valid name: use at most 64 lower-case letters, digits, - and _")
             for target in pacs.results_to or ():
                 if target not in self.pacs:
                     raise ValueError(f"pacs.{name}.results_to names {target!r}, which is not configured")
@@ -203,7 +204,8 @@ class Destinations(Frozen):
         if dicomweb is None:
             able = sorted(other for other, pacs in self.pacs.items() if pacs.dicomweb)
             raise DestinationUnknown(
-                f"the archive {name!r} has no DICOMweb to fetch from; with it there {_is_or_are(able)}", configured=able
+                f"the archive {name!r} has no DICOMweb to fetch series from; with DICOMweb there {_is_or_are(able)}",
+                configured=able,
             )
         return dicomweb
 

@@ -34,7 +34,7 @@ class Condition(Frozen):
         if not self.minimum < self.maximum:
             raise ValueError(f"{self.name}: minimum {self.minimum:g} must be below maximum {self.maximum:g}")
         if not self.minimum <= self.default <= self.maximum:
-            raise ValueError(f"{self.name}: default {self.default:g} must lie in [{self.minimum:g}, {self.maximum:g}]")
+            raise ValueError(f"{self.name}: default {self.default:g} must be in [{self.minimum:g}, {self.maximum:g}]")
         return self
 
     def snap(self, value: float) -> float:
@@ -45,7 +45,7 @@ class Condition(Frozen):
         """
         if not (math.isfinite(value) and self.minimum <= value <= self.maximum):
             raise ConditionInvalid(
-                f"condition {self.name} is {value:g}, must lie in [{self.minimum:g}, {self.maximum:g}]",
+                f"condition {self.name} is {value:g}; it must be in [{self.minimum:g}, {self.maximum:g}]",
                 condition=self.name,
                 requested=str(value),
                 allowed=[self.minimum, self.maximum],

@@ -64,7 +64,7 @@ class GeometryInvalid(FactoryError):
 class SeriesMixed(FactoryError):
     """Several DICOM series where one is needed, or not the requested one."""
 
-    slug, title = "series-mixed", "The upload does not contain exactly the one series"
+    slug, title = "series-mixed", "The upload must contain exactly one series"
 
 
 class SlicesInconsistent(GeometryInvalid):
@@ -80,7 +80,7 @@ class SlicesAmbiguous(GeometryInvalid):
 
 
 class SlicesMissing(GeometryInvalid):
-    slug, title = "slices-missing", "The series lacks slices"
+    slug, title = "slices-missing", "Slices are missing from the series"
 
 
 class SlicesIrregular(GeometryInvalid):

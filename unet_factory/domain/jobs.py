@@ -66,7 +66,7 @@ class Delivery(Frozen):
     destination: str
     state: DeliveryState = DeliveryState.PENDING
     attempts: int = 0
-    lost: int = Field(default=0, description="attempts in a row that ended with their courier")
+    lost: int = Field(default=0, description="attempts in a row during which the courier died")
     since: float | None = Field(default=None, description="when it was first tried; seconds since the epoch")
     next_attempt: float | None = Field(default=None, description="while it is pending; seconds since the epoch")
     last_error: str | None = None
@@ -117,7 +117,9 @@ class PolicyReport(Frozen):
     outside: OutsidePolicy
     out_of_range: bool = False
     resampled: bool = False
-    reduced_memory: bool = Field(default=False, description="memory ran out; done again in smaller windows")
+    reduced_memory: bool = Field(
+        default=False, description="memory ran out, and the job was repeated with smaller windows"
+    )
 
 
 class Job(Frozen):
@@ -136,7 +138,7 @@ class Job(Frozen):
     weights_cached: bool | None = None
     volumes_ml: dict[str, float] | None = None
     implausible: tuple[Finding, ...] = Field(
-        default=(), description="what is far from all that the model was trained on: doubt the result"
+        default=(), description="values far from everything that the model was trained on; do not rely on the result"
     )
     notes: tuple[str, ...] = Field(default=(), description="what was chosen or tolerated while reading the scan")
     error: Problem | None = None
@@ -144,7 +146,7 @@ class Job(Frozen):
     created: float
     finished: float | None = None
     expires: float
-    fetch: Delivery | None = Field(default=None, description="of a series that comes from an archive")
+    fetch: Delivery | None = Field(default=None, description="for a series that comes from an archive")
     deliveries: tuple[Delivery, ...] = ()
 
     @property

@@ -40,7 +40,9 @@ class Span(Frozen):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if not self.low <= self.median <= self.high:
-            raise ValueError(f"percentiles must not fall; they are {self.low:g}, {self.median:g}, {self.high:g}")
+            raise ValueError(
+                f"percentiles must be in increasing order; they are {self.low:g}, {self.median:g}, {self.high:g}"
+            )
         return self
 
 
@@ -119,8 +121,8 @@ def refuse_implausible(policy: ImplausiblePolicy, findings: Sequence[Finding], m
     """
     if findings and policy is ImplausiblePolicy.REJECT:
         raise Implausible(
-            f"unlike what {model} was trained on: {in_words(findings)}; send a scan of a kind that it knows, or choose"
-            " implausible=note",
+            f"unlike what {model} was trained on: {in_words(findings)}; send a scan of the kind that it "
+            "was trained on, or choose implausible=note",
             implausible=[finding.model_dump(mode="json") for finding in findings],
         )
 

@@ -9,7 +9,7 @@ TYPE_PREFIX = "urn:unet-factory:problem:"
 UNEXPECTED = Problem(
     type=f"{TYPE_PREFIX}internal-error",
     title="An unexpected error",
-    detail="an unexpected error ended the work; the operator finds its cause in the worker's log",
+    detail="an unexpected error ended the work; the operator can find its cause in the worker's log",
 )
 
 

@@ -115,7 +115,7 @@ class Maintenance:
             if self._redis.info("persistence").get("aof_enabled"):
                 self._redis.bgrewriteaof()
         except ResponseError as error:
-            log.warning("the store's append-only file keeps what was purged: %s", error)
+            log.warning("the store's append-only file still holds purged data: %s", error)
 
     def purge_orphans(self) -> None:
         """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
@@ -135,17 +135,17 @@ class Maintenance:
             return True
         for delivery in pending:
             metrics.DELIVERIES.labels(delivery.kind.value, DeliveryState.DEAD.value).inc()
-            log.error("job %s expires with a delivery (%s) that nobody could make", job_id, delivery.kind)
+            log.error("job %s expires with a delivery (%s) that could not be made", job_id, delivery.kind)
         return False
 
     def _retry_or_give_up(self, job_id: str) -> None:
         job = self._jobs.get(job_id)
         if job.attempts >= self._settings.job_attempts:
-            error = WorkerLost(f"the worker was lost {job.attempts} times while it ran this job", attempts=job.attempts)
+            error = WorkerLost(f"the worker died {job.attempts} times while running this job", attempts=job.attempts)
             if self._lifecycle.fail(job_id, problem_of(error)):
                 log.error("job %s given up after %d attempts", job_id, job.attempts)
         elif self._lifecycle.requeue(job_id):
-            log.warning("job %s lost its worker at attempt %d; queued again", job_id, job.attempts)
+            log.warning("job %s lost its worker in attempt %d and is queued again", job_id, job.attempts)
             self._send(job_id)
 
     def _is_known(self, job_id: str) -> bool:

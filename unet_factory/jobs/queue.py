@@ -74,4 +74,4 @@ class JobQueue:
                 task, args=[argument], queue=queue, ignore_result=True, retry=True, retry_policy=_RETRY_POLICY
             )
         except (OperationalError, RedisError) as error:
-            raise QueueUnavailable("the queue cannot be reached now; try again") from error
+            raise QueueUnavailable("the queue cannot be reached at the moment; try again") from error

@@ -98,5 +98,5 @@ def zscore(volume: Tensor) -> Tensor:
     mean, spread = volume.mean(), volume.std(correction=0)
     low, high = float(volume.min()), float(volume.max())
     if low == high or not torch.isfinite(spread):
-        raise NoContrast(f"the intensities, {low:g} to {high:g}, must differ, and not by more than float32 holds")
+        raise NoContrast(f"the intensities, {low:g} to {high:g}, must differ, and by no more than float32 can hold")
     return (volume - mean) / spread

@@ -50,7 +50,7 @@ class KeySecret(Frozen):
 
     sha256: str
     created: float
-    expires: float | None = Field(default=None, description="it was rotated out, and holds until then")
+    expires: float | None = Field(default=None, description="it was replaced by rotation, and is valid until then")
 
     def holds(self, now: float) -> bool:
         return self.expires is None or now < self.expires
@@ -114,7 +114,7 @@ class KeyStore:
             ApiKeyUnknown: there is no key ``shares_jobs_of``.
         """
         if not _NAME.fullmatch(name):
-            raise ApiKeyInvalid(f"{name[:100]!r} must be 1 to 64 letters, digits, blanks and . _ -")
+            raise ApiKeyInvalid(f"{name[:100]!r} must be 1 to 64 letters, digits, spaces and . _ -")
         if not scopes:
             raise ApiKeyInvalid(f"name at least one scope of {', '.join(Scope)}")
         key_id, now = secrets.token_hex(6), time.time()

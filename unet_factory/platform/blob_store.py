@@ -22,7 +22,7 @@ from unet_factory.platform.private_files import OWNER_AND_GROUP, OWNER_ONLY, mak
 
 _JOBS = "jobs"
 _SCRATCH = "scratch"
-_FULL = "there is no room left for uploads and results, try again later"
+_FULL = "there is no space left for uploads and results; try again later"
 
 
 class BlobStore:
@@ -113,7 +113,7 @@ class BlobStore:
         with storage_errors(_FULL):
             self._scratch.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
             if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
-                raise RuntimeError(f"{self._scratch} belongs to somebody else; scans would be put into it")
+                raise RuntimeError(f"{self._scratch} belongs to another user, but scans would be stored in it")
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                 yield Path(folder)
 

@@ -32,7 +32,7 @@ class FreeSpace:
         floor, free = self.min_free_bytes // (2 if accepted else 1), shutil.disk_usage(self._folder).free
         if floor and free - wanted_bytes < floor:
             raise StorageFull(
-                f"there is no room for {wanted_bytes} more bytes: {free} are free, {floor} must stay free; delete"
+                f"there is no space for {wanted_bytes} more bytes: {free} are free, {floor} must stay free; delete"
                 " segmentations that are not needed any more, or try again later",
                 free=free,
                 min_free=floor,

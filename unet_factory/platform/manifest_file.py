@@ -29,7 +29,7 @@ def read_manifest(path: Path) -> Manifest:
         _check_length(path.name, header, path.stat().st_size)
         return Manifest.model_validate_json(_manifest_json(header))
     except (OSError, KeyError, ValueError, ValidationError) as error:
-        raise CheckpointInvalid(f"{path.name}: no checkpoint manifest: {error}") from error
+        raise CheckpointInvalid(f"{path.name}: not a valid checkpoint manifest: {error}") from error
 
 
 def read_standalone_manifest(blob: bytes) -> StandaloneManifest:
@@ -44,7 +44,7 @@ def read_standalone_manifest(blob: bytes) -> StandaloneManifest:
         _check_length("standalone network", header, len(blob))
         return StandaloneManifest.model_validate_json(_manifest_json(header))
     except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
-        raise CheckpointInvalid(f"no standalone network: {error}") from error
+        raise CheckpointInvalid(f"not a standalone network: {error}") from error
 
 
 def file_digest(path: Path) -> str:

@@ -27,8 +27,10 @@ JOB_STAGE_SECONDS = Histogram(
 )
 JOBS = Counter("unet_factory_jobs", "Jobs that ended", ["model", "outcome"])
 RECEIVED_INSTANCES = Counter("unet_factory_received_instances", "DICOM instances received", ["outcome"])
-RECEIVED_SERIES = Counter("unet_factory_received_series", "Received DICOM series that were looked at", ["outcome"])
-WEIGHT_CACHE_HITS = Counter("unet_factory_weight_cache_hits", "Networks found ready")
+RECEIVED_SERIES = Counter("unet_factory_received_series", "Received DICOM series, by what became of them", ["outcome"])
+WEIGHT_CACHE_HITS = Counter(
+    "unet_factory_weight_cache_hits", "Networks that were ready and did not have to be generated"
+)
 WEIGHT_CACHE_MISSES = Counter("unet_factory_weight_cache_misses", "Networks that had to be generated")
 WEIGHT_GENERATION_SECONDS = Histogram(
     "unet_factory_weight_generation_seconds", "Time to generate one network", buckets=_REQUEST_BUCKETS
@@ -37,7 +39,7 @@ GPU_MEMORY_PEAK_BYTES = Gauge(
     "unet_factory_gpu_memory_peak_bytes", "Peak device memory of the last job", ["device"], multiprocess_mode="livemax"
 )
 GPU_MEMORY_USED_BYTES = Gauge(
-    "unet_factory_gpu_memory_used_bytes", "Device memory held now", ["device"], multiprocess_mode="livemax"
+    "unet_factory_gpu_memory_used_bytes", "Device memory in use now", ["device"], multiprocess_mode="livemax"
 )
 JOB_MEMORY_PEAK_BYTES = Gauge(
     "unet_factory_job_memory_peak_bytes",
@@ -47,14 +49,16 @@ JOB_MEMORY_PEAK_BYTES = Gauge(
 MODELS_REFUSED = Gauge(
     "unet_factory_models_refused", "Files in the model folder that cannot be used", multiprocess_mode="livemax"
 )
-OOM_FALLBACKS = Counter("unet_factory_oom_fallbacks", "Jobs that ran out of memory and went on in a smaller way")
+OOM_FALLBACKS = Counter(
+    "unet_factory_oom_fallbacks", "Jobs that ran out of memory and were repeated with smaller windows"
+)
 AUDIT_FAILURES = Counter("unet_factory_audit_failures", "Lines of the audit trail that could not be written")
 IMPLAUSIBLE_RESULTS = Counter(
     "unet_factory_implausible_results",
     "Scans and results that are far from what their model was trained on, refused ones too",
     ["model"],
 )
-SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Spacings asked for outside the trained range")
+SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Requested spacings outside the trained range")
 DELIVERIES = Counter(
     "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]
 )

@@ -28,7 +28,7 @@ def make_private(path: Path, allowed: int = OWNER_ONLY, *, recursive: bool = Fal
         except FileNotFoundError:
             continue  # gone in this moment
         except PermissionError:
-            log.warning("%s belongs to somebody else and stays open to others (mode %o)", one, mode)
+            log.warning("%s belongs to another user and stays open to others (mode %o)", one, mode)
 
 
 @contextmanager

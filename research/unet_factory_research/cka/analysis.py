@@ -52,7 +52,7 @@ def analyse(
     spacings = options.spacings(manifest.grid)
     if len(spacings) < 2:
         raise CannotCompare(
-            f"the trained range holds only one of the spacings asked for: {spacing_text(spacings[0].mm)}"
+            f"the trained range contains only one of the requested spacings: {spacing_text(spacings[0].mm)}"
         )
     scans = [read_scan(subject, config.dataset) for subject in find_subjects(config.dataset, options.split)]
     batches = batches_of(scans, options)
@@ -84,7 +84,9 @@ def batches_of(scans: Sequence[LabelledScan], options: CkaOptions) -> list[list[
         CropTooLarge: a scan does not hold the crop.
     """
     if len(scans) < FEWEST_SAMPLES:
-        raise CannotCompare(f"CKA needs at least {FEWEST_SAMPLES} scans, the {options.split} split has {len(scans)}")
+        raise CannotCompare(
+            f"CKA needs at least {FEWEST_SAMPLES} scans, but the {options.split} split has {len(scans)}"
+        )
     rounds = draw_crops(scans, options.crop_mm, options.crops, options.seed)
     count = max(1, len(scans) // options.batch)
     parts = np.array_split(np.arange(len(scans)), count)

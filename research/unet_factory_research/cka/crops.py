@@ -104,7 +104,9 @@ def _draw_crop(scan: LabelledScan, extent_mm: float, generator: Generator) -> Cr
     room = [n * mm - extent_mm for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
     if min(room) < 0:
         held = extent_mm + min(room)
-        raise CropTooLarge(f"{scan.name} does not hold a crop of {extent_mm:g} mm; {held:g} mm is the most it holds")
+        raise CropTooLarge(
+            f"{scan.name} is too small for a crop of {extent_mm:g} mm; the largest possible is {held:g} mm"
+        )
     position = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
     r_mm, a_mm, s_mm = ((at - 0.5) * left for at, left in zip(position, room, strict=True))
     return Crop(scan, (r_mm, a_mm, s_mm), extent_mm)

@@ -103,7 +103,7 @@ class Comparison(Frozen):
             named |= {*self.cost.arms, self.cost.against}
         self.check_arms(named)
         if chained := [name for name, source in sources.items() if source in sources]:
-            raise ValueError(f"{', '.join(chained)}: an arm's source must be an arm that is trained")
+            raise ValueError(f"{', '.join(chained)}: the source of an arm must be a trained arm")
         regions = {*self.regions, *(segment.region for segment in self.segments)}
         if missing := {region for expected in self.expectations for region in expected.regions} - regions:
             raise ValueError(f"no such region: {', '.join(sorted(missing))}; there are {', '.join(sorted(regions))}")

@@ -87,7 +87,7 @@ def test_a_rule_for_received_series_may_state_conditions(settings: FactorySettin
     assert routing is not None
     assert routing.rules[0].conditions == {FIELD.name: 3.0}
     file.write_text("rules: [{model: tiny, conditions: {field_strength_t: 7}}]")
-    with pytest.raises(RoutingInvalid, match="must lie in"):
+    with pytest.raises(RoutingInvalid, match="must be in"):
         read_routing(file, registry, Destinations())
 
 
@@ -100,7 +100,7 @@ def test_a_scan_is_segmented_under_its_conditions(gateway: Gateway, worker: None
             client.segment(scan, tmp_path / f"{name}.nii.gz", SegmentationParameters(conditions=given))
             for name, given in (("weak", {FIELD.name: 0.5}), ("strong", {FIELD.name: 3.0}), ("default", {}))
         )
-        with pytest.raises(FactoryProblem, match="must lie in"):
+        with pytest.raises(FactoryProblem, match="must be in"):
             client.submit(scan, SegmentationParameters(conditions={FIELD.name: 9.0}))
     assert (weak.conditions, default.conditions) == ({FIELD.name: 0.5}, {FIELD.name: 1.5})
     assert weak.volumes_ml != strong.volumes_ml
