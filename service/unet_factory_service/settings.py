@@ -53,8 +53,8 @@ class GatewaySettings(Settings):
     key_stored_bytes: int = Field(
         default=0,
         ge=0,
-        description="Bytes of uploads, results and received series that are stored for a key that has no limit of its "
-        "own; 0: any number.",
+        description="Bytes of uploads, results and received series that are stored for a key without a limit of its "
+        "own; 0: no limit.",
     )
 
     allowed_hosts: str = Field(

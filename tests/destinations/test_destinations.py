@@ -40,7 +40,7 @@ def test_a_good_file_is_understood(tmp_path: Path) -> None:
     assert destinations.results_of("main") == ("main",)
     assert destinations.results_of("archive") == ("main",)
     assert destinations.source("main").url == "https://pacs.example/dicom-web"
-    with pytest.raises(DestinationUnknown, match="no DICOMweb to fetch from; with it there is main"):
+    with pytest.raises(DestinationUnknown, match="no DICOMweb to fetch series from; with DICOMweb there is main"):
         destinations.source("archive")
     with pytest.raises(DestinationUnknown, match="are archive, main"):
         destinations.archive("other")

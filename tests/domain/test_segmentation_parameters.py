@@ -79,7 +79,7 @@ def test_every_parameter_says_what_it_is() -> None:
         ({"outside": "guess"}, MalformedRequest, "outside is 'guess', allowed are reject, clamp, extrapolate"),
         ({"output": "x" * 500}, MalformedRequest, f"output is {'x' * 100!r}, allowed are nii.gz, nrrd"),
         ({"seg_type": "fractional"}, MalformedRequest, "seg_type is 'fractional', allowed are binary, labelmap"),
-        ({"spacing": "1,2"}, SpacingInvalid, "got 2"),
+        ({"spacing": "1,2"}, SpacingInvalid, "not 2"),
         ({"working_spacing": ""}, SpacingInvalid, "three comma-separated numbers"),
         ({"conditions": "warm"}, ConditionInvalid, "NAME=NUMBER"),
         ({"pacs": "main", "series_uid": SECRET_UID}, MalformedRequest, "missing: study_uid"),
