@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch.func import functional_call
 
 from unet_factory.domain.conditions import Condition
@@ -141,6 +141,7 @@ def test_half_precision_standalone_is_half_the_size(checkpoint_path: Path) -> No
     assert len(half) < 0.7 * len(full)
     exact, rounded = parse_unet(full).state_dict(), parse_unet(half).state_dict()
     for name, tensor in exact.items():
+        assert rounded[name].dtype == torch.float32
         assert torch.equal(tensor.half().float(), rounded[name])
 
 
@@ -159,6 +160,16 @@ def test_manifest_of_another_architecture_is_refused(checkpoint_path: Path, tmp_
     save_checkpoint(tmp_path / "wrong.safetensors", checkpoint.hypernetwork, wrong)
     with pytest.raises(CheckpointInvalid, match="size mismatch"):
         load_checkpoint(tmp_path / "wrong.safetensors")
+
+
+def test_a_checkpoint_without_one_of_its_tensors_is_refused(checkpoint_path: Path, tmp_path: Path) -> None:
+    tensors = load(checkpoint_path.read_bytes())
+    with safe_open(checkpoint_path, framework="pt") as file:
+        metadata = file.metadata()
+    del tensors["bias"]
+    (tmp_path / "less.safetensors").write_bytes(save(tensors, metadata))
+    with pytest.raises(CheckpointInvalid, match=r"less\.safetensors.*[\s\S]*Missing key"):
+        load_checkpoint(tmp_path / "less.safetensors")
 
 
 def test_damaged_standalone_is_refused(checkpoint_path: Path) -> None:

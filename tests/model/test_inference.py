@@ -214,3 +214,10 @@ def test_a_coarser_working_spacing_is_what_the_network_sees() -> None:
     labels = segment_scan(network, scan, plan, Execution(torch.device("cpu"), (32, 32, 32), (1, 1, 1)))
     assert seen == [(1, 1, 8, 4, 4)]
     assert torch.equal(labels.bool(), scan > 0)
+
+
+def test_an_odd_extent_comes_back_from_a_coarser_spacing() -> None:
+    """Five voxels of 1 mm are worked on as three of 2 mm, which alone would come back as six."""
+    plan = SpacingPlan((1.0, 1.0, 1.0), (2.0, 1.0, 1.0), SnappedSpacing(2000, 1000, 1000), out_of_range=False)
+    scan, execution = torch.randn(5, 4, 4), Execution(torch.device("cpu"), (8, 8, 8), (1, 1, 1))
+    assert segment_scan(lambda window: torch.cat([window, -window], 1), scan, plan, execution).shape == (5, 4, 4)

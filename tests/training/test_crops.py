@@ -72,13 +72,13 @@ def test_an_axis_that_is_not_halved_needs_no_even_extent(config: TrainingConfig)
 
 @pytest.mark.parametrize(
     ("voxels", "least", "most", "expected"),
-    [(3 * 800, 1, 9, 3), (3 * 800 - 1, 1, 9, 2), (1, 2, 9, 2), (10**6, 1, 4, 4), (10**6, 1, 9, 5)],
+    [(3 * 480, 1, 9, 3), (3 * 480 - 1, 1, 9, 2), (1, 2, 9, 2), (10**6, 1, 4, 4), (10**6, 1, 9, 5)],
 )
 def test_a_batch_has_the_scans_that_its_work_affords(
     config: TrainingConfig, voxels: int, least: int, most: int, expected: int
 ) -> None:
-    """Of 8 x 10 x 10 voxels each; none twice."""
-    scans = [scan_of((8, 10, 10), (1.0, 1.0, 1.0), f"scan {n}") for n in range(5)]
+    """Of 8 x 10 x 6 voxels each; none twice."""
+    scans = [scan_of((8, 10, 6), (1.0, 1.0, 1.0), f"scan {n}") for n in range(5)]
     batches = SpacingBatches(scans, still(config, voxels=voxels, min_scans=least, max_scans=most))
     for batch in (batches[iteration] for iteration in range(5)):
         assert len(batch.names) == len(set(batch.names)) == len(batch.images) == expected

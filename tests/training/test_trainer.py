@@ -1,6 +1,7 @@
 """One step against a second implementation: which weights, which loss, which average, and what is saved of it."""
 
 import math
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,17 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(
     for one, other in ((resumed.hypernetwork, whole.hypernetwork), (resumed.average, whole.average)):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_a_state_that_holds_more_than_tensors_and_numbers_is_not_unpickled(
+    config: TrainingConfig, tmp_path: Path
+) -> None:
+    trainer, path = exact_trainer(config), tmp_path / "state.pt"
+    trainer.save(path)
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "more": tmp_path}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        trainer.resume(path)
 
 
 def test_without_a_state_a_run_starts_anew(config: TrainingConfig, tmp_path: Path) -> None:
