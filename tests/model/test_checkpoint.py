@@ -20,6 +20,7 @@ from unet_factory.model.checkpoint import (
     load_checkpoint,
     load_unet,
     parse_unet,
+    replace_manifest,
     save_checkpoint,
     standalone_bytes,
 )
@@ -143,6 +144,25 @@ def test_half_precision_standalone_is_half_the_size(checkpoint_path: Path) -> No
     for name, tensor in exact.items():
         assert rounded[name].dtype == torch.float32
         assert torch.equal(tensor.half().float(), rounded[name])
+
+
+def test_another_manifest_leaves_the_tensors_as_they_are(checkpoint_path: Path, tmp_path: Path) -> None:
+    """In another file or in the same one."""
+    path, before = tmp_path / "other.safetensors", load(checkpoint_path.read_bytes())
+    for licence, source in (("CC-BY-4.0", checkpoint_path), ("MIT", path)):
+        manifest = read_manifest(source).model_copy(update={"licence": licence})
+        digest = replace_manifest(source, manifest, path)
+        assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert read_manifest(path) == manifest
+        after = load(path.read_bytes())
+        assert list(after) == list(before)
+        assert all(
+            torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+        )
+    assert read_manifest(checkpoint_path).licence == "CC0-1.0"
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(CheckpointInvalid, match=r"checkpoint other\.safetensors"):
+        replace_manifest(path, manifest, path)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -1])
