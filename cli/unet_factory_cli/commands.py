@@ -34,7 +34,7 @@ def serve(
     models: Annotated[Path, typer.Option(envvar="UNET_FACTORY_MODELS_DIR", help="Folder of models.")] = Path("models"),
     workers: Annotated[int, typer.Option(help="How many workers.", min=1)] = 1,
 ) -> None:
-    """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL names one, servers of its own."""
+    """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL is set, Redis servers too."""
     with clear_errors("serve"):
         from unet_factory_cli.serve import ServeOptions
         from unet_factory_cli.serve import serve as run

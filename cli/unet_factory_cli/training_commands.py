@@ -42,7 +42,7 @@ def compare(
     ] = None,
     device: Device = None,
 ) -> None:
-    """Train methods on equal terms, score them over spacings, and write tables and figures; resumes what is there."""
+    """Train methods on equal terms, score them over spacings, write tables and figures; resumes if interrupted."""
     with clear_errors("research"):
         from unet_factory_cli.roles import run_comparison
 
@@ -83,7 +83,7 @@ def describe(
     card: Annotated[Path | None, typer.Option(help="A model card into which the ranges are written.")] = None,
     changes: Changes = None,
 ) -> None:
-    """Put into a checkpoint what training and validation saw, by which later scans and results are judged."""
+    """Record in a checkpoint what its training scans were like, so that implausible scans and results are noticed."""
     with clear_errors("training"):
         from unet_factory_cli.roles import run_description
 
@@ -97,7 +97,7 @@ def compress(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
     scan: Annotated[Path | None, typer.Option(help="Measure on the centre of this volume; default: on noise.")] = None,
 ) -> None:
-    """Shrink a checkpoint to fewer heads; refuse where its networks would no longer answer the same."""
+    """Shrink a checkpoint to fewer heads, if its networks still give the same answers."""
     with clear_errors("training"):
         from unet_factory_cli.roles import run_compression
 

@@ -61,7 +61,7 @@ class GatewayContext:
         """Connects to nothing yet: the gateway starts, and says that it is not ready, while Redis is away.
 
         Raises:
-            CheckpointInvalid: a file in the model folder is no checkpoint.
+            CheckpointInvalid: a file in the model folder is not a checkpoint.
             ModelUnknown: the default model is not there.
             DestinationsInvalid: the file of archives and webhooks cannot be used.
             RoutingInvalid: the rules for received series cannot be used.
@@ -95,7 +95,7 @@ class GatewayContext:
         """Refuse an upload before the disk is full; room to pack the received series that wait is kept, too.
 
         Raises:
-            StorageFull: there is no room for so many bytes more.
+            StorageFull: there is no space for that many more bytes.
         """
         self.blobs.check_room(wanted_bytes + self.received.waiting_bytes())
 

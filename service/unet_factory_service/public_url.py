@@ -89,7 +89,7 @@ def _said(headers: Headers) -> Mapping[str, str]:
 
 
 def _address(text: str) -> str | None:
-    """``192.0.2.1``, ``192.0.2.1:4711``, ``[2001:db8::1]:4711``: the address alone; None for what is no address."""
+    """``192.0.2.1``, ``192.0.2.1:4711``, ``[2001:db8::1]:4711``: the address alone; None if it is not an address."""
     bare = re.sub(r"^\[(.*)\](:\d+)?$|^([^:]+):\d+$", r"\1\3", text.strip().strip('"'))
     try:
         return str(ipaddress.ip_address(bare))

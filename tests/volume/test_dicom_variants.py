@@ -254,7 +254,7 @@ def test_an_unknown_character_set_refuses_nothing(tmp_path: Path, name: bytes) -
         ("ImagePositionPatient", b"1,5\\2\\3", GeometryInvalid, "ImagePositionPatient is .*decimal point"),
         ("ImageOrientationPatient", b"1\\0\\0\\0\\x\\0", GeometryInvalid, "ImageOrientationPatient"),
         ("RescaleSlope", b"1,5", NotAVolume, "RescaleSlope is '1,5'; a decimal point"),
-        ("RescaleIntercept", b"1\\2", NotAVolume, "no scaling"),
+        ("RescaleIntercept", b"1\\2", NotAVolume, "not a valid scaling"),
         ("Rows", b"", NotAVolume, "image 1 is damaged: it has no Rows"),
         ("Rows", b"\5\0\6", NotAVolume, "image 1 is damaged: Rows"),
         ("NumberOfFrames", b"x", NotAVolume, "NumberOfFrames"),

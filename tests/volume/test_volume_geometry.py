@@ -245,5 +245,5 @@ def test_a_quaternion_too_long_by_rounding_is_a_half_turn(
 
 def test_a_quaternion_longer_than_rounding_is_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "scan.nii", codes=(1, 0), quatern=(0.0, 1.001, 0.0))
-    with pytest.raises(GeometryInvalid, match="no rotation"):
+    with pytest.raises(GeometryInvalid, match="not a rotation"):
         read_header(path)

@@ -106,7 +106,7 @@ def _parts(url: str) -> SplitResult:
         raise CallbackRefused(f"the URL must be at most {MAX_URL} printable ASCII characters without spaces")
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 (raises for a port that is none)
+        parts.port  # noqa: B018 (raises for an invalid port)
     except ValueError:
         raise CallbackRefused("the callback URL is malformed") from None
     if not parts.hostname:

@@ -151,7 +151,7 @@ class Job(Frozen):
 
     @property
     def ready_to_run(self) -> bool:
-        """Whether a worker could start it: nobody has, and its scan is here."""
+        """Whether a worker could start it: none has, and its scan is here."""
         return self.state is JobState.QUEUED and (self.fetch is None or self.fetch.state is DeliveryState.DELIVERED)
 
 

@@ -93,8 +93,8 @@ class Parametrization(StrEnum):
 
 
 class HypernetworkShape(Frozen):
-    """``hidden``: widths of the MLP on the spacing. ``basis``: so many numbers, linear in the last hidden features, are
-    given to the heads in their stead, as in compressed checkpoints.
+    """``hidden``: widths of the MLP on the spacing. ``basis``: in compressed checkpoints, how many
+    linear combinations of the last hidden features the heads get instead of the features themselves.
     """
 
     parametrization: Parametrization = Parametrization.MIP
@@ -106,7 +106,7 @@ class Label(Frozen):
     """One value of the label map, and what DICOM results say of it: ``code`` is the type of what is segmented.
 
     Without a ``category`` (DICOM PS3.16 CID 7150) it counts as an anatomical structure. ``region`` is where it lies,
-    for what is no anatomy itself, such as a tumour.
+    for something that is not itself anatomy, such as a tumour.
     """
 
     value: int = Field(ge=0)

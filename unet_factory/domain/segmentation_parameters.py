@@ -76,7 +76,7 @@ EchoTime = Annotated[float, _from_text(parse_echo_time), Field(gt=0, allow_inf_n
 
 
 class SegmentationOptions(Frozen):
-    """How to segment a scan: what the worker is told as the caller asked for it."""
+    """How to segment a scan: the parameters that go from the caller to the worker unchanged."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 

@@ -64,7 +64,7 @@ class DeliveryStore:
         return bool(self._renew(keys=[delivery_queue(claimed.delivery)], args=arguments))
 
     def deliver(self, claimed: ClaimedDelivery) -> bool:
-        """It is done; False when it is no longer the owner's, who may then have been the second to do it."""
+        """Record it as done; False if the owner has lost it, in which case it may have been delivered twice."""
         return self._settled(claimed, state=DeliveryState.DELIVERED, last_error=None)
 
     def skip(self, claimed: ClaimedDelivery, reason: str) -> bool:
@@ -83,7 +83,7 @@ class DeliveryStore:
         """Make a dead (or delivered, or waiting) delivery due now; one in a courier's hands stays there.
 
         Raises:
-            DeliveryUnknown: there is none of that id.
+            DeliveryUnknown: no delivery has that id.
         """
         value: Any = self._replay(args=[delivery_id]) if is_delivery_id(delivery_id) else None
         if not value:

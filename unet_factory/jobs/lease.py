@@ -1,4 +1,4 @@
-"""Holding on to something that was claimed in Redis while working on it, and learning when it is no longer ours."""
+"""Keeps a claim in Redis alive while its owner works, and notices when the claim is lost."""
 
 import logging
 import secrets
@@ -46,7 +46,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether somebody else may have it by now."""
+        """Whether another process may have claimed it by now."""
         return self._lost.is_set()
 
     def _keep(self) -> None:

@@ -46,11 +46,11 @@ class JobLifecycle:
         return bool(self._redis.exists(lease_key(job_id)))
 
     def update(self, job_id: str, owner: str, **fields: Any) -> bool:
-        """Write fields of a running job, as its owner; False when it is no longer the owner's or has ended."""
+        """Write fields of a running job, as its owner; False if the owner has lost it or it has ended."""
         return bool(self._update(args=[job_id, owner, *flat(encode(fields))]))
 
     def finish(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
-        """The owner's last word; False when somebody else decided before. What it left is counted as stored."""
+        """End the job, as its owner; False if another process ended it first. Its files count as stored."""
         if not self._ended(job_id, owner, state, **fields):
             return False
         self._count_bytes(args=[job_id, self._blobs.stored_bytes(job_id)])

@@ -34,7 +34,7 @@ class OrderLimits(NamedTuple):
 
 
 class NetworkOrders:
-    """Synchronous; safe to share between threads. An owner is empty where nobody has to say who they are."""
+    """Synchronous; safe to share between threads. The owner is empty where no API keys are required."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis

@@ -105,7 +105,7 @@ class JobStore:
         return str(owner.decode())
 
     def describe(self, job_id: str, **fields: Any) -> bool:
-        """Write what was learnt of a job that no worker has yet; False when it has ended."""
+        """Write fields of a job that no worker has started yet; False if it has ended."""
         return bool(self._update(args=[job_id, "", *flat(encode(fields))]))
 
     def keep(self, job_id: str, for_s: float) -> None:

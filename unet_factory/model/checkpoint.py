@@ -115,7 +115,7 @@ def load_unet(path: Path | str, device: torch.device | str = "cpu") -> UNet:
     """A standalone network as a plain float32 ``torch.nn.Module`` in evaluation mode, with its ``manifest``.
 
     Raises:
-        CheckpointInvalid: the file is damaged or is no standalone network.
+        CheckpointInvalid: the file is damaged or not a standalone network.
         OSError: there is no such file.
     """
     return parse_unet(Path(path).read_bytes(), device)

@@ -110,7 +110,7 @@ class KeyStore:
     ) -> NewKey:
         """
         Raises:
-            ApiKeyInvalid: the name is none, or there is no scope.
+            ApiKeyInvalid: the name is not allowed, or there is no scope.
             ApiKeyUnknown: there is no key ``shares_jobs_of``.
         """
         if not _NAME.fullmatch(name):
@@ -140,7 +140,7 @@ class KeyStore:
     def get(self, key_id: str) -> ApiKey:
         """
         Raises:
-            ApiKeyUnknown: there is none of that id.
+            ApiKeyUnknown: no key has that id.
         """
         return _parsed(self._redis.get(_key(key_id)), key_id)
 
@@ -164,7 +164,7 @@ class KeyStore:
 
         Raises:
             ApiKeyInvalid: it is revoked or has expired.
-            ApiKeyUnknown: there is none of that id.
+            ApiKeyUnknown: no key has that id.
         """
         now = time.time()
         token, fresh = _new_secret(key_id, now)

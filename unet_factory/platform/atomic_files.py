@@ -52,7 +52,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def storage_errors(message: str) -> Iterator[None]:
-    """Turn the errors that say that there is no room into one.
+    """Turn all errors that mean a full disk into one.
 
     Raises:
         StorageFull: the disk or the user's quota is full, or the file is larger than the system allows.

@@ -57,7 +57,7 @@ class BlobStore:
         """Move a local file into the store.
 
         Raises:
-            StorageFull: there is no room for it; nothing stays behind.
+            StorageFull: there is no space for it; nothing is left behind.
         """
         target = self._path(job_id, name)
         self.check_room(0, accepted=True)
@@ -71,7 +71,7 @@ class BlobStore:
                 source.unlink(missing_ok=True)
 
     def size(self, job_id: str, name: str) -> int:
-        """Of a file, in bytes; 0 where there is none."""
+        """Size of a file in bytes; 0 if it does not exist."""
         try:
             return int(self._fs.size(self._path(job_id, name)))
         except FileNotFoundError:
@@ -118,7 +118,7 @@ class BlobStore:
                 yield Path(folder)
 
     def purge_scratch(self, untouched_s: float) -> None:
-        """Remove temporary folders that a killed process left behind: nobody has written to them for that long."""
+        """Remove temporary folders that a killed process left behind: those not written to for that long."""
         for folder in self._scratch.glob("*"):
             with suppress(FileNotFoundError):  # its owner has just removed it
                 touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))

@@ -79,7 +79,7 @@ class ModelRegistry:
         """The named model, or the default one.
 
         Raises:
-            ModelUnknown: there is no usable one of that name.
+            ModelUnknown: no usable model has that name.
         """
         models, refused = self._look()
         wanted = name or self._named_default or min(models, default="")
@@ -129,7 +129,7 @@ class ModelRegistry:
         return sorted(self._folder.glob("*.safetensors"))
 
     def _read(self, path: Path) -> tuple[_Stamp, RegisteredModel | str] | None:
-        """The file's stamp with its model, or the reason why it is none; None when it has just gone."""
+        """The file's stamp with its model or the reason why it is refused; None if it was just removed."""
         try:
             stamp = _Stamp.of(path)
             known = self._files.get(path)

@@ -15,7 +15,7 @@ OWNER_AND_GROUP = 0o770
 def make_private(path: Path, allowed: int = OWNER_ONLY, *, recursive: bool = False) -> None:
     """Take the rights beyond ``allowed`` to a file or folder from everybody; a link is left alone.
 
-    One that belongs to somebody else keeps its mode, which is logged.
+    A file of another user keeps its mode, which is logged.
     """
     inside = path.rglob("*") if recursive and path.is_dir() else ()
     for one in (path, *inside):

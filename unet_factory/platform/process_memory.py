@@ -21,7 +21,7 @@ def reset_peak_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most bytes that were resident at once since the last reset, where there is none since the start."""
+    """The most bytes that were resident at once since the last reset, or since the start."""
     try:
         return _status_bytes("VmHWM")
     except OSError:

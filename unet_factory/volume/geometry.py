@@ -86,7 +86,7 @@ def as_stored(data_ras: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[An
 
 
 def usable_spacing(declared_mm: Triple) -> Triple:
-    """``declared_mm`` with 1 for what is no length: directions survive for a caller who gives the spacing."""
+    """``declared_mm`` with 1 for values that are not lengths: directions survive for a caller who gives the spacing."""
     i_mm, j_mm, k_mm = (mm if _is_length(mm) else 1.0 for mm in declared_mm)
     return (i_mm, j_mm, k_mm)
 

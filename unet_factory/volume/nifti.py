@@ -33,7 +33,7 @@ def read_nifti(path: Path) -> StoredVolume:
 
     Raises:
         NotAVolume: a header that cannot be, or voxels that are not one integer or real number each.
-        GeometryInvalid: not one 3D volume, or a qform that is no rotation.
+        GeometryInvalid: not one 3D volume, or a qform that is not a rotation.
     """
     header = _read_header(path)
     offset = _voxel_offset(header)
@@ -108,7 +108,8 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
         slope, inter = header.get_slope_inter()
     except HeaderDataError:
         raise NotAVolume(
-            f"scl_slope {float(header['scl_slope']):g} with scl_inter {float(header['scl_inter']):g} is no scaling"
+            f"scl_slope {float(header['scl_slope']):g} with scl_inter {float(header['scl_inter']):g} is "
+            "not a valid scaling"
         ) from None
     return (1.0, 0.0) if slope is None else (slope, inter)
 
@@ -145,7 +146,7 @@ def _affine(repaired: nib.Nifti1Header, mm_per_unit: float) -> NDArray[np.float6
     except ValueError:
         b_c_d = ", ".join(f"{float(repaired[field]):g}" for field in _QUATERNION)
         raise GeometryInvalid(
-            f"the qform's quaternion ({b_c_d}) is no rotation: its length is above 1, by more than rounding"
+            f"the qform's quaternion ({b_c_d}) is not a rotation: its length is above 1, by more than rounding"
         ) from None
     affine[:3] *= mm_per_unit
     return affine

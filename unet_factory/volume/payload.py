@@ -19,7 +19,7 @@ _GZIP_OR_ZLIB = 47  # zlib's window bits: detect either wrapper, and verify its 
 
 
 def file_bytes(path: Path) -> int:
-    """The size of the file at ``path``. Raises NotAVolume where there is none to read."""
+    """The size of the file at ``path``. Raises NotAVolume if there is no readable file."""
     with _reading(path) as source:
         return source.seek(0, io.SEEK_END)
 

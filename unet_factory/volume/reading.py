@@ -98,7 +98,7 @@ def read_stored(path: Path) -> StoredVolume:
         NotAVolume: no such file, another format, or a header that cannot be read.
         GeometryInvalid: not one 3D volume.
     """
-    with np.errstate(all="ignore"):  # numbers beyond all bounds are told by whoever judges the geometry
+    with np.errstate(all="ignore"):  # the check of the geometry reports overflows
         return _READERS[sniff_format(path)](path)
 
 

@@ -47,7 +47,7 @@ class Caller:
         return self.sees_all or jobs.owner(job_id) == self.owner
 
 
-ANYBODY = Caller(sees_all=True)  # where nobody has to say who they are
+ANYBODY = Caller(sees_all=True)  # where no API keys are required
 
 
 def on_behalf_of(owner: str, keys: KeyStore, settings: GatewaySettings) -> Caller:

@@ -24,7 +24,7 @@ class Checking:
         self._of_owners: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
     async def run(self, owner: str, check: Callable[[Unpack[Arguments]], T], *args: *Arguments) -> T:
-        """What ``check`` returns; ``owner`` is empty where nobody has to say who they are."""
+        """What ``check`` returns; ``owner`` is empty where no API keys are required."""
         if not owner:
             return await to_thread.run_sync(check, *args, limiter=self._all)
         own = self._of_owners.setdefault(owner, CapacityLimiter(max(1, self._places // 2)))

@@ -1,7 +1,7 @@
-"""Who may do what: one table for all routes, held by a dependency of the whole app.
+"""Who may do what: one table for all routes, enforced by a dependency of the whole app.
 
-While authentication is required, a route that the table does not know answers nobody. What it notes besides is how an
-access is called in the audit trail; without that, an access is none to patient data.
+While authentication is required, a route that the table does not know answers nobody. It also gives the name of an access
+in the audit trail; a route without such a name gives no access to patient data.
 """
 
 import time
@@ -80,7 +80,7 @@ _HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header",
 
 
 def rule_of(method: str, path: str) -> AccessRule | None:
-    """The rule for a route's path template; None where nobody has decided."""
+    """The rule for a route's path template; None if the table has none."""
     return RULES.get(f"{'GET' if method == 'HEAD' else method} {path}")
 
 
@@ -93,10 +93,10 @@ async def authorise(
     """Leaves in the request's state who asks, and by which rule.
 
     Raises:
-        Unauthenticated: no key, or none that holds.
+        Unauthenticated: no key, or one that is not valid.
         ScopeMissing: the key is not for this.
         QuotaExceeded: it was used too often within a minute.
-        RouteClosed: nobody has decided who may do this.
+        RouteClosed: the table has no rule for this route.
     """
     state, rule = request.state, rule_of(request.method, request.scope["route"].path)
     state.rule, state.caller = rule, ANYBODY
@@ -131,7 +131,7 @@ def check_plain_routes(app: FastAPI) -> None:
 
 
 def document_access(document: dict[str, Any]) -> None:
-    """Write the table into an OpenAPI document: roles as security requirements, and how a lack of them is told."""
+    """Write the table into an OpenAPI document: roles as security requirements, and the answers where one is missing."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             rule = rule_of(method.upper(), path)

@@ -53,7 +53,7 @@ class HostsAndOrigins:
 
 
 def _name(authority: str) -> str:
-    """Host without port and brackets; empty for what is none."""
+    """Host without port and brackets; empty if it is not a valid host."""
     try:
         return urlsplit(f"//{authority}").hostname or ""
     except ValueError:

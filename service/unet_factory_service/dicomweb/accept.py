@@ -62,5 +62,5 @@ def _entries(header: str) -> Iterator[_Entry]:
 
 
 def _quality(text: str) -> float:
-    """As RFC 9110 section 12.4.2 has it; what is no such number counts as 1."""
+    """As in RFC 9110 section 12.4.2; an invalid value counts as 1."""
     return float(text) if re.fullmatch(r"[01](\.[0-9]{0,3})?", text) else 1.0

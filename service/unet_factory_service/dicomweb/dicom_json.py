@@ -50,7 +50,7 @@ def texts(attributes: Attributes, keyword: str) -> list[str]:
 
 
 def text(attributes: Attributes, keyword: str) -> str:
-    """The first value; empty where there is none."""
+    """The first value; empty if there is none."""
     return next(iter(texts(attributes, keyword)), "")
 
 

@@ -154,7 +154,7 @@ class ReceivedSeries:
         return None if found is None else str(found.decode())
 
     def purge(self, series_id: str) -> None:
-        """Everything of a series: the record first, so that whoever looks at it now finds no files for no reason."""
+        """Delete everything of a series, the record first, so that no reader finds a record without its files."""
         submission, owner = self.submission(series_id), self.owner(series_id)
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zrem(_DUE, series_id)

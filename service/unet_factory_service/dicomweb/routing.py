@@ -92,8 +92,8 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
     """The operator's rules, or the default one; None when there is neither a file nor a model.
 
     Raises:
-        RoutingInvalid: the file cannot be read, is no list of rules, or names a model, condition or archive that is not
-            there.
+        RoutingInvalid: the file cannot be read, is not a list of rules, or names an unknown model, condition or
+            archive.
     """
     try:
         document = None if file is None else yaml.safe_load(file.read_text())

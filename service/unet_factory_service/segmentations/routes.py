@@ -158,7 +158,7 @@ def get_preview(request: Request, job_id: JobId, gateway: GatewayDependency) -> 
     responses=problems(404, 410, 503),
 )
 def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
-    gateway.jobs.get(job_id)  # an unknown or purged one is told so
+    gateway.jobs.get(job_id)  # raises for an unknown or purged job
     gateway.lifecycle.purge(job_id)
     if series_id := gateway.received.series_of(job_id):
         gateway.received.purge(series_id)

@@ -106,7 +106,7 @@ def _accept_upload(
 
 
 def _judged(header: VolumeHeader, asked: SegmentationParameters, model: RegisteredModel) -> tuple[Finding, ...]:
-    """What is told at once, before any time is spent on the scan; a worker judges the volumes.
+    """What is known at once, before any time is spent on the scan; a worker checks the volumes.
 
     Raises:
         Implausible: the field of view is, and the caller wants none such.

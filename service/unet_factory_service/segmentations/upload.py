@@ -41,7 +41,7 @@ class ReceivedForm(NamedTuple):
 
 
 CheckRoom = Callable[[int], None]
-"""Raises StorageFull where so many bytes more find no room."""
+"""Raises StorageFull if there is no space for that many more bytes."""
 
 
 async def receive_form(request: Request, folder: Path, max_file_bytes: int, check_room: CheckRoom) -> ReceivedForm:
@@ -70,7 +70,7 @@ async def stream_into(
         copies: how often its bytes lie on the disk before the request, or what follows from it, is done.
 
     Raises:
-        StorageFull: there is no room for what is announced, or for what comes.
+        StorageFull: there is no space for what is announced, or for what comes.
     """
     received_bytes = 0
 

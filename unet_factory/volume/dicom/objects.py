@@ -180,7 +180,7 @@ def _read(stream: Readable, limits: VolumeLimits, member: int) -> DicomObject:
 
 
 def _file_meta(stream: HeaderStream) -> FileMetaDataset:
-    """The group 0002, empty where there is none; ``stream`` is left behind it."""
+    """The group 0002, empty if the file has none; ``stream`` is left behind it."""
     at = stream.tell()
     head = stream.read(HEAD_BYTES)
     stream.seek(at)

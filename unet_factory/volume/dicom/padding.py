@@ -1,4 +1,4 @@
-"""Padding: pixels outside of what the scanner saw, marked by a value that is none (PS3.3 C.7.5.1.1.2).
+"""Padding: pixels outside the scanned area, marked by a value that is not an intensity (PS3.3 C.7.5.1.1.2).
 
 A CT's -2000 hardly matters. A value far from all others, such as -32768, would rule the normalisation of the scan, and
 is replaced by the lowest value that is not padding.

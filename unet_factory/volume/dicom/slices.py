@@ -186,7 +186,7 @@ class _Groups:
 
 
 def _item(dataset: Dataset, keyword: str) -> Dataset:
-    """The only item of a sequence; an empty data set where there is none."""
+    """The only item of a sequence; an empty data set if there is none."""
     items = dataset.get(keyword)
     return items[0] if items else Dataset()
 
@@ -209,7 +209,7 @@ def _cosines(name: str, dataset: Dataset) -> NDArray[np.float64]:
     lengths = np.linalg.norm(along), np.linalg.norm(down)
     if not np.allclose(lengths, 1, atol=_COSINES_TOLERANCE) or abs(along @ down) > _COSINES_TOLERANCE:
         raise GeometryInvalid(
-            f"ImageOrientationPatient of {name}, {stated.tolist()}, is no pair of unit vectors at a right angle",
+            f"ImageOrientationPatient of {name}, {stated.tolist()}, is not a pair of unit vectors at a right angle",
             cosines=stated.tolist(),
         )
     along = along / lengths[0]
@@ -244,7 +244,9 @@ def _rescale(name: str, dataset: Dataset) -> tuple[float, float]:
         raise NotAVolume(f"the values of {name} cannot be rescaled: {error}") from None
     factors = slope[0], inter[0]
     if max(len(slope), len(inter)) > 1 or factors[0] == 0 or not all(map(math.isfinite, factors)):
-        raise NotAVolume(f"RescaleSlope {factors[0]:g} with RescaleIntercept {factors[1]:g} of {name} is no scaling")
+        raise NotAVolume(
+            f"RescaleSlope {factors[0]:g} with RescaleIntercept {factors[1]:g} of {name} is not a valid scaling"
+        )
     return factors
 
 

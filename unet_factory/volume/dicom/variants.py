@@ -1,7 +1,7 @@
-"""Several images at one place: echoes, of which one is taken, and images of other kinds, which are never mixed up.
+"""Several images at one place: echoes, of which one is used, and images of other kinds, which are never mixed.
 
-What an image is, is said by Image Type (PS3.3 C.7.6.1.1.2), by Frame Type and by Complex Image Component (C.8.13.3.1):
-magnitude, phase, water, fat, a map derived of others. A map or a phase is no echo, and a missing echo time is not 0.
+The kind of an image is given by Image Type (PS3.3 C.7.6.1.1.2), by Frame Type and by Complex Image Component (C.8.13.3.1):
+magnitude, phase, water, fat, a map derived from others. A map or a phase is not an echo; a missing echo time is not 0.
 """
 
 import re
@@ -72,7 +72,7 @@ def _crowding(places: Sequence[Sequence[Slice]], crowded: Sequence[Sequence[Slic
 
 
 def _check_one_content(slices: Sequence[Slice]) -> None:
-    """A stack of which one part is a magnitude and the other a phase is none, even with one slice at each place."""
+    """Magnitude and phase do not form one stack, even if there is only one slice at each place."""
     if len(grouped(slices, lambda one: frozenset(one.identity.kind) & _CONTENTS)) > 1:
         raise SlicesAmbiguous(f"the slices show different things: {_kinds(slices)}; choose one by image_type")
 
@@ -116,7 +116,7 @@ def _kinds(slices: Sequence[Slice]) -> str:
 
 
 def _named(kind: tuple[str, ...]) -> str:
-    """Code strings can be quoted; what is none may be a patient's."""
+    """Code strings can be quoted; any other text may be about a patient."""
     return "\\".join(value if _CODE_STRING.fullmatch(value) else "?" for value in kind) or "no image type"
 
 
