@@ -1,7 +1,7 @@
 """Who may do what: one table for all routes, enforced by a dependency of the whole app.
 
-While authentication is required, a route that the table does not know answers nobody. It also gives the name of an access
-in the audit trail; a route without such a name gives no access to patient data.
+While authentication is required, a route that is not in the table answers nobody. The table also gives the name of an
+access in the audit trail; a route without such a name gives no access to patient data.
 """
 
 import time
@@ -131,7 +131,7 @@ def check_plain_routes(app: FastAPI) -> None:
 
 
 def document_access(document: dict[str, Any]) -> None:
-    """Write the table into an OpenAPI document: roles as security requirements, and the answers where one is missing."""
+    """Write the table into an OpenAPI document: roles as security requirements, and the answers without one."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             rule = rule_of(method.upper(), path)

@@ -1,6 +1,6 @@
 """Several images at one place: echoes, of which one is used, and images of other kinds, which are never mixed.
 
-The kind of an image is given by Image Type (PS3.3 C.7.6.1.1.2), by Frame Type and by Complex Image Component (C.8.13.3.1):
+An image's kind is given by Image Type (PS3.3 C.7.6.1.1.2), by Frame Type and by Complex Image Component (C.8.13.3.1):
 magnitude, phase, water, fat, a map derived from others. A map or a phase is not an echo; a missing echo time is not 0.
 """
 
