@@ -118,7 +118,7 @@ def _not_found() -> GiveUp:
 
 
 def _stored_or_judged(_answer: requests.Response) -> None:
-    """What a store was answered is judged by its body, once."""
+    """The outcome of a store request, read once from the body of its answer."""
 
 
 def _judge(answer: requests.Response) -> None:

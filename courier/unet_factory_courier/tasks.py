@@ -1,4 +1,4 @@
-"""What each kind of delivery does between a job's record and another system; how it ends is told by exceptions."""
+"""What each kind of delivery does between a job's record and another system; exceptions say how it failed."""
 
 import time
 from collections.abc import Callable, Iterator

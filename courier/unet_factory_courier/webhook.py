@@ -29,7 +29,7 @@ _PREFIX = "whsec_"
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """The addresses that a host's name stands for now.
+    """The addresses that a host's name resolves to now.
 
     Raises:
         OSError: it stands for none.

@@ -69,7 +69,7 @@ class Lease:
 
 @contextmanager
 def exclusive(redis: Redis, key: str, lease_s: float) -> Iterator[bool]:
-    """Whether what ``key`` stands for is the caller's alone, for the duration of the block."""
+    """Whether the caller alone holds ``key``, for the duration of the block."""
     owner, lease_ms = secrets.token_hex(16), round(lease_s * 1000)
     if not redis.set(key, owner, nx=True, px=lease_ms):
         yield False

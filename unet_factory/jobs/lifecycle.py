@@ -1,4 +1,4 @@
-"""A job's life after it was recorded: claimed, told of, ended, counted, announced, purged, and only here.
+"""A job's life after it was recorded: claims, progress, end, counters, events and purge; only this module does them.
 
 A job is claimed by lease, so that it outlives any worker and never runs twice to two ends.
 """

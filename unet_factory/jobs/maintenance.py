@@ -102,7 +102,7 @@ class Maintenance:
             self._jobs.upload_gone(job_id)
 
     def forget_the_past(self) -> None:
-        """Have the server write its append-only file anew after a purge: what was deleted still stands in the old one.
+        """Have the server rewrite its append-only file after a purge: the old file still contains what was deleted.
 
         Does nothing where the server keeps no such file, or does not let us (a managed one).
         """

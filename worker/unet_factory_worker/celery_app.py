@@ -148,7 +148,7 @@ def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any)
 
 
 def _parent_stopping(settings: WorkerSettings, stopping: threading.Event, **_: Any) -> None:
-    """In the signal handler: bound the wait for the current job; told a second time, leave it to its lease and go."""
+    """In the signal handler: limit the wait for the current job; at a second signal, leave it to its lease and exit."""
     if stopping.is_set():
         os._exit(EXIT_FAILURE)
     stopping.set()

@@ -46,7 +46,7 @@ def _parameter_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _plain(schema: dict[str, Any], definitions: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """With what it refers to put in its place, and without a default that only stands for "not given"."""
+    """The schema with its references resolved, and without a default that only means "not given"."""
     named = definitions.get(schema.get("$ref", "").rpartition("/")[2], {})
     inlined = {key: named[key] for key in ("type", "enum") if key in named} | schema
     return {

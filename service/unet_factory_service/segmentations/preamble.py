@@ -1,4 +1,4 @@
-"""What may stand before the first part of a multipart body (RFC 2046 section 5.1.1), and python-multipart refuses."""
+"""What may precede the first part of a multipart body (RFC 2046 section 5.1.1); python-multipart refuses it."""
 
 import re
 

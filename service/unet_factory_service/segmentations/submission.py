@@ -128,7 +128,7 @@ def _accept(
     *,
     dicom: bool = True,
 ) -> _Accepted:
-    """As far as can be told without the scan: a courier looks at one that lies in an archive."""
+    """As far as is known without the scan: a courier checks one that is fetched from an archive."""
     if not dicom and "seg_type" in asked.model_fields_set:
         raise NotSupported("seg_type needs a DICOM series: other scans have no DICOM segmentation")
     now = time.time()

@@ -27,7 +27,7 @@ _OVERHEAD_BYTES = 2**18  # all that is not the file: boundaries, part headers, t
 
 
 class ReceivedScan(NamedTuple):
-    """An upload on the store's disk; ``file`` lies in the folder given to the receiver, and is the caller's."""
+    """An upload on the store's disk; ``file`` is in the folder given to the receiver, and belongs to the caller."""
 
     file: Path
     sha256: str

@@ -1,4 +1,4 @@
-"""Data elements as they stand in a file: the bytes of a text are copied, never decoded and encoded again.
+"""Data elements exactly as they are in a file: the bytes of a text are copied, never decoded and encoded again.
 
 Decoding cannot be undone where a file names the wrong character set (PS3.5 section 6.1): what it yields then, mostly
 U+FFFD, would file a result under another patient.
