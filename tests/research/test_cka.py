@@ -254,7 +254,7 @@ def test_crops_lie_within_their_scans_and_follow_the_seed() -> None:
     assert all(len({crop.scan.name for crop in batch}) == len(batch) >= 4 for batch in batches)
     with pytest.raises(CropTooLarge, match=r"0 is too small for a crop of 20\.5 mm; the largest possible is 20 mm"):
         draw_crops(scans, 20.5, 1, seed=0)
-    with pytest.raises(CannotCompare, match="at least 4 scans, the test split has 3"):
+    with pytest.raises(CannotCompare, match="at least 4 scans, but the test split has 3"):
         batches_of(scans[:3], CkaOptions(crop_mm=16, split="test"))
 
 

@@ -80,7 +80,7 @@ def test_the_caller_says_where_results_go(http: httpx.Client, send_to: str, expe
     ("changes", "status", "slug", "said"),
     [
         ({"pacs": "other"}, 422, "destination-unknown", "there are archive, main"),
-        ({"pacs": "archive"}, 422, "destination-unknown", "with it there is main"),
+        ({"pacs": "archive"}, 422, "destination-unknown", "with DICOMweb there is main"),
         ({"send_to": "main,other"}, 422, "destination-unknown", "archive, main"),
         ({"study_uid": None}, 400, "malformed-request", "missing: study_uid"),
         ({"series_uid": "1.2.840.99.x"}, 400, "malformed-request", "series_uid"),
