@@ -18,8 +18,7 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.metrics import scrape_registry
 from unet_factory.platform.signs_of_life import give_signs_in_background
-from unet_factory_courier.attempt import Attempts
-from unet_factory_courier.dispatcher import Dispatcher
+from unet_factory_courier.attempts import Attempts, Dispatcher
 from unet_factory_courier.settings import CourierSettings
 from unet_factory_courier.tasks import DeliveryTasks
 from unet_factory_courier.webhook import secret_bytes

@@ -26,8 +26,7 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.blob_store import BlobStore
-from unet_factory_courier.attempt import Attempts
-from unet_factory_courier.dispatcher import Dispatcher
+from unet_factory_courier.attempts import Attempts, Dispatcher
 from unet_factory_courier.tasks import DeliveryTasks
 
 Submit = Callable[..., str]

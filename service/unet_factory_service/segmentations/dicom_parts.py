@@ -1,5 +1,6 @@
 """DICOM objects in a body of ``multipart/related; type="application/dicom"`` (PS3.18 section 8.7), as they come."""
 
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -9,11 +10,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 
 from unet_factory.domain.errors import MalformedRequest, NotAVolume
-from unet_factory_service.segmentations.preamble import Preamble
 from unet_factory_service.segmentations.upload import CheckRoom, check_announced_size, stream_into, too_large
 
 MEDIA_TYPE = "multipart/related"
 MAX_PARTS = 20_000
+MAX_PREAMBLE_BYTES = 2**16  # what may stand before the first part, RFC 2046 section 5.1.1
 
 _PART_TYPE = b"application/dicom"
 _OVERHEAD_BYTES = 16 * 2**20  # boundaries and headers of that many parts
@@ -110,3 +111,31 @@ def _boundary(request: Request) -> bytes:
     if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH:
         raise MalformedRequest(f"the multipart body needs a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
     return boundary
+
+
+class Preamble:
+    """Drops what precedes the first delimiter line, and the padding at its end, which python-multipart refuses."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = re.compile(rb"\r\n(--" + re.escape(boundary) + rb")(?:[ \t]*(?=\r\n)|(?=--))")
+        self._held = bytearray(b"\r\n")  # the body's first line has none before it
+        self._is_past = False
+
+    def strip(self, data: bytes) -> bytes:
+        """What of the next piece of the body is to be parsed.
+
+        Raises:
+            MalformedRequest: no delimiter has come in the first 64 KiB.
+        """
+        if self._is_past:
+            return data
+        self._held += data
+        found = self._delimiter.search(self._held)
+        if found is None:
+            if len(self._held) > MAX_PREAMBLE_BYTES:
+                raise MalformedRequest(
+                    f"the multipart body's boundary does not come in its first {MAX_PREAMBLE_BYTES} bytes"
+                )
+            return b""
+        self._is_past = True
+        return found[1] + bytes(self._held[found.end() :])

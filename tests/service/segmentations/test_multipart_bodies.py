@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fixtures.dicom_files import mr_series
 from tests.service.dicomweb.test_dicomweb_store import encoded
 from unet_factory.domain.errors import MalformedRequest
-from unet_factory_service.segmentations.preamble import MAX_BYTES, Preamble
+from unet_factory_service.segmentations.dicom_parts import MAX_PREAMBLE_BYTES, Preamble
 
 QUOTED = 'multipart/related; type="application/dicom"; boundary="a b:c=?"; start="<1>"; start-info="x;boundary=z"'
 PREAMBLE = b"This is a multi-part message.\r\n--a b:c=? is the boundary\r\n--a b:c=?x\r\n"
@@ -45,7 +45,7 @@ def test_what_stands_around_the_parts_is_left_out(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("content", [b"", PREAMBLE, b"x" * (MAX_BYTES + 1), b"--a b:c=?--\r\n"])
+@pytest.mark.parametrize("content", [b"", PREAMBLE, b"x" * (MAX_PREAMBLE_BYTES + 1), b"--a b:c=?--\r\n"])
 def test_a_body_without_parts_is_refused(http: httpx.Client, path: str, content: bytes) -> None:
     answer = http.post(path, content=content, headers={"Content-Type": QUOTED})
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
@@ -69,4 +69,4 @@ def test_a_preamble_ends_at_the_first_whole_delimiter_line_however_it_comes(prea
 
 def test_a_preamble_without_end_is_refused() -> None:
     with pytest.raises(MalformedRequest, match="boundary"):
-        Preamble(b"b").strip(b"x" * (MAX_BYTES + 1))
+        Preamble(b"b").strip(b"x" * (MAX_PREAMBLE_BYTES + 1))
