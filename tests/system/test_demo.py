@@ -26,7 +26,7 @@ def test_the_demo_does_every_step_and_fails_honestly(
     with one_thread(monkeypatch), pytest.raises(CommandFailed, match="something is wrong"):
         run_demo(tmp_path / "out", tiny_models, (NATIVE, (3.0, 3.0, 3.0), PROOF, NATIVE))
     said = capsys.readouterr().out
-    assert "the service's own label: 100.00%" in said
+    assert "the same label as the gateway: 100.00%" in said
     assert "3 of 3" in said
     assert "stopped servers, worker and gateway" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"overlay.png", "unet-1x0.5x0.5mm.safetensors"}

@@ -49,7 +49,7 @@ def test_scans_of_a_batch_were_acquired_alike(scans: list[LabelledScan], config:
 
 def test_a_scan_that_does_not_tell_is_named(scans: list[LabelledScan], config: TrainingConfig) -> None:
     batches = SpacingBatches(scans, config.model_copy(update={"conditions": (FIELD,)}))
-    with pytest.raises(DatasetInvalid, match=r"train_0: nothing says its field_strength_t"):
+    with pytest.raises(DatasetInvalid, match=r"train_0: there is no value for field_strength_t"):
         batches[0]
 
 

@@ -1,5 +1,6 @@
 """A scan unlike the model's training is noticed at its submission, and told on every way out."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from unet_factory.domain.jobs import JobState
 from unet_factory.domain.plausibility import Seen
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.commands import app
+from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 PROBLEM = "urn:unet-factory:problem:implausible"
 ANY_ML, IMPOSSIBLE_ML = span(0, 1e6), span(2e5, 6e5)
@@ -32,10 +34,32 @@ def what() -> Seen:
     return seen(ANY_ML, FIELD_OF_VIEW_MM)
 
 
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """The gateway that other tests share has other models and rules; it must not take these tests' series."""
+    server = EmbeddedServer.start(tmp_path_factory.mktemp("redis"), JOBS_OPTIONS)
+    yield server
+    server.stop()
+
+
 @pytest.fixture
-def settings(settings: FactorySettings, tiny_models: Path, tmp_path: Path, what: Seen) -> FactorySettings:
-    models = judged(tiny_models, tmp_path / "judged", what)
-    return settings.model_copy(update={"models_dir": models, "series_quiet_s": 0.5})
+def redis(own_server: EmbeddedServer) -> Iterator[Redis]:
+    with Redis.from_url(own_server.redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def settings(
+    shared_settings: FactorySettings,
+    own_server: EmbeddedServer,
+    redis: Redis,
+    tiny_models: Path,
+    tmp_path: Path,
+    what: Seen,
+) -> FactorySettings:
+    own = {"redis_url": own_server.redis_url, "blob_url": (tmp_path / "blobs").as_uri(), "series_quiet_s": 0.5}
+    return shared_settings.model_copy(update=own | {"models_dir": judged(tiny_models, tmp_path / "judged", what)})
 
 
 @pytest.fixture
