@@ -108,7 +108,7 @@ def test_a_thousand_waiting_jobs_cost_one_short_look(
         maintenance.reap()
         took_s.append(time.perf_counter() - started)
     assert sent == [], "they were recorded just now"
-    assert min(took_s) < 0.02
+    assert min(took_s) < 0.1, "one script for all of them, not a round trip for each"
     redis.zadd("jobs:active", dict.fromkeys(ids, time.time() - 60))
     maintenance.reap()
     assert sorted(sent) == sorted(ids)
