@@ -9,6 +9,7 @@ from redis import Redis
 
 from tests.worker.conftest import Submit
 from unet_factory.domain.errors import DeadlineExceeded
+from unet_factory.domain.jobs import JobState
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.lease import JobHold, JobLost
 
@@ -25,7 +26,8 @@ def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, subm
         assert context.lifecycle.is_leased(job_id)
         assert not context.lifecycle.requeue(job_id)
     until(lambda: not context.lifecycle.is_leased(job_id))
-    assert context.lifecycle.requeue(job_id)
+    context.lifecycle.requeue(job_id)  # unless the maintenance of a gateway that other tests left running was first
+    assert context.jobs.get(job_id).state is JobState.QUEUED
 
 
 @pytest.mark.parametrize("event", ["cancelled", "purged", "taken over"])
