@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,8 @@ class Factory:
     def everything(self) -> dict[str, bytes]:
         """All that others than the asker may come to see, by where it was found."""
         folder = self.serve.data_dir
-        found = {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix == ".log"}
-        found |= {str(path): path.read_bytes() for path in folder.glob("jobs/appendonlydir/*")}
+        found = {str(path): content for path, content in contents(folder.rglob("*.log"))}
+        found |= {str(path): content for path, content in contents(folder.glob("jobs/appendonlydir/*"))}
         found |= {str(path.relative_to(folder)): b"" for path in folder.rglob("*")}  # names alone
         found |= {f"log {index}": line.encode() for index, line in enumerate(self.serve.log.splitlines())}
         found |= {f"redis {index}": line.encode() for index, line in enumerate(self.commands)}
@@ -402,11 +402,14 @@ def dump(redis: "Redis") -> dict[str, bytes]:
     return found
 
 
+def contents(paths: Iterable[Path]) -> Iterator[tuple[Path, bytes]]:
+    """Every file among `paths` with its bytes. The servers replace files meanwhile: what has gone holds nothing."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.is_file():
+                yield path, path.read_bytes()
+
+
 def holding(folder: Path, *texts: bytes) -> list[Path]:
     """The files that hold one of the texts."""
-    found = []
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            if path.is_file() and any(text in path.read_bytes() for text in texts):
-                found.append(path)
-    return found
+    return [path for path, content in contents(folder.rglob("*")) if any(text in content for text in texts)]
