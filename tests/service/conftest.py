@@ -82,7 +82,7 @@ def shared_settings(
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_gateway(shared_settings: FactorySettings) -> Iterator[Gateway]:
     with running_gateway(shared_settings) as gateway:
         yield gateway
@@ -90,7 +90,7 @@ def shared_gateway(shared_settings: FactorySettings) -> Iterator[Gateway]:
 
 @pytest.fixture
 def settings(shared_settings: FactorySettings, redis: Redis) -> FactorySettings:
-    """Of the gateway that all these tests share, with nothing in its stores."""
+    """Of the gateway that the tests of a module share, with nothing in its stores."""
     for collection in ("jobs", "received"):
         blobs = BlobStore(shared_settings.blob_url, collection)
         for name, _ in list(blobs.job_ids()):
