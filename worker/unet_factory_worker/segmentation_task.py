@@ -31,11 +31,11 @@ from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
 from unet_factory.volume.dicom import DicomSeries, DicomVolume
+from unet_factory.volume.preview import draw_preview
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.device import PeakMemory, is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobHold, JobLost
-from unet_factory_worker.preview import draw_preview
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ class Attempt:
                 self._write(labels, source, volume.header)
             if request.preview:
                 with self._stage("preview"):
-                    self._draw(volume, labels)
+                    self._draw(volume, labels, found_ml)
             policy = _report(plan, request, reduced_memory=reduced)
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
@@ -229,9 +229,9 @@ class Attempt:
             write_labelmap(result, labels, source, header)
             self._put(result)
 
-    def _draw(self, volume: Volume, labels: NDArray[np.uint8]) -> None:
+    def _draw(self, volume: Volume, labels: NDArray[np.uint8], found_ml: Mapping[str, float]) -> None:
         with self.context.blobs.scratch() as folder:
-            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm)
+            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm, found_ml)
             self._put(folder / PREVIEW_NAME)
 
     def _write_dicom(

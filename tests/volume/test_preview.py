@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from unet_factory_worker.preview import LONGEST_EXTENT_PX, draw_preview
+from unet_factory.volume.preview import LONGEST_EXTENT_PX, draw_preview
 
 
 def drawn(
@@ -72,3 +72,19 @@ def test_the_brightest_and_darkest_voxels_of_a_scan_do_not_set_its_contrast(tmp_
     scan = np.random.default_rng(0).normal(100, 10, (30, 30, 30)).astype(np.float32)
     scan[0, 0, 0] = 1e9
     assert drawn(tmp_path, np.zeros(scan.shape, np.uint8), (1, 1, 1), scan).std() > 30
+
+
+def test_below_the_planes_each_label_has_its_volume_in_its_colour_however_narrow_the_picture(tmp_path: Path) -> None:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[5:10, 5:15, 5:15], labels[10:15, 5:15, 5:15] = 1, 2
+    planes = drawn(tmp_path, labels, (1, 1, 1))
+    dark = np.zeros(labels.shape, np.float32)
+    names = {f"{'very ' * 9}long name {number}": 1.5 for number in (1, 2)}
+    draw_preview(tmp_path / "captioned.png", dark, labels, (1, 1, 1), names)
+    with Image.open(tmp_path / "captioned.png") as picture:
+        captioned = np.asarray(picture)
+    above, caption = captioned[: len(planes)], captioned[len(planes) :]
+    assert np.array_equal(above, planes)
+    outlines = {tuple(pixel) for pixel in planes.reshape(-1, 3).tolist() if any(pixel)}
+    assert outlines <= {tuple(pixel) for pixel in caption.reshape(-1, 3).tolist()}
+    assert (caption == 255).all(axis=2).any(), "the spacing is written in white"

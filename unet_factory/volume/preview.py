@@ -1,18 +1,20 @@
-"""A picture of what was found: three planes through its centre, with the outline of every label."""
+"""A picture of what was found: three planes through its centre, with the outline and the volume of every label."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 _Voxel = TypeVar("_Voxel", bound=np.generic)
 
 LONGEST_EXTENT_PX = 320
 
 _GAP_PX = 8
+_TEXT_PX = 14
+_WHITE = (255, 255, 255)
 _GREY_PERCENTILES = (1, 99)
 _COLOURS = ((255, 90, 54), (55, 214, 122), (70, 150, 255), (255, 205, 60), (200, 110, 255), (60, 220, 220))
 
@@ -30,7 +32,11 @@ _AXIAL, _CORONAL, _SAGITTAL = _View(_S, _R, _A), _View(_A, _R, _S), _View(_R, _A
 
 
 def draw_preview(
-    path: Path, scan: NDArray[np.float32], labels: NDArray[np.uint8], spacing_ras_mm: Sequence[float]
+    path: Path,
+    scan: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    spacing_ras_mm: Sequence[float],
+    volumes_ml: Mapping[str, float] | None = None,
 ) -> None:
     """Write a PNG of the axial, coronal and sagittal planes through the centre of mass of all labels.
 
@@ -41,6 +47,7 @@ def draw_preview(
         scan: (r, a, s) intensities; the 1st to the 99th percentile fill the range from black to white.
         labels: (r, a, s) class indices on the same grid, 0 for background.
         spacing_ras_mm: of that grid.
+        volumes_ml: by label name, in the order of the labels' values from 1; written below, with the spacing.
     """
     centre = _centre(labels)
     low, high = np.percentile(scan, _GREY_PERCENTILES)
@@ -54,7 +61,10 @@ def draw_preview(
             max(1, round(scan.shape[view.down] * spacing_ras_mm[view.down] * px_per_mm)),
         )
         panels.append(_panel((grey * 255).astype(np.uint8), found, size))
-    _side_by_side(panels).save(path, "PNG", optimize=True)
+    picture = _side_by_side(panels)
+    if volumes_ml is not None:
+        picture = _above(picture, _caption(spacing_ras_mm, volumes_ml, picture.width))
+    picture.save(path, "PNG", optimize=True)
 
 
 def _centre(labels: NDArray[np.uint8]) -> tuple[int, ...]:
@@ -76,7 +86,7 @@ def _panel(grey: NDArray[np.uint8], labels: NDArray[np.uint8], size: tuple[int, 
     colours = np.repeat(shown[..., None], 3, axis=2)
     outlined = (scaled > 0) & _borders(scaled)
     for value in np.unique(scaled[outlined]):
-        colours[outlined & (scaled == value)] = _COLOURS[(int(value) - 1) % len(_COLOURS)]
+        colours[outlined & (scaled == value)] = _colour(int(value))
     return Image.fromarray(colours)
 
 
@@ -96,3 +106,35 @@ def _side_by_side(panels: Sequence[Image.Image]) -> Image.Image:
         picture.paste(panel, (left, (picture.height - panel.height) // 2))
         left += panel.width + _GAP_PX
     return picture
+
+
+def _colour(value: int) -> tuple[int, int, int]:
+    return _COLOURS[(value - 1) % len(_COLOURS)]
+
+
+def _caption(spacing_ras_mm: Sequence[float], volumes_ml: Mapping[str, float], width: int) -> Image.Image:
+    """The spacing, and each label's volume in the colour of its outline, in as many lines as they need."""
+    font = ImageFont.load_default(_TEXT_PX)
+    spacing = " x ".join(f"{mm:.3g}" for mm in spacing_ras_mm)
+    words = [(f"{spacing} mm (R, A, S)", _WHITE)]
+    words += [(f"{name} {ml:.2f} ml", _colour(value)) for value, (name, ml) in enumerate(volumes_ml.items(), start=1)]
+    placed: list[tuple[int, int, str, tuple[int, int, int]]] = []
+    left = top = _GAP_PX
+    for text, colour in words:
+        length = round(font.getlength(text))
+        if placed and left + length > width:
+            left, top = _GAP_PX, top + _TEXT_PX + _GAP_PX
+        placed.append((left, top, text, colour))
+        left += length + 2 * _GAP_PX
+    caption = Image.new("RGB", (width, top + _TEXT_PX + _GAP_PX))
+    pen = ImageDraw.Draw(caption)
+    for x, y, text, colour in placed:
+        pen.text((x, y), text, fill=colour, font=font)
+    return caption
+
+
+def _above(picture: Image.Image, caption: Image.Image) -> Image.Image:
+    whole = Image.new("RGB", (picture.width, picture.height + caption.height))
+    whole.paste(picture, (0, 0))
+    whole.paste(caption, (0, picture.height))
+    return whole
