@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test fuzz mutants check format settings clean
+.PHONY: setup demo test bench fuzz mutants check format settings clean
 
 setup: $(VENV)/.complete
 
@@ -23,6 +23,11 @@ test: setup
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# Benchmarks; their areas are listed by make bench ARGS=--help, figures in docs/results/speed.md.
+# make bench ARGS='--only load,http --check' fails when a figure is not what it must be.
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz

@@ -1,0 +1,60 @@
+"""``make bench``: run areas of benchmarks, print or publish their rows, and check what they must be."""
+
+import logging
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.machine import this_machine
+from benchmarks.results import Results, page, part, read_all, write
+from benchmarks.rows import AREAS, Row
+
+PAGE = Path("docs/results/speed.md")
+
+# In the order of the page; each module registers its areas when it is imported.
+_MODULES = ("generation",)
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Areas, separated by commas; all by default.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Fail when something that must be is not.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help=f"Write the rows and {PAGE}.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row.")] = False,
+) -> None:
+    """Measure, area by area."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    for module in _MODULES:
+        import_module(f"benchmarks.{module}")
+    missed: list[Row] = []
+    for name in _wanted(only):
+        results = _run(name)
+        typer.echo("\n".join(row.model_dump_json() for row in results.rows) if json else part(results))
+        missed += [row for row in results.rows if row.holds is False]
+        if publish:
+            write(PAGE.with_suffix(""), results)
+            PAGE.write_text(page(read_all(PAGE.with_suffix(""), AREAS)))
+    for row in missed:
+        typer.echo(f"missed: {row.name} must be {row.must}", err=True)
+    if check and missed:
+        raise typer.Exit(1)
+
+
+def _wanted(only: str) -> list[str]:
+    names = [name.strip() for name in only.split(",")] if only else list(AREAS)
+    unknown = sorted(set(names) - set(AREAS))
+    if unknown:
+        raise typer.BadParameter(f"there is no area {', '.join(unknown)}; there are {', '.join(AREAS)}")
+    return names
+
+
+def _run(name: str) -> Results:
+    area = AREAS[name]
+    return Results(area=name, title=area.title, machine=this_machine(), rows=tuple(area.run()))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,79 @@
+"""Results as files: JSON for each area, so that areas can be measured one at a time, and one page from all of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from benchmarks.machine import Machine
+from benchmarks.rows import Row
+from unet_factory.domain.frozen import Frozen
+
+_HEADING = """\
+# Speed
+
+Made by `make bench ARGS='--publish'`; a single part by `make bench ARGS='--only NAME --publish'`. Contestants take
+turns in one process (A B, A B, ...), and a ratio is the median of the ratios of the rounds: it holds on a busy machine
+too, while times in ms are only good beside others of the same part. *Value* is the median, with the quartiles. *Must*
+bounds the ratio where there is one, else the value. `make bench ARGS='--check'` fails when one of them is missed.
+"""
+
+
+class Results(Frozen):
+    """What one area yielded."""
+
+    area: str
+    title: str
+    machine: Machine
+    rows: tuple[Row, ...]
+
+
+def write(folder: Path, results: Results) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{results.area}.json").write_text(results.model_dump_json(indent=1) + "\n")
+
+
+def read_all(folder: Path, order: Iterable[str]) -> list[Results]:
+    """Of every area in ``order`` that was ever published."""
+    paths = (folder / f"{name}.json" for name in order)
+    return [_read(path) for path in paths if path.exists()]
+
+
+def _read(path: Path) -> Results:
+    return Results.model_validate_json(path.read_text())
+
+
+def page(published: Iterable[Results]) -> str:
+    return "\n".join([_HEADING, *(part(results) for results in published)])
+
+
+def part(results: Results) -> str:
+    """One area as Markdown."""
+    machine = results.machine
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    lines = [
+        f"## {results.title}",
+        "",
+        f"`make bench ARGS='--only {results.area}'` on {machine.cores} cores of {machine.cpu or 'an unknown CPU'}"
+        f" (load {machine.load:g}), commit {machine.commit}, Python {machine.python}, {versions}.",
+        "",
+        "| what | value | quartiles | against | ratio | must | holds | before |",
+        "|---|---|---|---|---|---|---|---|",
+        *map(_line, results.rows),
+    ]
+    notes = [f"- *{row.name}*: {row.note}" for row in results.rows if row.note]
+    return "\n".join([*lines, *([""] if notes else []), *notes, ""])
+
+
+def _line(row: Row) -> str:
+    value = "not measured" if row.value is None else f"{_number(row.value)} {row.unit}"
+    spread = "" if row.spread is None else f"{_number(row.spread[0])} to {_number(row.spread[1])}"
+    ratio = "" if row.ratio is None else _number(row.ratio)
+    holds = {True: "yes", False: "**no**", None: ""}[row.holds]
+    cells = (row.name, value, spread, row.against, ratio, str(row.must or ""), holds, row.before)
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(figure: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    if abs(figure) >= 100:
+        return f"{figure:.0f}"
+    return f"{figure:.3g}"
