@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ import torch
 from tests.fixtures.training_data import STILL
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.preprocessing import resample, resample_labels
+from unet_factory.model.preprocessing import resample, resample_labels, zscore
 from unet_factory_training.batches import SpacingBatches, draw_patch, draw_spacing
 from unet_factory_training.config import SpacingSampling, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
+from unet_factory_training.evaluation import simulate
 
 
 def test_a_batch_depends_on_seed_and_iteration_only(scans: list[LabelledScan], config: TrainingConfig) -> None:
@@ -92,6 +94,56 @@ def test_without_augmentation_an_image_is_what_evaluation_simulates(
     image, _ = draw_patch(scan, spacing, tuple(expected.shape), still, torch.Generator().manual_seed(0))
     inner = (slice(2, -2),) * 3
     assert float((image - expected)[inner].square().mean().sqrt()) < 0.1 * float(expected[inner].std())
+
+
+def whole_in_one_crop(
+    scan: LabelledScan, config: TrainingConfig, mm: tuple[float, float, float], **sampling: Any
+) -> tuple[LabelledScan, torch.Tensor]:
+    """A scan of 16 voxels along each axis, and the only image of a batch of it at ``mm``, not augmented."""
+    cube = replace(scan, image=scan.image[:16, :16, :16].clone(), labels=scan.labels[:16, :16, :16].clone())
+    bounds = config.batch.model_copy(update={"max_patch": (16, 16, 16), "min_scans": 1, "max_scans": 1})
+    drawn = {"trained_range_mm": tuple((value, value) for value in mm), "sampling": SpacingSampling(**sampling)}
+    fixed = config.model_copy(update={"augmentation": STILL, "batch": bounds, **drawn})
+    return cube, SpacingBatches([cube], fixed)[0].images[0, 0]
+
+
+def root_mean_square(difference: torch.Tensor) -> float:
+    """Without the outermost voxels, where scan and padding meet."""
+    return float(difference[1:-1, 1:-1, 1:-1].square().mean().sqrt())
+
+
+@pytest.mark.parametrize("mm", [(1.0, 1.0, 1.2), (2.0, 2.0, 2.4), (1.0, 2.0, 4.8)])
+def test_training_scales_a_scan_as_inference_does(
+    scans: list[LabelledScan], config: TrainingConfig, mm: tuple[float, float, float]
+) -> None:
+    """A batch that holds a whole scan, native or coarser, holds what the network is given in use."""
+    scan, seen = whole_in_one_crop(replace(scans[0], image=100 * scans[0].image + 700), config, mm)
+    wanted = zscore(resample(scan.image, scan.spacing_ras_mm, mm))
+    if mm == scan.spacing_ras_mm:
+        torch.testing.assert_close(seen, wanted, rtol=0, atol=1e-4)
+    assert root_mean_square(seen - wanted) < 0.1
+
+
+def test_harmonised_scans_are_degraded_before_they_reach_the_batchs_spacing(
+    scans: list[LabelledScan], config: TrainingConfig
+) -> None:
+    """Acquired at 4 mm in plane and brought to 1 mm: what inference makes of such a scan, not one of 1 mm."""
+    native, coarse = (1.0, 1.0, 1.2), (4.0, 4.0, 1.2)
+    scan, seen = whole_in_one_crop(scans[0], config, native, acquired_mm=tuple((mm, mm) for mm in coarse))
+    acquired = simulate(scan, coarse, 3)
+    wanted = zscore(resample(acquired.image, coarse, native))
+    assert root_mean_square(seen - wanted) < 0.02
+    assert root_mean_square(seen - zscore(scan.image)) > 0.2
+
+
+def test_each_harmonised_scan_has_a_spacing_of_its_own(scans: list[LabelledScan], config: TrainingConfig) -> None:
+    """Six copies of one scan at one place differ only in how coarsely they were acquired."""
+    bounds = config.batch.model_copy(update={"min_scans": 6, "max_scans": 6, "max_patch": (24, 24, 24)})
+    still = {"augmentation": STILL, "batch": bounds, "trained_range_mm": ((1, 1), (1, 1), (1.2, 1.2))}
+    sampling = SpacingSampling(acquired_mm=((0.5, 3.5), (0.5, 3.5), (0.5, 3.5)))
+    batch = SpacingBatches([scans[0]] * 6, config.model_copy(update={**still, "sampling": sampling}))[0]
+    roughness = {round(float(image.diff(dim=1).square().mean()), 3) for image in batch.images}
+    assert len(roughness) == 6
 
 
 def test_drawn_spacings_are_distributed_as_configured(scans: list[LabelledScan], config: TrainingConfig) -> None:

@@ -1,7 +1,7 @@
 """Batches that share one random spacing, and conditions where there are any. A batch is a pure function of
 (seed, iteration): resuming needs no more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -13,11 +13,12 @@ from unet_factory.domain.conditions import SnappedConditions, choose_conditions
 from unet_factory.domain.errors import DatasetInvalid
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
-from unet_factory.model.preprocessing import smoothing_matrix
+from unet_factory.model.preprocessing import intensity_scale, resample, smoothing_matrix
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time
 from unet_factory_training.datasets import LabelledScan
+from unet_factory_training.evaluation import simulate
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class SpacingBatches(Dataset[Batch]):
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
         spacing = draw_spacing(self.grid, self.scans, self.config, generator)
         patch = self._patch(spacing)
-        scans = self._draw_scans(patch, generator)
-        drawn = [draw_patch(scan, spacing, patch, self.config, generator) for scan in scans]
+        scans = [self._as_acquired(scan, generator) for scan in self._draw_scans(patch, generator)]
+        drawn = [draw_patch(zscored_at(scan, spacing), spacing, patch, self.config, generator) for scan in scans]
         images, labels = zip(*drawn, strict=True)
         return Batch(
             torch.stack(images)[:, None],
@@ -83,6 +84,16 @@ class SpacingBatches(Dataset[Batch]):
         inversion_time_ms = contrast.draw(generator)
         return [with_inversion_time(scan, inversion_time_ms) for scan in drawn]
 
+    def _as_acquired(self, scan: LabelledScan, generator: Generator) -> LabelledScan:
+        """The scan and its labels as acquired at a spacing drawn for it alone; itself where none is to be drawn."""
+        range_mm = self.config.sampling.acquired_mm
+        if range_mm is None:
+            return scan
+        grid = SpacingGrid.from_mm(self.config.grid_step_mm, range_mm)
+        spacing_mm = draw_spacing(grid, [scan], self.config, generator).mm
+        simulated = simulate(scan, spacing_mm, self.config.architecture.classes)
+        return replace(scan, image=simulated.image, labels=simulated.labels, spacing_ras_mm=spacing_mm)
+
     def _draw_alike(self, generator: Generator) -> list[LabelledScan]:
         """The scans that were acquired as one of them that is drawn: all, where the data set tells nothing of that."""
         groups = list(self._groups.values())
@@ -112,7 +123,7 @@ class SpacingBatches(Dataset[Batch]):
 def draw_spacing(
     grid: SpacingGrid, scans: list[LabelledScan], config: TrainingConfig, generator: Generator
 ) -> SnappedSpacing:
-    """One spacing for a batch, snapped and within the trained range."""
+    """One spacing, snapped and within ``grid``'s range: a batch's within the trained range, or one scan's."""
     sampling = config.sampling
     low, high = (torch.tensor(ends) for ends in zip(*grid.range_mm, strict=True))
     choice, position = torch.rand((), generator=generator), torch.rand(3, generator=generator)
@@ -125,10 +136,20 @@ def draw_spacing(
     return grid.clamp(grid.snap(drawn.tolist()))
 
 
+def zscored_at(scan: LabelledScan, spacing: SnappedSpacing) -> LabelledScan:
+    """The scan on its own grid, scaled to be z-scored once it is at ``spacing``: inference, too, resamples first.
+
+    Raises:
+        NoContrast: at that spacing all voxels are alike.
+    """
+    mean, spread = intensity_scale(resample(scan.image, scan.spacing_ras_mm, spacing.mm))
+    return replace(scan, image=(scan.image - mean) / spread)
+
+
 def draw_patch(
     scan: LabelledScan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """An augmented crop of a scan at ``spacing``: image (r, a, s) as z-scored as the scan, labels (r, a, s) int64.
+    """An augmented crop of a scan at ``spacing``: image (r, a, s) as scaled as the scan, labels (r, a, s) int64.
 
     Outside the scan both are zero, as padding is in inference.
     """

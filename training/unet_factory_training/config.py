@@ -16,6 +16,8 @@ from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden
 
 Precision = Literal["float32", "bfloat16"]
+RangeMm = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+"""(min, max) mm per axis, order (R, A, S)."""
 
 
 class SpacingSampling(Frozen):
@@ -24,12 +26,17 @@ class SpacingSampling(Frozen):
     ``uniform`` in mm (the paper), ``log_uniform`` per axis, ``native`` the data set's own spacing.
     ``overshoot``: uniform draws reach this share of the range beyond its ends and are clamped, as scans are in use;
     without it the corners of the range are hardly ever trained.
+
+    ``acquired_mm``: (min, max) mm per axis (R, A, S). Each scan is first degraded to a spacing of its own, drawn in the
+    same way from this range, and then brought to the batch's spacing: data harmonisation (paper, section 4.1, FS).
+    None takes the scans as they were acquired.
     """
 
     uniform: float = 1.0
     log_uniform: float = 0.0
     native: float = 0.0
     overshoot: float = Field(default=0.0, ge=0)
+    acquired_mm: RangeMm | None = None
 
 
 class BatchConfig(Frozen):
@@ -102,7 +109,7 @@ class TrainingConfig(Frozen):
     architecture: Architecture
     hypernetwork: HypernetworkShape = HypernetworkShape()
     grid_step_mm: float = 0.05
-    trained_range_mm: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+    trained_range_mm: RangeMm
     conditions: tuple[Condition, ...] = ()
     contrast: InversionRecovery | None = None
     labels: tuple[Label, ...]

@@ -91,12 +91,22 @@ def zscore(volume: Tensor) -> Tensor:
     """(r, a, s) -> the same with zero mean and unit variance over all voxels.
 
     Raises:
+        NoContrast: as :func:`intensity_scale`.
+    """
+    volume = volume.float()
+    mean, spread = intensity_scale(volume)
+    return (volume - mean) / spread
+
+
+def intensity_scale(volume: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of all voxels of a float32 volume (r, a, s).
+
+    Raises:
         NoContrast: the voxels are all alike, or their spread is beyond float32. Such a scan would become all zeros,
             and a network sees anatomy even there.
     """
-    volume = volume.float()
     mean, spread = volume.mean(), volume.std(correction=0)
     low, high = float(volume.min()), float(volume.max())
     if low == high or not torch.isfinite(spread):
         raise NoContrast(f"the intensities, {low:g} to {high:g}, must differ, and by no more than float32 can hold")
-    return (volume - mean) / spread
+    return mean, spread
