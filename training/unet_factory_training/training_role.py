@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from unet_factory.domain.plausibility import Seen
+from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory_training.config import read_config
 from unet_factory_training.datasets import Split
 from unet_factory_training.engine import start_engine
@@ -30,6 +31,7 @@ def run(
     config = read_config(config_path, overrides)
     run_dir = run_dir or Path("runs") / config.name
     run_dir.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     fabric = start_engine(config, device)
@@ -60,6 +62,7 @@ def run_evaluation(
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_config(config_path, overrides)
+    keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
     figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))

@@ -20,6 +20,7 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
@@ -83,6 +84,7 @@ def start(settings: WorkerSettings, watch: MutualWatch) -> None:
     """Become ready for tasks, and say so for as long as the parent, whom ``watch`` observes, can hand them on."""
     global _context, _heartbeat
     forget_dead_processes()
+    keep_freed_memory()
     _context = open_context(settings)
     _heartbeat = Heartbeat(settings, _context.models, describe(_context.device), watch)
     _heartbeat.start()

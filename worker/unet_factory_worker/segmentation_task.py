@@ -29,6 +29,7 @@ from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
+from unet_factory.platform.process_memory import return_freed_memory
 from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
 from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory.volume.preview import draw_preview
@@ -60,6 +61,7 @@ def run_job(job_id: str, context: WorkerContext) -> None:
             Attempt(job_id, owner, request, context, lease, PeakMemory(context.device)).run()
         except RedisError as error:
             log.warning("job %s will be queued again when its lease ends: %s", job_id, type(error).__name__)
+    return_freed_memory()
 
 
 def _problem_of(job_id: str, error: Exception) -> Problem:
