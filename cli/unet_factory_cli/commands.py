@@ -127,6 +127,29 @@ def unet(
 
 
 @app.command()
+def quote(
+    scan: Annotated[Path, typer.Argument(help="A volume or a DICOM series: only its header is read, here.")],
+    model: ModelName = None,
+    spacing: Annotated[str | None, typer.Option(help="mm (R,A,S); replaces the one in the scan's header.")] = None,
+    working_spacing: Annotated[
+        str | None, typer.Option(help="The finest spacing to quote, mm (R,A,S); default: the scan's own.")
+    ] = None,
+    outside: Outside = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="Mark the finest spacing within this time.")] = None,
+    budget_bytes: Annotated[int | None, typer.Option(help="Mark the finest spacing within this memory.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the gateway's answer as JSON.")] = False,
+    url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
+) -> None:
+    """Show what a scan would cost at its own spacing and at coarser ones, without uploading it."""
+    with clear_errors("cli"):
+        from unet_factory_cli import quotes, remote
+
+        wishes = quotes.Wishes(model, spacing, working_spacing, outside, budget_seconds, budget_bytes)
+        quotes.show_quote(remote.Address.of(url, api_key), scan, wishes, as_json=as_json)
+
+
+@app.command()
 def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List the gateway's models."""
     with clear_errors("cli"):

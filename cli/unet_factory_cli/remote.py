@@ -95,7 +95,7 @@ def unet(
 ) -> None:
     if dtype not in DTYPES:
         raise CommandFailed(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
-    wanted, known, policy = _spacing(spacing), _conditions(conditions), _policy(outside)
+    wanted, known, policy = spacing_option(spacing), _conditions(conditions), policy_option(outside)
     assert wanted is not None
     _check_folder(output)
     with gateway(at) as client:
@@ -218,7 +218,7 @@ def _check_folder(output: Path) -> None:
         raise CommandFailed(f"there is no folder {output.parent} for {output.name}", MISUSED)
 
 
-def _spacing(text: str | None) -> SpacingMm | None:
+def spacing_option(text: str | None) -> SpacingMm | None:
     try:
         return None if text is None else parse_spacing(text)
     except SpacingInvalid as error:
@@ -232,7 +232,7 @@ def _conditions(given: Sequence[str]) -> dict[str, float]:
         raise CommandFailed(str(error), MISUSED) from error
 
 
-def _policy(text: str | None) -> OutsidePolicy | None:
+def policy_option(text: str | None) -> OutsidePolicy | None:
     try:
         return None if text is None else OutsidePolicy(text)
     except ValueError:

@@ -1,6 +1,7 @@
 """A small typed client of the U-Net factory's HTTP interface; needs neither torch nor the gateway's packages."""
 
 from unet_factory.domain.jobs import Job, JobState
+from unet_factory.domain.quote import Quote, QuoteOption
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
 from unet_factory_client.client import FactoryClient
@@ -13,6 +14,8 @@ __all__ = [
     "Job",
     "JobState",
     "ModelDescription",
+    "Quote",
+    "QuoteOption",
     "SegmentationParameters",
     "StandaloneNetwork",
 ]

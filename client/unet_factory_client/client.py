@@ -12,6 +12,7 @@ import httpx
 from unet_factory.domain.conditions import conditions_text
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.loopback import is_loopback
+from unet_factory.domain.quote import Quote
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory.platform.atomic_files import whole_file
@@ -192,6 +193,37 @@ class FactoryClient:
     def models(self) -> list[ModelDescription]:
         """The gateway's models."""
         return [ModelDescription.model_validate(entry) for entry in self._get("/models").json()]
+
+    def quote(
+        self,
+        shape: Sequence[int],
+        spacing: Sequence[float],
+        *,
+        model: str | None = None,
+        working_spacing: Sequence[float] | None = None,
+        outside: OutsidePolicy | None = None,
+        dicom: bool = False,
+        budget_seconds: float | None = None,
+        budget_bytes: int | None = None,
+    ) -> Quote:
+        """What a scan of ``shape`` voxels of ``spacing`` mm (R,A,S) would cost at its own spacing and at coarser ones.
+
+        Args:
+            working_spacing: the finest spacing to quote; the scan's own by default.
+            dicom: whether the scan is a DICOM series.
+            budget_seconds, budget_bytes: have the answer name the finest spacing that keeps them.
+        """
+        wishes = {
+            "model": model,
+            "working_spacing": None if working_spacing is None else list(working_spacing),
+            "outside": outside and str(outside),
+            "budget_seconds": budget_seconds,
+            "budget_bytes": budget_bytes,
+        }
+        given = {name: value for name, value in wishes.items() if value is not None}
+        body = given | {"shape": list(shape), "spacing": list(spacing), "dicom": dicom}
+        answer = self._answered(lambda: self._http.post("/quote", json=body))
+        return Quote.model_validate_json(answer.content, extra="ignore")
 
     def deliveries(self, state: Literal["dead", "pending"] = "dead") -> list[DeliveryDescription]:
         """Deliveries that were given up (dead) or wait (pending); the oldest first, at most 1000."""

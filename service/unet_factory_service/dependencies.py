@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from redis import Redis
 
 from unet_factory.destinations import Destinations
+from unet_factory.jobs.costs import CostStore
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.keys import events_channel
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -44,6 +45,7 @@ class GatewayContext:
     lifecycle: JobLifecycle
     cache: WeightCache
     orders: NetworkOrders
+    costs: CostStore
     blobs: BlobStore
     queue: JobQueue
     wakeups: Wakeups
@@ -78,6 +80,7 @@ class GatewayContext:
             lifecycle=JobLifecycle(redis, blobs),
             cache=WeightCache(Redis.from_url(settings.weights_url)),
             orders=NetworkOrders(redis),
+            costs=CostStore(redis),
             blobs=blobs,
             queue=JobQueue(settings.broker_url),
             wakeups=Wakeups(),

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from unet_factory.domain.manifest import Architecture
 from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan
-from unet_factory.model.inference import Execution, count_windows, logits, pad_to_divisors, segment_scan
+from unet_factory.domain.windows import count_windows
+from unet_factory.model.inference import Execution, logits, pad_to_divisors, segment_scan
 from unet_factory.model.unet import UNet
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8, 8), blocks=1)

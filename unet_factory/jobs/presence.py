@@ -8,6 +8,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field
 from redis import Redis
 
+from unet_factory.domain.quote import WorkerKind
 from unet_factory.jobs.scripts import lua
 
 WORKERS = "workers"
@@ -22,6 +23,7 @@ class WorkerPresence(BaseModel):
     models: dict[str, str]
     started: float = Field(description="seconds since the epoch")
     pid: int
+    kind: WorkerKind | None = Field(default=None, description="workers of one kind cost the same")
 
 
 def announce(redis: Redis, worker_id: str, presence: WorkerPresence, ttl_s: float = 10.0) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
+from unet_factory.domain.windows import WINDOW_OVERLAP, count_windows, padded_extents, window_extents
 from unet_factory.model.preprocessing import resample, zscore
-
-WINDOW_OVERLAP = 0.5
 
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
@@ -103,10 +102,7 @@ def logits(
         (classes, r, a, s) float32. The other arguments are as in :func:`segment_scan` and :class:`Execution`.
     """
     padded = pad_to_divisors(volume, divisors)
-    extents = [
-        min(whole, _round_up(part, divisor))
-        for whole, part, divisor in zip(padded.shape, window, divisors, strict=True)
-    ]
+    extents = window_extents(padded.shape, window, divisors)
     total = count_windows(padded.shape, extents)
     done = 0
 
@@ -126,24 +122,10 @@ def logits(
 
 
 def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:
-    """Zeros (the mean, after z-scoring) behind the far end of each axis, up to a multiple of its divisor.
-
-    Two multiples on the first axis where all would be one: instance norm needs more than one voxel at the bottom.
-    """
-    extents = [_round_up(extent, divisor) for extent, divisor in zip(volume.shape, divisors, strict=True)]
-    if extents == list(divisors):
-        extents[0] *= 2
+    """Zeros (the mean, after z-scoring) behind the far end of each axis, up to :func:`padded_extents`."""
+    extents = padded_extents(volume.shape, divisors)
     missing = [target - extent for target, extent in zip(extents, volume.shape, strict=True)]
     return functional.pad(volume, [0, missing[2], 0, missing[1], 0, missing[0]])
-
-
-def count_windows(extents: Sequence[int], window: Sequence[int]) -> int:
-    """How many windows :func:`logits` runs, following the blending library's own layout."""
-    count = 1
-    for whole, part in zip(extents, window, strict=True):
-        step = max(1, int(part * (1 - WINDOW_OVERLAP))) if part < whole else part
-        count *= 1 if part >= whole else -(-(whole - part) // step) + 1
-    return count
 
 
 def _placed(network: Network, execution: Execution, home: torch.device) -> Network:
@@ -170,7 +152,3 @@ def _largest_class(blended: Tensor, plan: SpacingPlan, shape: Sequence[int]) -> 
         labels.masked_fill_(candidate > best, value)
         best = torch.maximum(best, candidate)
     return labels
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple

@@ -76,13 +76,15 @@ def segment(job_id: str) -> None:
     from unet_factory_worker.child import context
     from unet_factory_worker.segmentation_task import run_job
 
-    run_job(job_id, context())
+    with context().computing.job():
+        run_job(job_id, context())
 
 
 def generate(request_json: str) -> None:
     from unet_factory_worker.child import context
 
-    context().factory.publish(GenerationRequest.model_validate_json(request_json))
+    with context().computing.job():
+        context().factory.publish(GenerationRequest.model_validate_json(request_json))
 
 
 _CONFIGURATION: dict[str, Any] = {

@@ -5,13 +5,15 @@ import os
 import socket
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
+from unet_factory.domain.quote import WorkerKind
+from unet_factory.jobs.costs import CostStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
@@ -22,6 +24,9 @@ from unet_factory.platform.metrics import forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory.platform.weight_cache import WeightCache
+from unet_factory_worker.calibration import Calibration
+from unet_factory_worker.computing import Computing, GaveWay
+from unet_factory_worker.costs import worker_kind
 from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
@@ -47,6 +52,22 @@ class WorkerContext:
     cache: WeightCache
     models: LoadedModels
     factory: WeightFactory
+    costs: CostStore
+    kind: WorkerKind
+    computing: Computing = field(default_factory=Computing)
+
+    @property
+    def calibration(self) -> Calibration:
+        return Calibration(
+            settings=self.settings,
+            device=self.device,
+            kind=self.kind,
+            costs=self.costs,
+            blobs=self.blobs,
+            models=self.models,
+            factory=self.factory,
+            computing=self.computing,
+        )
 
 
 def open_context(settings: WorkerSettings) -> WorkerContext:
@@ -77,6 +98,8 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
         cache=cache,
         models=models,
         factory=WeightFactory(models.get, cache, NetworkOrders(redis), device, settings.device_cache_networks),
+        costs=CostStore(redis),
+        kind=worker_kind(device, settings),
     )
 
 
@@ -86,20 +109,33 @@ def start(settings: WorkerSettings, watch: MutualWatch) -> None:
     forget_dead_processes()
     keep_freed_memory()
     _context = open_context(settings)
-    _heartbeat = Heartbeat(settings, _context.models, describe(_context.device), watch)
+    _heartbeat = Heartbeat(settings, _context.models, describe(_context.device), _context.kind, watch)
     _heartbeat.start()
-    threading.Thread(target=_follow_folder, args=(_context.models,), name="models", daemon=True).start()
+    threading.Thread(target=_follow_folder, args=(_context,), name="models", daemon=True).start()
     log.info("ready with %s", ", ".join(_context.models.current()))
 
 
-def _follow_folder(models: LoadedModels) -> None:
-    """Load what is put into the model folder, beside the work and apart from the heartbeat."""
+def _follow_folder(context: WorkerContext) -> None:
+    """Load what is put into the model folder and measure what it costs, beside the work, apart from the heartbeat."""
     while True:
         time.sleep(_LOOK_EVERY_S)
         try:
-            models.refresh()
+            context.models.refresh()
         except Exception as error:
             log.error("the model folder could not be read again\n%s", safe_traceback(error))
+        if context.settings.calibrate:
+            _calibrate(context)
+
+
+def _calibrate(context: WorkerContext) -> None:
+    try:
+        context.calibration.run()
+    except GaveWay:
+        log.debug("calibration gives way to a job")
+    except RedisError as error:
+        log.warning("what jobs cost cannot be recorded: %s", type(error).__name__)
+    except Exception as error:
+        log.error("what jobs cost could not be measured\n%s", safe_traceback(error))
 
 
 def stop() -> None:
@@ -119,11 +155,13 @@ class Heartbeat(threading.Thread):
     Without a parent nobody would ever give it work again; while the parent is silent, the worker is not announced.
     """
 
-    def __init__(self, settings: WorkerSettings, models: LoadedModels, device: str, watch: MutualWatch) -> None:
+    def __init__(
+        self, settings: WorkerSettings, models: LoadedModels, device: str, kind: WorkerKind, watch: MutualWatch
+    ) -> None:
         super().__init__(name="heartbeat", daemon=True)
         self._redis, self._lasts_s = Redis.from_url(settings.redis_url), settings.presence_s
         self._models, self._watch = models, watch
-        self._device, self._since = device, time.time()
+        self._device, self._kind, self._since = device, kind, time.time()
         self._parent = os.getppid()
         self._worker_id = f"{socket.gethostname()}-{self._parent}"
         self._done = threading.Event()
@@ -139,7 +177,9 @@ class Heartbeat(threading.Thread):
 
     def _announce(self) -> None:
         models = self._models.current()
-        presence = WorkerPresence(device=self._device, models=models, started=self._since, pid=os.getpid())
+        presence = WorkerPresence(
+            device=self._device, models=models, started=self._since, pid=os.getpid(), kind=self._kind
+        )
         try:
             announce(self._redis, self._worker_id, presence, self._lasts_s)
         except RedisError as error:

@@ -4,6 +4,9 @@ Only ever imported in the child: CUDA does not survive a fork.
 """
 
 import logging
+import platform
+from contextlib import suppress
+from pathlib import Path
 
 import torch
 
@@ -11,6 +14,8 @@ from unet_factory.platform import metrics
 from unet_factory.platform.process_memory import peak_bytes, reset_peak_bytes
 
 log = logging.getLogger(__name__)
+
+_CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -34,6 +39,18 @@ def pick_device(wanted: str) -> torch.device:
 def describe(device: torch.device) -> str:
     """``cpu`` or, for example, ``cuda:0 (NVIDIA H200)``."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def processor(device: torch.device) -> str:
+    """The device's make, whichever of a host's devices it is: ``cuda (NVIDIA H200)``, ``cpu (AMD EPYC)``."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    with suppress(OSError):
+        for line in _CPU_INFO.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return f"{device.type} ({value.strip()})"
+    return f"{device.type} ({platform.processor() or platform.machine()})"
 
 
 def release_memory(device: torch.device) -> None:
@@ -63,13 +80,21 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
         self._start = reset_peak_bytes()
 
+    def peak(self) -> int:
+        """Bytes since the start, of the device that computes."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        return self._host_peak()
+
     def read(self) -> int:
-        """Bytes since the start; also shown in the metrics."""
-        host = max(0, peak_bytes() - self._start)
-        metrics.JOB_MEMORY_PEAK_BYTES.set(host)
+        """As :meth:`peak`; also shown in the metrics."""
+        peak = self.peak()
+        metrics.JOB_MEMORY_PEAK_BYTES.set(self._host_peak())
         if self._device.type != "cuda":
-            return host
-        peak = torch.cuda.max_memory_allocated(self._device)
+            return peak
         metrics.GPU_MEMORY_PEAK_BYTES.labels(str(self._device)).set(peak)
         metrics.GPU_MEMORY_USED_BYTES.labels(str(self._device)).set(torch.cuda.memory_reserved(self._device))
         return peak
+
+    def _host_peak(self) -> int:
+        return max(0, peak_bytes() - self._start)

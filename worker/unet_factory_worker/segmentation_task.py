@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
+from unet_factory.domain.cost_model import Observation
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
 from unet_factory.domain.jobs import PREVIEW_NAME, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
@@ -25,6 +26,7 @@ from unet_factory.domain.plausibility import (
 )
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
+from unet_factory.domain.workload import workload_of
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -34,6 +36,7 @@ from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, w
 from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory.volume.preview import draw_preview
 from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory, is_out_of_memory, release_memory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobHold, JobLost
@@ -140,7 +143,12 @@ class Attempt:
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
                     self._write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
-        self._finish(JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml)
+        peak_bytes = self._finish(
+            JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
+        )
+        if not reduced:
+            work = workload_of(manifest, volume.header.shape_ras, plan, dicom=self.request.is_dicom)
+            self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -283,12 +291,22 @@ class Attempt:
         except (JobUnknown, JobExpired):
             self.context.blobs.delete(self.job_id)
 
-    def _finish(self, state: JobState, **fields: Any) -> None:
-        fields |= {"timings_s": self.timings_s, "peak_bytes": self.memory.read()}
+    def _tell_cost(self, seen: Observation) -> None:
+        """A store that is away or full costs the knowledge, not the job."""
+        try:
+            self.context.costs.add(self.context.kind, self.request.checkpoint_digest, seen)
+        except RedisError as error:
+            log.warning("what job %s cost could not be recorded: %s", self.job_id, type(error).__name__)
+
+    def _finish(self, state: JobState, **fields: Any) -> int:
+        """End the job; returns its peak memory in bytes."""
+        peak_bytes = self.memory.read()
+        fields |= {"timings_s": self.timings_s, "peak_bytes": peak_bytes}
         if not self.context.lifecycle.finish(self.job_id, self.owner, state, **fields):
             raise JobLost
         if self.implausible:
             metrics.IMPLAUSIBLE_RESULTS.labels(self.request.model).inc()
+        return peak_bytes
 
 
 def _report(plan: SpacingPlan, request: SegmentationRequest, *, reduced_memory: bool = False) -> PolicyReport:

@@ -19,3 +19,8 @@ class WorkerSettings(Settings):
     precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Precision of the networks' arithmetic: `float32` or `bfloat16`."
     )
+    calibrate: bool = Field(
+        default=True,
+        description="Whether a worker measures, while no job is there, what jobs cost with a model that is new to it; "
+        "if not, quotes are unknown until a few jobs have ended.",
+    )

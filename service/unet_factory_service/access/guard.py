@@ -49,6 +49,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /models": AccessRule(),
     "GET /models/{name}": AccessRule(),
     "GET /unet": AccessRule(Scope.WEIGHTS),
+    "POST /quote": AccessRule(),
     "POST /segmentations": AccessRule(Scope.SEGMENT, Action.CREATE),
     "GET /segmentations/{job_id}": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/events": AccessRule(Scope.READ, Action.READ_JOB),

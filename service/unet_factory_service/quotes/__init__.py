@@ -1,0 +1,1 @@
+"""Prices before anything is uploaded."""
