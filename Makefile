@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test bench fuzz mutants check format settings clean
+.PHONY: setup demo test bench fuzz mutants check format settings vendor clean
 
 setup: $(VENV)/.complete
 
@@ -58,6 +58,15 @@ format: setup
 settings: setup
 	$(BIN)/unet-factory settings > $(VENV)/settings.md
 	sed -i -e '/^<!-- settings:/,/^<!-- end of settings/{//!d' -e '}' -e '/^<!-- settings:/r $(VENV)/settings.md' docs/guide/operate.md
+
+# The page's files of other projects, from npm; the versions are in the list.
+PAGE := service/unet_factory_service/page
+vendor:
+	grep -v '^#' $(PAGE)/vendored.txt | while read -r package file served; do \
+	    folder=build/npm/$$package; \
+	    test -d "$$folder" || { mkdir -p "$$folder" && tar -xz -C "$$folder" -f "build/npm/$$(npm pack --silent --pack-destination build/npm "$$package")"; } || exit 1; \
+	    install -D -m 644 "$$folder/package/$$file" "$(PAGE)/static/vendor/$$served" || exit 1; \
+	done
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -27,6 +27,7 @@ from unet_factory_service.middleware import HeadAsGet, RequestDuration, RequestI
 from unet_factory_service.networks import model_routes
 from unet_factory_service.networks import routes as unet_routes
 from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes
+from unet_factory_service.page import routes as page_routes
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.public_url import TrustedProxies
 from unet_factory_service.quotes import routes as quote_routes
@@ -44,6 +45,7 @@ _ROUTERS = (
     *(delivery_routes.router, model_routes.router, quote_routes.router),
     *(store_routes.router, search_routes.router, retrieve_routes.router),
     *(health_routes.router, metrics_routes.router),
+    page_routes.router,
 )
 
 

@@ -126,10 +126,11 @@ class BlobStore:
                     shutil.rmtree(folder)
 
     def delete(self, job_id: str) -> None:
-        """Everything of a job; no error when there is nothing."""
+        """Everything of a job; no error when there is nothing, or when somebody else deletes it at the same time."""
         folder = self._folder(job_id)
-        if self._fs.exists(folder):
-            self._fs.rm(folder, recursive=True)
+        while self._fs.exists(folder):
+            with suppress(FileNotFoundError):
+                self._fs.rm(folder, recursive=True)
 
     def job_ids(self) -> Iterator[tuple[str, float]]:
         """(job id, modification time in seconds since the epoch) of every job that has files here."""

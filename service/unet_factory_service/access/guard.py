@@ -38,8 +38,10 @@ _SEARCH = AccessRule(Scope.READ, Action.SEARCH)
 _READ_RESULT = AccessRule(Scope.READ, Action.READ_RESULT)
 
 # By method (HEAD is GET) and path template. Health and figures are public: probes and scrapers hold no keys, and
-# neither tells of a patient, a caller or a job.
+# neither tells of a patient, a caller or a job. The page is public, too: it asks for a key itself.
 RULES: Mapping[str, AccessRule] = {
+    "GET /": _PUBLIC,
+    "GET /assets/{digest}/{path:path}": _PUBLIC,
     "GET /openapi.json": _PUBLIC,
     "GET /livez": _PUBLIC,
     "GET /readyz": _PUBLIC,

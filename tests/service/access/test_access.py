@@ -23,10 +23,12 @@ from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.access.guard import RULES, rule_of
 from unet_factory_service.app import create_app, with_access_decided
+from unet_factory_service.page.assets import load_assets
 
 JOB_ID = "0" * 32
 NOBODYS = "unf_000000000000_" + "0" * 64
-PUBLIC = {"/openapi.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+ASSET = "/assets/{digest}/{path:path}"
+PUBLIC = {"/", ASSET, "/openapi.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
 SCOPES_OF_PATIENT_DATA = {Scope.SEGMENT, Scope.READ, Scope.ADMIN}
 
 
@@ -53,7 +55,8 @@ def test_every_route_has_been_decided_on_and_nothing_else(settings: FactorySetti
 def test_every_route_against_every_kind_of_key(keyed: KeyedGateway, settings: FactorySettings) -> None:
     askers = {scope: keyed.asker(scope) for scope in Scope}
     for method, template in routes(settings):
-        path = re.sub(r"\{\w*job_id\}", JOB_ID, template)
+        path = template.replace(ASSET, f"/assets/{load_assets().digest}/page.css")
+        path = re.sub(r"\{\w*job_id\}", JOB_ID, path)
         path = re.sub(r"\{\w+\}", "1.2.3", path)
         rule = rule_of(method, template)
         assert rule is not None

@@ -1,0 +1,1 @@
+"""The page at ``/`` for people with a browser: static files that talk to the same API as everybody else."""

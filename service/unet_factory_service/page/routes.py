@@ -1,0 +1,61 @@
+"""``GET /`` and the assets of the pages: public, as they hold no data; what they ask the API for needs a key."""
+
+import hashlib
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+from unet_factory_service.conditional import conditional_response
+from unet_factory_service.page.assets import PREFIX, Asset, load_assets
+from unet_factory_service.public_url import public_location
+
+router = APIRouter(include_in_schema=False)
+
+# Scripts, styles and requests from this gateway alone; nothing inline, nothing evaluated. NiiVue's fonts and shading
+# textures are data: images.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# A worker obeys the policy of its own script. The one that reads DICOM is compiled to WebAssembly.
+_WORKER_POLICY = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"
+_WORKERS = ("vendor/dcm2niix/worker.jpeg.js",)
+
+_SECURITY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_DOCUMENT = _SECURITY | {
+    "Content-Security-Policy": _PAGE_POLICY,
+    "Cache-Control": "no-cache",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Vary": "Forwarded, X-Forwarded-Prefix",
+}
+
+
+@router.get("/")
+def page(request: Request) -> Response:
+    return _document(request, "index.html")
+
+
+@router.get(PREFIX + "/{digest}/{path:path}")
+def asset(request: Request, digest: str, path: str) -> Response:
+    """Of this release alone: another one's files are gone."""
+    assets = load_assets()
+    found = assets.by_path.get(path)
+    if found is None or digest != assets.digest:
+        raise HTTPException(404, "the page has no such file; load the page again")
+    headers = _SECURITY | {"Cache-Control": "public, max-age=31536000, immutable"}
+    if path in _WORKERS:
+        headers["Content-Security-Policy"] = _WORKER_POLICY
+    return _answer(request, found, found.read(), headers)
+
+
+def _document(request: Request, name: str) -> Response:
+    """An HTML page, with the address of its assets as the caller's browser reaches them."""
+    assets = load_assets()
+    base = public_location(request, f"{PREFIX}/{assets.digest}")
+    found = assets.by_path[name]
+    body = found.read().replace(b"{{assets}}", base.encode())
+    return _answer(request, found, body, _DOCUMENT)
+
+
+def _answer(request: Request, asset: Asset, body: bytes, headers: dict[str, str]) -> Response:
+    sha256 = hashlib.sha256(body).hexdigest()
+    return conditional_response(request, body, sha256=sha256, headers=headers, media_type=asset.media_type)

@@ -1,0 +1,108 @@
+// What a job says of itself, in words: its progress, its warnings, its volumes, and what can be downloaded.
+
+import { request } from "./api.js";
+import { byId, make, save, show } from "./elements.js";
+import { mm } from "./settings.js";
+import { colourOf } from "./viewer.js";
+
+const STATES = { queued: "Waiting for a worker", running: "Segmenting", succeeded: "Done", failed: "Failed", cancelled: "Cancelled" };
+
+export function showProgress(job) {
+  show(byId("progress"), true);
+  byId("state").textContent = job.state === "running" ? `Segmenting, ${Math.round(job.progress * 100)} %` : STATES[job.state];
+  const bar = byId("bar");
+  if (job.state === "running" && job.progress > 0) bar.value = job.progress;
+  else bar.removeAttribute("value");
+}
+
+export function showResult(job, model, { isDicom, onVisible, onProblem }) {
+  const warnings = warningsOf(job);
+  byId("warnings").replaceChildren(...warnings.map((text) => make("li", {}, text)));
+  show(byId("warnings"), warnings.length > 0);
+  const labels = model.labels.filter((label) => label.value > 0);
+  byId("labels").tBodies[0].replaceChildren(...labels.map((label) => labelRow(label, job, onVisible)));
+  byId("result-facts").textContent = factsOf(job);
+  byId("downloads").replaceChildren(...downloadsOf(job, isDicom).map((file) => downloadButton(file, onProblem)));
+  show(byId("result"), true);
+}
+
+export function captionOf(job) {
+  return `${job.model} at ${spacingText(job.spacing.working)} mm`;
+}
+
+export function warningsOf(job) {
+  const warnings = job.implausible.map(
+    (finding) => `Not plausible: ${findingText(finding)}. Do not rely on this result.`,
+  );
+  if (job.policy.out_of_range) warnings.push(`The spacing is outside the range that the model was trained for. ${OUTSIDE[job.policy.outside]}`);
+  if (job.policy.reduced_memory) warnings.push("Memory ran out, and the scan was segmented in smaller windows.");
+  if (job.volumes_ml && Object.values(job.volumes_ml).every((volume) => volume === 0)) warnings.push("No structure was found in the scan.");
+  return [...warnings, ...job.notes.map(sentence)];
+}
+
+const OUTSIDE = {
+  clamp: "It was segmented at the nearest trained spacing.",
+  extrapolate: "The network was made for a spacing that it was not trained for.",
+  reject: "",
+};
+
+function findingText({ what, label, axis, value, expected }) {
+  const [subject, unit] = what === "volume_ml" ? [`volume of ${label}`, "ml"] : [`field of view along ${axis}`, "mm"];
+  return `${subject} is ${Number(value.toPrecision(4))} ${unit}, expected ${expected.map((bound) => Number(bound.toPrecision(4))).join(" to ")} ${unit}`;
+}
+
+function labelRow(label, job, onVisible) {
+  const box = make("input", { type: "checkbox", checked: true, onchange: () => onVisible(label.value, box.checked) });
+  const volume = job.volumes_ml?.[label.name];
+  return make(
+    "tr", {},
+    make("td", {}, make("label", {}, box, swatch(colourOf(label.value)), label.name)),
+    make("td", {}, volume === undefined ? "" : `${volume.toFixed(2)} ml`),
+  );
+}
+
+function swatch([red, green, blue]) {
+  const square = make("span", { class: "swatch", "aria-hidden": "true" });
+  square.style.background = `rgb(${red} ${green} ${blue})`;
+  return square;
+}
+
+function factsOf(job) {
+  const seconds = Object.values(job.timings_s).reduce((sum, stage) => sum + stage, 0);
+  const native = job.spacing.native ? `Scan ${spacingText(job.spacing.native)} mm; ` : "";
+  return `${native}segmented at ${spacingText(job.spacing.working)} mm with ${job.model} on ${job.device} in ${seconds.toFixed(1)} s.`;
+}
+
+function downloadsOf(job, isDicom) {
+  const at = `segmentations/${job.id}`;
+  const found = Object.values(job.volumes_ml ?? {}).some((volume) => volume > 0);
+  return [
+    { text: "Label map", path: `${at}/labelmap`, name: "labelmap.nii.gz" },
+    { text: "Picture", path: `${at}/preview.png`, name: "preview.png" },
+    isDicom && found && { text: "DICOM SEG", path: `${at}/seg`, name: "seg.dcm" },
+    isDicom && { text: "DICOM report", path: `${at}/report`, name: "report.dcm" },
+    { text: "Network (safetensors)", path: networkPath(job), name: `${job.model}-${spacingText(job.spacing.working, "x")}.safetensors` },
+  ].filter(Boolean);
+}
+
+function networkPath(job) {
+  const query = new URLSearchParams({ model: job.model, spacing: job.spacing.working.join(","), outside: job.policy.outside });
+  const conditions = Object.entries(job.conditions).map(([name, value]) => `${name}=${value}`);
+  if (conditions.length) query.set("conditions", conditions.join(","));
+  return `unet?${query}`;
+}
+
+function downloadButton({ text, path, name }, onProblem) {
+  return make("button", {
+    type: "button",
+    onclick: () => request(path).then((response) => response.blob()).then((blob) => save(blob, name)).catch(onProblem),
+  }, text);
+}
+
+function spacingText(spacing, by = " × ") {
+  return spacing.map(mm).join(by);
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
