@@ -28,7 +28,7 @@ from unet_factory_research.comparison.scoring import COLUMNS, Contender, contend
 from unet_factory_research.comparison.summary import summarise
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import find_subjects, read_scan
-from unet_factory_training.evaluation import segment_simulated, simulate
+from unet_factory_training.evaluation import Simulated, segment_simulated, simulate
 
 FIXED = [1, 1, 1.2]
 
@@ -148,6 +148,24 @@ def test_fixed_spacing_is_resampling_by_hand(comparison: Comparison, tmp_path: P
     assert arms["FS"].network == arms["FSNR"].network
 
 
+def test_an_arm_may_work_at_the_fixed_spacing(comparison: Comparison, tmp_path: Path) -> None:
+    """HyperSpace at FS's grid: its own network for that spacing, on scans brought there as FS brings them."""
+    fixed: SpacingMm = (1.0, 1.0, 1.2)
+    arm = replace(untrained(comparison, tmp_path)["HyperSpace"], working_mm=fixed)
+    spacing: SpacingMm = (2.0, 1.5, 3.0)
+    assert arm.plan(spacing).working_mm == arm.plan(spacing).snapped.mm == fixed
+    config = comparison.training_config("FS", 1)
+    simulated = simulate(read_scan(find_subjects(config.dataset, "test")[0], config.dataset), spacing, 3)
+    network, manifest = arm.checkpoint.hypernetwork, arm.checkpoint.manifest
+    predicted = segment_simulated(network, manifest, simulated, arm.outside, working_mm=arm.working_mm)
+    there = Simulated(resample(simulated.image, spacing, fixed), simulated.labels, fixed)
+    unet = network.unet(manifest.grid.snap(fixed))
+    with torch.inference_mode():
+        at_fixed = logits(unet, zscore(there.image), window=manifest.window, divisors=unet.divisors)
+    back = resample(at_fixed, fixed, spacing, simulated.image.shape)
+    assert torch.equal(predicted, back.argmax(dim=0).to(torch.uint8))
+
+
 def test_policies_differ_only_outside_the_trained_range(comparison: Comparison, tmp_path: Path) -> None:
     arms = untrained(comparison, tmp_path)
     clamped, unclamped = arms["HyperSpace"], arms["HyperSpace unclamped"]
@@ -188,7 +206,13 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
     for path in paths:
         comparison = read_comparison(path)
         method = {"name", "hypernetwork", "trained_range_mm", "architecture", "conditions"}
-        shared = [comparison.training_config(arm, 1).model_dump(exclude=method) for arm in comparison.arms]
+        per_scan: Any = {
+            "batch": {"min_scans", "max_scans"},
+            "sampling": {"acquired_mm"},
+            "optimisation": {"batches_per_step"},
+        }
+        excluded = {**dict.fromkeys(method, True), **per_scan}
+        shared = [comparison.training_config(arm, 1).model_dump(exclude=excluded) for arm in comparison.arms]
         assert all(arm == shared[0] for arm in shared), path.name
         shapes = {comparison.training_config(arm, 1).architecture.channels for arm in comparison.arms}
         assert len(shapes) == 1, path.name
@@ -217,7 +241,7 @@ def test_a_summary_counts_patients_not_frames(comparison: Comparison) -> None:
                 spacing = {"spacing_r_mm": 1.0, "spacing_a_mm": 1.0, "spacing_s_mm": 1.0}
                 rows.append({"arm": arm, "seed": 1, "scan": scan, "subject": subject, "region": region, "label": 1})
                 rows[-1] |= {**scored, **spacing}
-    summary = summarise(comparison, pd.DataFrame(rows), None)
+    summary = summarise(comparison, pd.DataFrame(rows), None, learning_curves([]))
     (fixed,) = (row for row in summary["regions"] if (row["arm"], row["region"]) == ("FS", "expected"))
     assert fixed["dice"]["mean"] == pytest.approx((0.6 + 0.8) / 2)
     (difference,) = (row for row in summary["differences"] if (row["region"], row["measure"]) == ("expected", "dice"))
@@ -255,9 +279,11 @@ def test_curves_may_be_of_fewer_scans(comparison: Comparison) -> None:
 
 def test_validation_scores_are_recorded_once_per_iteration(comparison: Comparison, tmp_path: Path) -> None:
     run = Run("FS", 1, comparison.training_config("FS", 1), tmp_path)
-    lines = ["iteration,set,dice", "2,native,0.5", "2,coarse,0.4", "4,native,0.6", "4,native,0.61"]
-    (tmp_path / "validation.csv").write_text("\n".join(lines) + "\n")
+    head = "iteration,voxels,seconds,cpu_seconds,set,dice"
+    rows = ["2,90,1.5,1.4,native,0.5", "2,90,1.5,1.4,coarse,0.4", "4,180,3,2.8,native,0.6", "4,180,3,2.8,native,0.61"]
+    (tmp_path / "validation.csv").write_text("\n".join([head, *rows]) + "\n")
     curves = learning_curves([run, replace(run, folder=tmp_path / "nothing")])
+    assert curves["voxels"].tolist() == [90, 90, 180]
     assert curves[["iteration", "set", "dice"]].values.tolist() == [
         [2, "native", 0.5],
         [2, "coarse", 0.4],

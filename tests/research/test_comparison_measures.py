@@ -10,7 +10,7 @@ from monai.metrics import compute_average_surface_distance, compute_hausdorff_di
 from torch import Tensor
 
 from unet_factory_research.comparison.measures import measure_labels
-from unet_factory_research.comparison.statistics import holm, mean_over_subjects, paired_p_value
+from unet_factory_research.comparison.statistics import far_out, holm, mean_over_subjects, paired_p_value
 
 
 def cube(first: int, shape: tuple[int, int, int] = (24, 12, 12)) -> Tensor:
@@ -81,6 +81,29 @@ def test_the_interval_of_a_mean() -> None:
     assert (same.mean, same.low, same.high) == (2, 2, 2)
     assert math.isnan(mean_over_subjects([1.0]).low)
     assert math.isnan(mean_over_subjects([]).mean)
+
+
+def test_an_interval_over_several_trainings_knows_how_they_differ() -> None:
+    """Subjects differ by 1 and trainings by 5: the interval over both is about as wide as the trainings differ."""
+    rng = np.random.default_rng(0)
+    subjects, trainings = rng.normal(0, 1, size=(60, 1)), rng.normal(10, 5, size=(1, 12))
+    both = mean_over_subjects(subjects + trainings)
+    assert both.mean == pytest.approx(float((subjects + trainings).mean()))
+    half = 1.96 * float(trainings.std()) / math.sqrt(12)
+    assert (both.high - both.low) / 2 == pytest.approx(half, rel=0.2)
+    one = mean_over_subjects(subjects[:, 0])
+    alike = mean_over_subjects(np.repeat(subjects, 3, axis=1))
+    assert alike.high - alike.low == pytest.approx(one.high - one.low, rel=0.1)
+    gap = np.repeat(subjects, 3, axis=1)
+    gap[0, 1] = math.nan
+    assert mean_over_subjects(gap).mean == pytest.approx(float(subjects[1:].mean()))
+
+
+def test_outliers_are_named() -> None:
+    values = {f"patient {number}": number / 100 for number in range(20)}
+    assert far_out(values) == []
+    assert far_out({**values, "patient 77": 0.9, "patient 78": math.nan}) == ["patient 77"]
+    assert far_out({}) == []
 
 
 def test_paired_tests_and_their_correction() -> None:

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the very same result after kill -9, and it says which batch went wrong."""
 
+import csv
 import math
 import os
 import resource
@@ -23,6 +24,7 @@ from unet_factory_training.datasets import LabelledScan, find_subjects, read_sca
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation import dice, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import STATE_FILE, manifest_of, train
+from unet_factory_training.spent import Spent
 from unet_factory_training.trainer import Trainer, learning_rate_at
 
 RUN = """
@@ -86,6 +88,36 @@ def test_schedule_warms_up_and_ends_at_zero() -> None:
     assert max(rates) == pytest.approx(1.0, abs=0.01)
     assert rates[-1] == pytest.approx(0.0, abs=1e-9)
     assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_a_run_ends_when_its_voxels_are_used_up(config: TrainingConfig, tmp_path: Path) -> None:
+    """Also where it was interrupted: with the same checkpoint, the table telling what each score had cost."""
+    limits = config.optimisation.model_copy(update={"iterations": 1000, "max_voxels": 60_000})
+    limited = config.model_copy(update={"optimisation": limits, "validate_every": 4, "save_every": 2})
+    whole = train(limited, tmp_path / "whole", start_engine(limited, "cpu"))
+    table = list(csv.DictReader((tmp_path / "whole" / "validation.csv").read_text().splitlines()))
+    voxels, iterations = ([int(row[name]) for row in table] for name in ("voxels", "iteration"))
+    assert voxels == sorted(voxels)
+    assert iterations[-1] < 1000
+    assert 60_000 <= voxels[-1] < 60_000 + limited.batch.max_scans * 16**3
+    assert 0 < float(table[0]["seconds"]) <= float(table[-1]["seconds"])
+
+    trainer = Trainer(limited, start_engine(limited, "cpu"))
+    state = torch.load(tmp_path / "whole" / STATE_FILE, weights_only=True)
+    trainer.resume(tmp_path / "whole" / STATE_FILE)
+    assert (trainer.iteration, trainer.spent.voxels) == (state["iteration"], voxels[-1])
+    assert trainer.share >= 1
+    digest = whole.read_bytes()
+    assert train(limited, tmp_path / "whole", start_engine(limited, "cpu")).read_bytes() == digest, "trained on"
+
+
+def test_the_limit_that_is_closest_counts() -> None:
+    spent = Spent(voxels=300, seconds=5.0)
+    limits = OptimisationConfig(iterations=100)
+    assert spent.share(20, limits) == pytest.approx(0.2)
+    assert spent.share(20, limits.model_copy(update={"max_voxels": 1000})) == pytest.approx(0.3)
+    assert spent.share(20, limits.model_copy(update={"max_voxels": 1000, "max_seconds": 4.0})) >= 1
+    assert learning_rate_at(20, limits, share=1.2) == pytest.approx(0, abs=1e-12)
 
 
 def test_dice_of_known_overlaps() -> None:

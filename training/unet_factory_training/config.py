@@ -79,6 +79,9 @@ class OptimisationConfig(Frozen):
     """Adam with a linear warm-up, then a cosine decay to zero or a constant rate; ``ema_decay`` averages the
     hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None leaves gradients alone.
 
+    A run ends after ``iterations``, or sooner, once its steps have used ``max_voxels`` voxels or ``max_seconds``;
+    the cosine follows the limit that is closest.
+
     ``batches_per_step``: how many batches, each of one spacing, an iteration takes together; a multiple of the number
     of processes. ``compiled``: run the U-Net through ``torch.compile``. ``heads_decay``: after each step the heads, and
     nothing else, are multiplied by 1 - learning rate * heads_decay, which pulls the weights for every spacing towards
@@ -86,6 +89,8 @@ class OptimisationConfig(Frozen):
     """
 
     iterations: int = Field(ge=1)
+    max_voxels: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
     batches_per_step: int = Field(default=1, ge=1)
     learning_rate: float = 1e-3
     schedule: Literal["cosine", "constant"] = "cosine"

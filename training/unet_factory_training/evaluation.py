@@ -51,14 +51,16 @@ def segment_simulated(
     simulated: Simulated,
     outside: OutsidePolicy = OutsidePolicy.CLAMP,
     precision: Precision = "float32",
+    working_mm: SpacingMm | None = None,
 ) -> Tensor:
-    """The label map (r, a, s), uint8 on the CPU, on the simulated grid, voxel for voxel as a worker makes it: at that
-    spacing, or, where it was not trained, under the policy at the closest one that was.
+    """The label map (r, a, s), uint8 on the CPU, on the simulated grid, voxel for voxel as a worker makes it: at
+    ``working_mm``, by default the simulated spacing, or, where that was not trained, under the policy at the closest
+    one that was.
 
     Raises:
         NoContrast, SpacingOutOfRange: as a worker would fail.
     """
-    plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside)
+    plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside, working_mm)
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
     unet = hypernetwork.unet(plan.snapped, conditions)
     execution = Execution(hypernetwork.bias.device, manifest.window_at(plan.snapped), unet.divisors, precision)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 from lightning_fabric import Fabric
@@ -22,6 +23,7 @@ from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.seen_scans import seen_in
+from unet_factory_training.spent import Meter
 from unet_factory_training.trainer import Trainer
 from unet_factory_training.validation_record import record_validation
 
@@ -37,7 +39,7 @@ _STOPPED_STATUS = 128 + signal.SIGTERM
 
 
 def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
-    """Train to the configured iteration, from the state in ``run_dir`` if there is one. Returns the checkpoint's path.
+    """Train to the configured end, from the state in ``run_dir`` if there is one. Returns the checkpoint's path.
 
     SIGTERM saves the state after the step in hand, then exits with status 143.
 
@@ -53,8 +55,12 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
     trainer.resume(run_dir / STATE_FILE)
     log.info("training on %d scans from iteration %d", len(training), trainer.iteration)
     with _Reporter(trainer, manifest, validation, run_dir) as reporter, _stop_requests() as stop_requested:
-        for batches in _shares(training, trainer):
-            reporter.report(trainer.step(batches), batches)
+        meter = Meter(fabric, trainer.spent)
+        for batches in takewhile(lambda _: trainer.share < 1, _shares(training, trainer)):
+            loss = trainer.step(batches)
+            trainer.spent = meter.count(batches)
+            reporter.report(loss, batches)
+            meter.start()
             if stop_requested():
                 reporter.save()
                 log.info("asked to stop: the state of iteration %d is saved", trainer.iteration)
@@ -94,7 +100,7 @@ class _Reporter:
         if self.writer is None:
             return
         config, iteration = self.trainer.config, self.trainer.iteration
-        ended = iteration == config.optimisation.iterations
+        ended = self.trainer.share >= 1
         self.progress.update(self.bar, advance=1, description=f"{config.name} loss {loss:.3f}")
         self.writer.add_scalar("loss", loss, iteration)
         self.writer.add_scalar("spacing/volume_mm3", math.prod(batches[0].spacing.mm), iteration)
@@ -103,7 +109,7 @@ class _Reporter:
         if iteration % config.validate_every == 0 or ended:
             started = time.perf_counter()
             dice = {name: mean_dice(scores) for name, scores in self._validate().items()}
-            record_validation(self.run_dir, iteration, dice)
+            record_validation(self.run_dir, iteration, self.trainer.spent, dice)
             for name, value in dice.items():
                 self.writer.add_scalar(f"dice/{name}", value, iteration)
                 log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)

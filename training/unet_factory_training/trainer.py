@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, w
 from unet_factory_training.batches import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.network import SpacingConditionedUNet
+from unet_factory_training.spent import Spent
 
 
 class TrainingDiverged(FactoryError, FloatingPointError):
@@ -37,7 +39,7 @@ class Trainer:
     def __init__(self, config: TrainingConfig, fabric: Fabric) -> None:
         torch.manual_seed(config.seed)
         optimisation = config.optimisation
-        self.config, self.fabric, self.iteration = config, fabric, 0
+        self.config, self.fabric, self.iteration, self.spent = config, fabric, 0, Spent()
         self.hypernetwork = _initial_hypernetwork(config).to(fabric.device)
         self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
         network = SpacingConditionedUNet(self.hypernetwork, compiled=optimisation.compiled)
@@ -51,7 +53,7 @@ class Trainer:
         Raises:
             TrainingDiverged: the loss or its gradient is not finite; the message names the batches. Parameters stay.
         """
-        learning_rate = learning_rate_at(self.iteration, self.config.optimisation)
+        learning_rate = learning_rate_at(self.iteration, self.config.optimisation, self.share)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.optimiser.zero_grad(set_to_none=True)
@@ -71,6 +73,11 @@ class Trainer:
         return sum(losses) / len(losses)
 
     @property
+    def share(self) -> float:
+        """How much of what the run may cost is used up; at 1 it has ended."""
+        return self.spent.share(self.iteration, self.config.optimisation)
+
+    @property
     def averaged_hypernetwork(self) -> Hypernetwork:
         averaged = self.average.module
         assert isinstance(averaged, Hypernetwork)
@@ -84,6 +91,7 @@ class Trainer:
         """
         state = {
             "iteration": self.iteration,
+            "spent": asdict(self.spent),
             "hypernetwork": self.hypernetwork.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -101,7 +109,7 @@ class Trainer:
         if not path.exists():
             return
         state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
-        self.iteration = state["iteration"]
+        self.iteration, self.spent = state["iteration"], Spent(**state["spent"])
         self.hypernetwork.load_state_dict(state["hypernetwork"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -145,9 +153,12 @@ def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
     return hypernetwork
 
 
-def learning_rate_at(iteration: int, config: OptimisationConfig) -> float:
-    """Linear warm-up, then half a cosine to zero at the last iteration, or no change at all."""
+def learning_rate_at(iteration: int, config: OptimisationConfig, share: float | None = None) -> float:
+    """Linear warm-up, then half a cosine to zero where the ``share`` of the run that is over, by default of its
+    iterations, is 1; or no change at all.
+    """
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
     if config.schedule == "constant":
         return config.learning_rate * warm
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations))
+    over = iteration / config.iterations if share is None else share
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, over)))

@@ -1,19 +1,22 @@
-"""Validation scores over a training, as a table beside its checkpoint: ``iteration,set,dice`` in validation.csv."""
+"""Validation scores over a training, as a table beside its checkpoint, with what it had cost until then."""
 
 import csv
 from collections.abc import Mapping
 from pathlib import Path
 
+from unet_factory_training.spent import Spent
+
 VALIDATION_FILE = "validation.csv"
-_COLUMNS = ("iteration", "set", "dice")
+VALIDATION_COLUMNS = ("iteration", "voxels", "seconds", "cpu_seconds", "set", "dice")
 
 
-def record_validation(run_dir: Path, iteration: int, dice: Mapping[str, float]) -> None:
+def record_validation(run_dir: Path, iteration: int, spent: Spent, dice: Mapping[str, float]) -> None:
     """Append a line for each validation set. A resumed run may repeat an iteration; its last lines count."""
     path = run_dir / VALIDATION_FILE
     is_new = not path.exists()
+    cost = iteration, spent.voxels, f"{spent.seconds:.1f}", f"{spent.cpu_seconds:.1f}"
     with path.open("a", newline="") as file:
         writer = csv.writer(file)
         if is_new:
-            writer.writerow(_COLUMNS)
-        writer.writerows((iteration, name, f"{value:.5f}") for name, value in dice.items())
+            writer.writerow(VALIDATION_COLUMNS)
+        writer.writerows((*cost, name, f"{value:.5f}") for name, value in dice.items())

@@ -21,12 +21,14 @@ NATIVE = "native"
 class Arm(Frozen):
     """One method: what it changes in the shared configuration, and what it does with spacings it was not trained for.
 
-    ``source`` (``from`` in YAML): the arm whose checkpoint it uses instead of training its own.
+    ``source`` (``from`` in YAML): the arm whose checkpoint it uses instead of training its own. ``working_mm``: every
+    scan is brought to this spacing, as to a fixed network's, and segmented there; None stands for the scan's own.
     """
 
     overrides: dict[str, Any] = Field(default_factory=dict)
     source: str | None = Field(default=None, alias="from")
     outside: OutsidePolicy = OutsidePolicy.CLAMP
+    working_mm: SpacingMm | None = None
 
 
 class Segment(Frozen):
@@ -72,7 +74,8 @@ class Comparison(Frozen):
     """``base`` is a training configuration that all arms share but for their overrides; ``reference`` is the arm that
     the others are tested against. ``fixed_mm`` is where the fixed networks were trained, for the figures to show.
 
-    Each test scan gets ``draws`` spacings of its own from every interval, a draw that depends on its name alone.
+    Scored are the scans of ``splits``, the first ``max_scans`` of each, or all. Each gets ``draws`` spacings of its own
+    from every interval, a draw that depends on its name alone.
     ``inversion_times_ms``: where contrasts are simulated, each scan is also scored at each of these, at its spacing.
     ``precision``: the arithmetic of the networks while they are scored.
     """
@@ -89,7 +92,7 @@ class Comparison(Frozen):
     segments: tuple[Segment, ...] = ()
     inversion_times_ms: tuple[float, ...] = ()
     precision: Precision = "float32"
-    split: Split = "test"
+    splits: tuple[Split, ...] = ("test",)
     max_scans: int | None = Field(default=None, ge=1)
     seeds: tuple[int, ...] = (1,)
     cost: CostConfig | None = None

@@ -31,6 +31,7 @@ class Case:
     path: Path
     manifest: Manifest
     outside: OutsidePolicy
+    working_mm: SpacingMm | None
     spacing_mm: SpacingMm
     shape: tuple[int, int, int]
     threads: int
@@ -104,6 +105,7 @@ def _case(contender: Contender, spacing_mm: SpacingMm, extent_mm: SpacingMm) -> 
         contender.path,
         checkpoint.manifest,
         contender.outside,
+        contender.working_mm,
         spacing_mm,
         (r, a, s),
         torch.get_num_threads(),
@@ -131,4 +133,4 @@ def _checkpoint_of(case: Case) -> Checkpoint:
 def _segment(case: Case, checkpoint: Checkpoint) -> None:
     image = torch.randn(case.shape, generator=torch.Generator().manual_seed(0))
     scan = Simulated(image, torch.zeros(case.shape, dtype=torch.uint8), case.spacing_mm)
-    segment_simulated(checkpoint.hypernetwork, checkpoint.manifest, scan, case.outside)
+    segment_simulated(checkpoint.hypernetwork, checkpoint.manifest, scan, case.outside, working_mm=case.working_mm)

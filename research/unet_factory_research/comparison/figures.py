@@ -147,22 +147,30 @@ def _on_segment(table: pd.DataFrame, segment: Segment, axis: int) -> "pd.Series[
     return keep
 
 
+_COSTS = {
+    "iteration": ("steps", 1.0),
+    "voxels": ("million voxels", 1e6),
+    "seconds": ("seconds", 1.0),
+    "cpu_seconds": ("CPU seconds", 1.0),
+}
+
+
 def _learning(comparison: Comparison, learning: pd.DataFrame) -> Figure:
-    """Validation Dice against iterations: every seed thin, the mean over seeds thick."""
+    """Validation Dice against each cost of training: every seed thin, the mean over seeds thick."""
     sets = list(learning["set"].unique())
-    figure = Figure(figsize=(3.0 * len(sets) + 0.6, 2.9), layout="constrained")
-    panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
-    for panel, name in zip(panels, sets, strict=True):
-        part = learning[learning["set"] == name]
-        for arm, rows in part.groupby("arm", sort=False):
-            colour = f"C{_number(comparison, str(arm))}"
-            for _, run in rows.groupby("seed"):
-                panel.plot(run["iteration"], run["dice"], color=colour, linewidth=0.6, alpha=0.5)
-            mean = rows.groupby("iteration")["dice"].mean()
-            panel.plot(mean.index, mean, color=colour, marker="o", markersize=2.5, label=arm)
-        panel.set(title=f"validation, {name}", xlabel="iteration")
-    panels[0].set_ylabel("Dice")
-    panels[0].legend(fontsize=7)
+    figure = Figure(figsize=(3.0 * len(sets) + 0.6, 2.4 * len(_COSTS) + 0.3), layout="constrained")
+    grid = figure.subplots(len(_COSTS), len(sets), sharey=True, squeeze=False)
+    for row, (cost, (label, unit)) in zip(grid, _COSTS.items(), strict=True):
+        for panel, name in zip(row, sets, strict=True):
+            for arm, rows in learning[learning["set"] == name].groupby("arm", sort=False):
+                colour = f"C{_number(comparison, str(arm))}"
+                for _, run in rows.groupby("seed"):
+                    panel.plot(run[cost] / unit, run["dice"], color=colour, linewidth=0.6, alpha=0.5)
+                mean = rows.groupby(rows.groupby("seed").cumcount())[[cost, "dice"]].mean()
+                panel.plot(mean[cost] / unit, mean["dice"], color=colour, marker="o", markersize=2.5, label=arm)
+            panel.set(title=f"validation, {name}", xlabel=label)
+        row[0].set_ylabel("Dice")
+    grid[0, 0].legend(fontsize=7)
     return figure
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from unet_factory_research.comparison.config import Comparison
 from unet_factory_research.comparison.figures import LABELS
+from unet_factory_research.comparison.markdown import interval, mean_std, millimetres, signed, table
+from unet_factory_research.comparison.page_costs import Summary, segmentation_costs, training_costs
 from unet_factory_research.comparison.statistics import CONFIDENCE, RESAMPLES
-
-Summary = Mapping[str, Any]
 
 _HOW = f"""## How this is measured
 
@@ -16,12 +16,15 @@ _HOW = f"""## How this is measured
   image, and the logits back.
 - Each scan has random spacings of its own from every interval; all arms see the same ones.
 - The score of a scan is the mean over the labels that its reference has. Frames of one patient are one subject.
-- mean [interval]: over subjects, {CONFIDENCE:.0%} by bootstrap (BCa, {RESAMPLES} resamples); std: over scans, spacings
-  and seeds.
+- mean [interval]: {CONFIDENCE:.0%} by bootstrap ({RESAMPLES} resamples). Of one training of each arm it is over
+  subjects (BCa) and **leaves out how much another training of the same arm would differ**; of several, subjects and
+  trainings are both drawn anew (percentiles), and with two or three trainings it is still too narrow. std: over scans,
+  spacings and seeds.
 - HD95: the larger of the two directed 95th percentiles of distances between surfaces. ASSD: the mean of all those
   distances. Both in mm. A label that was missed altogether counts with the scan's diagonal, Dice 0 and volume bias -1.
-- p: Wilcoxon's signed-rank test, two-sided, over subjects; corrected by Holm for all tests of the same measure on this
-  page.
+- outliers: subjects whose difference lies more than three interquartile ranges beyond the quartiles.
+- p: Wilcoxon's signed-rank test, two-sided, over subjects, each with its mean over trainings, so it leaves out how
+  trainings differ; corrected by Holm for all tests of the same measure on this page.
 """
 
 
@@ -30,14 +33,15 @@ def page_of(comparison: Comparison, summary: Summary, command: str, figures: Seq
     sections = [
         f"# {summary['title']}",
         f"Written by\n\n```\n{command}\n```\n\n"
-        f"on {summary['scans']} scans of {summary['subjects']} subjects of the {comparison.split} split, "
+        f"on {summary['scans']} scans of {summary['subjects']} subjects ({' and '.join(comparison.splits)} split), "
         f"{len(comparison.seeds)} training{'s' if len(comparison.seeds) > 1 else ''} of each arm.",
         _arms(comparison),
         _expectations(summary),
         _regions(summary),
         _differences(summary),
         _pictures(summary, figures),
-        _cost(summary),
+        training_costs(summary),
+        segmentation_costs(summary),
         _HOW,
     ]
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
@@ -61,10 +65,16 @@ def _arms(comparison: Comparison) -> str:
     for name, arm in comparison.arms.items():
         changes = "; ".join(f"`{key}: {value}`" for key, value in arm.overrides.items())
         network = f"that of {arm.source}" if arm.source else "its own"
-        rows.append([name, network, changes, str(arm.outside)])
+        working = "their spacing" if arm.working_mm is None else millimetres(arm.working_mm)
+        rows.append([name, network, changes, working, str(arm.outside)])
     shared = "; ".join(f"`{key}: {value}`" for key, value in comparison.overrides.items())
     base = f"All arms share `configs/{comparison.base.name}`" + (f" with {shared}." if shared else ".")
-    return "## Arms\n\n" + base + "\n\n" + _table(["arm", "network", "changes", "outside the trained range"], rows)
+    return (
+        "## Arms\n\n"
+        + base
+        + "\n\n"
+        + table(["arm", "network", "changes", "scans are segmented at", "outside the trained range"], rows)
+    )
 
 
 def _expectations(summary: Summary, heading: bool = True) -> str:
@@ -72,13 +82,14 @@ def _expectations(summary: Summary, heading: bool = True) -> str:
         [
             f"Dice {row['region']}: {summary['reference']} - {row['against']}",
             f"at least {row['at_least']:+.3f}",
-            f"{row['mean']:+.4f} [{_signed(row['low'])}, {_signed(row['high'])}]",
+            f"{row['mean']:+.4f} [{signed(row['low'])}, {signed(row['high'])}]",
             _verdict(row["met"]),
         ]
         for row in summary["expectations"]
     ]
     if cost := summary["cost"]:
-        what = f"{summary['reference']} at {_mm(cost['at_mm'])} against {cost['against']} at {_mm(cost['against_mm'])}"
+        at, against_at = millimetres(cost["at_mm"]), millimetres(cost["against_mm"])
+        what = f"{summary['reference']} at {at} against {cost['against']} at {against_at}"
         for measure, label in (("seconds", "time"), ("peak_bytes", "peak memory")):
             times = cost["times"][measure]
             met = times >= cost["expected_times"]
@@ -86,24 +97,29 @@ def _expectations(summary: Summary, heading: bool = True) -> str:
     if not rows:
         return ""
     title = "## Expected and found\n\n" if heading else ""
-    return title + _table(["what", "expected", "found", ""], rows)
+    return title + table(["what", "expected", "found", ""], rows)
 
 
 def _regions(summary: Summary, heading: bool = True) -> str:
     arms = summary["arms"]
     found = {(row["region"], row["arm"]): row for row in summary["regions"]}
     regions = list(dict.fromkeys(row["region"] for row in summary["regions"]))
-    dice = [[region, *(_mean_std(found[region, arm]["dice"]) for arm in arms)] for region in regions]
-    table = _table(["mean Dice (std)", *arms], dice)
+    dice = [[region, *(_dice_and_distance(found[region, arm]) for arm in arms)] for region in regions]
+    overview = table(["mean Dice (std), HD95", *arms], dice)
     if not heading:
-        return table
-    parts = ["## Scores over intervals of spacings", table]
+        return overview
+    parts = ["## Scores over intervals of spacings", overview]
     for measure in ("dice", "hd95_mm", "assd_mm", "volume_bias"):
-        rows = [[region, *(_interval(found[region, arm][measure]) for arm in arms)] for region in regions]
-        parts.append(_table([f"{LABELS[measure]}, mean [interval]", *arms], rows))
+        rows = [[region, *(interval(found[region, arm][measure]) for arm in arms)] for region in regions]
+        parts.append(table([f"{LABELS[measure]}, mean [interval]", *arms], rows))
     missed = [[region, *(str(found[region, arm]["missed"]) for arm in arms)] for region in regions]
-    parts.append(_table(["labels missed altogether", *arms], missed))
+    parts.append(table(["labels missed altogether", *arms], missed))
     return "\n\n".join(parts)
+
+
+def _dice_and_distance(row: Mapping[str, Any]) -> str:
+    distance = row["hd95_mm"]["mean"]
+    return mean_std(row["dice"]) + ("" if distance is None else f", {distance:.1f} mm")
 
 
 def _differences(summary: Summary) -> str:
@@ -112,16 +128,44 @@ def _differences(summary: Summary) -> str:
             row["region"],
             row["against"],
             LABELS[row["measure"]],
-            f"{_signed(row['mean'])} [{_signed(row['low'])}, {_signed(row['high'])}]",
+            f"{signed(row['mean'])} [{signed(row['low'])}, {signed(row['high'])}]",
+            signed(row["median"]),
             str(row["subjects"]),
             "" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
+            ", ".join(row["outliers"]),
         ]
         for row in summary["differences"]
     ]
     if not rows:
         return ""
-    head = ["spacings", "against", "measure", "difference [interval]", "subjects", "p (Holm)"]
-    return f"## {summary['reference']} minus the others, subject by subject\n\n" + _table(head, rows)
+    head = [
+        "spacings",
+        "against",
+        "measure",
+        "mean difference [interval]",
+        "median",
+        "subjects",
+        "p (Holm)",
+        "outliers",
+    ]
+    title = f"## {summary['reference']} minus the others, subject by subject"
+    return "\n\n".join(part for part in (title, table(head, rows), _disagreements(summary)) if part)
+
+
+def _disagreements(summary: Summary) -> str:
+    """Where more overlap goes with surfaces that lie further apart, or the other way round."""
+    found = {(row["region"], row["against"], row["measure"]): row["mean"] for row in summary["differences"]}
+    pairs = [
+        (region, arm, value, found[region, arm, "hd95_mm"])
+        for (region, arm, name), value in found.items()
+        if name == "dice"
+    ]
+    opposed = [
+        f"{region}, against {arm} (Dice {signed(dice)}, HD95 {signed(distance)} mm)"
+        for region, arm, dice, distance in pairs
+        if dice and distance and dice * distance > 0
+    ]
+    return f"Dice and HD95 name different arms as the better one: {'; '.join(opposed)}." if opposed else ""
 
 
 def _pictures(summary: Summary, figures: Iterable[str]) -> str:
@@ -131,64 +175,10 @@ def _pictures(summary: Summary, figures: Iterable[str]) -> str:
         "assd_mm": "Mean distance of surfaces along the same segments.",
         "volume_bias": "Volume bias (predicted over reference, minus one) along the same segments.",
         "cost": "Time and peak memory of a segmentation against spacing, hypernetwork pass included.",
-        "learning": "Validation Dice while training; thin lines are single seeds.",
+        "learning": "Validation Dice against steps, voxels, seconds and CPU seconds; thin lines are single seeds.",
     }
     pictures = [f"![{captions[name]}]({summary['name']}/{name}.png)\n\n{captions[name]}" for name in figures]
     return "## Figures\n\n" + "\n\n".join(pictures) if pictures else ""
-
-
-def _cost(summary: Summary) -> str:
-    cost = summary["cost"]
-    if not cost:
-        return ""
-    rows = [
-        [
-            row["arm"],
-            _mm([row["spacing_r_mm"], row["spacing_a_mm"], row["spacing_s_mm"]]),
-            f"{row['voxels']}",
-            f"{row['seconds']:.3f}",
-            f"{row['cpu_seconds']:.3f}",
-            f"{row['peak_bytes'] / 2**20:.1f}",
-        ]
-        for row in cost["rows"]
-    ]
-    first = cost["rows"][0]
-    sizes = ", ".join(
-        f"{arm} {size / 2**20:.1f} MiB"
-        for arm, size in {row["arm"]: row["checkpoint_bytes"] for row in cost["rows"]}.items()
-    )
-    intro = (
-        f"A scan of {_mm(cost['extent_mm'])}, device {first['device']}, {first['threads']} CPU thread(s), medians of "
-        f"{first['repeats']} interleaved repeats. Peak memory is what the segmentation adds to a fresh process that "
-        f"has loaded the checkpoint ({sizes}). On a CPU that others use too, CPU time is the steadier measure."
-    )
-    head = ["arm", "spacing (R,A,S)", "voxels", "time [s]", "CPU time [s]", "peak memory [MiB]"]
-    return "## Time and memory\n\n" + intro + "\n\n" + _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _mean_std(estimate: Mapping[str, float | None]) -> str:
-    return f"{_plain(estimate['mean'])} ({_plain(estimate['std'])})"
-
-
-def _interval(estimate: Mapping[str, float | None]) -> str:
-    return f"{_plain(estimate['mean'])} [{_plain(estimate['low'])}, {_plain(estimate['high'])}]"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.4f}"
-
-
-def _mm(values: Sequence[float]) -> str:
-    return "x".join(f"{value:g}" for value in values) + " mm"
 
 
 def _verdict(met: bool) -> str:

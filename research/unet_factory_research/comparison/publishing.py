@@ -20,7 +20,7 @@ _SUMMARY_FILE, _SUBJECTS_FILE = "summary.json", "subjects.csv"
 def write_report(comparison: Comparison, output: Path, learning: pd.DataFrame) -> None:
     """Write everything that follows from ``scores.csv`` and ``cost.csv`` in ``output``, beside them."""
     scores, cost = pd.read_csv(output / SCORES_FILE), output / COST_FILE
-    summary = summarise(comparison, scores, pd.read_csv(cost) if cost.exists() else None)
+    summary = summarise(comparison, scores, pd.read_csv(cost) if cost.exists() else None, learning)
     trained = comparison.training_config(comparison.reference, comparison.seeds[0]).trained_range_mm
     page, assets = output / f"{comparison.name}.md", output / comparison.name
     figures = draw_figures(comparison, summary, learning, trained, assets)

@@ -12,7 +12,7 @@ from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory_research.comparison.config import Comparison, slug
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.training_role import run
-from unet_factory_training.validation_record import VALIDATION_FILE
+from unet_factory_training.validation_record import VALIDATION_COLUMNS, VALIDATION_FILE
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,17 @@ def train_runs(runs: Collection[Run], given: Mapping[str, Path], device: str | N
 
 
 def learning_curves(runs: Collection[Run]) -> pd.DataFrame:
-    """Validation Dice while training; columns arm, seed, iteration, set, dice. A resumed run's last word counts."""
+    """Validation Dice while training, with what it had cost; columns arm, seed and those of the run's own table.
+
+    A resumed run's last word counts.
+    """
     parts = []
     for training in runs:
         path = training.folder / VALIDATION_FILE
         if path.exists():
             curve = pd.read_csv(path).drop_duplicates(["iteration", "set"], keep="last")
             parts.append(curve.assign(arm=training.arm, seed=training.seed))
-    columns = ["arm", "seed", "iteration", "set", "dice"]
+    columns = ["arm", "seed", *VALIDATION_COLUMNS]
     return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 
 

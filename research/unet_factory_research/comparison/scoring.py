@@ -44,6 +44,7 @@ class Contender:
     path: Path
     checkpoint: Checkpoint
     outside: OutsidePolicy
+    working_mm: SpacingMm | None = None
 
     @cached_property
     def network(self) -> str:
@@ -52,7 +53,7 @@ class Contender:
         return hashlib.sha256(f"{self.checkpoint.digest} {known}".encode()).hexdigest()
 
     def plan(self, spacing_mm: SpacingMm) -> SpacingPlan:
-        return plan_spacing(spacing_mm, self.checkpoint.manifest.grid, self.outside)
+        return plan_spacing(spacing_mm, self.checkpoint.manifest.grid, self.outside, self.working_mm)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def contenders_of(
                 continue
             manifest = manifest_of(comparison.training_config(name, seed))
             checkpoint = replace(load_checkpoint(path, device), manifest=manifest)
-            found.append(Contender(name, seed, path, checkpoint, arm.outside))
+            found.append(Contender(name, seed, path, checkpoint, arm.outside, arm.working_mm))
     return found
 
 
@@ -94,7 +95,11 @@ def score_all(
     simulated spacing. ``peak_bytes`` is the device's, and empty on a CPU.
     """
     config = comparison.training_config(comparison.reference, comparison.seeds[0])
-    subjects = find_subjects(config.dataset, comparison.split)[: comparison.max_scans]
+    subjects = [
+        subject
+        for split in comparison.splits
+        for subject in find_subjects(config.dataset, split)[: comparison.max_scans]
+    ]
     parts = []
     for number, subject in enumerate(subjects):
         scan = read_scan(subject, config.dataset)
@@ -134,6 +139,7 @@ def _file_of(
         ROWS_VERSION,
         contender.network,
         contender.outside,
+        contender.working_mm,
         config.dataset.model_dump(exclude={"root"}, mode="json"),
         list(acquisitions.items()),
         precision,
@@ -176,7 +182,9 @@ def _timed_segmentation(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     started = time.perf_counter()
-    predicted = segment_simulated(checkpoint.hypernetwork, checkpoint.manifest, simulated, contender.outside, precision)
+    predicted = segment_simulated(
+        checkpoint.hypernetwork, checkpoint.manifest, simulated, contender.outside, precision, contender.working_mm
+    )
     seconds = time.perf_counter() - started
     return predicted, seconds, torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
