@@ -32,7 +32,7 @@ from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.public_url import TrustedProxies
 from unet_factory_service.quotes import routes as quote_routes
 from unet_factory_service.request_bodies import RequestBodies
-from unet_factory_service.segmentations import dicom_result_routes
+from unet_factory_service.segmentations import dicom_result_routes, listing_routes
 from unet_factory_service.segmentations import routes as segmentation_routes
 from unet_factory_service.settings import GatewaySettings
 
@@ -41,7 +41,8 @@ log = logging.getLogger(__name__)
 _STOPS_WITHIN_S = 20
 _LOGS_THAT_PEERS_FILL = ("asyncio", "uvicorn.error", "python_multipart.multipart", "unet_factory_service.connections")
 _ROUTERS = (
-    *(unet_routes.router, segmentation_routes.router, dicom_result_routes.router),
+    *(unet_routes.router, segmentation_routes.router, listing_routes.router),
+    *(dicom_result_routes.router,),
     *(delivery_routes.router, model_routes.router, quote_routes.router),
     *(store_routes.router, search_routes.router, retrieve_routes.router),
     *(health_routes.router, metrics_routes.router),

@@ -19,6 +19,7 @@ CALLS = {
     "tombstone_key": ("7", "'7'"),
     "events_channel": ("7", "'7'"),
     "owner_key": ("me", "'me'"),
+    "listing_key": ("me", "'me'"),
     "stored_key": ("me", "'me'"),
     "idempotency_key": ("once", "'once'"),
     "delivery_field": ("0", "'0'"),

@@ -133,6 +133,17 @@ def visit(browser: Browser, factory: ServeProcess, token: str) -> Iterator[Visit
     assert visit.errors == []
 
 
+@pytest.mark.parametrize("path", ["docs", "redoc"])
+def test_the_api_is_documented_without_other_hosts(browser: Browser, factory: ServeProcess, path: str) -> None:
+    page = browser.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"{factory.url}/{path}")
+    expect(page.get_by_text("Upload a scan to be segmented").first).to_be_visible()
+    page.close()
+    assert errors == []
+
+
 def test_the_page_asks_for_a_key_until_it_has_a_valid_one(visit: Visit, token: str) -> None:
     visit.give_key("unf_wrong")
     expect(visit.page.locator("#key-why")).to_contain_text("not valid")

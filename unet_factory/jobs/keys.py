@@ -9,6 +9,7 @@
 | ``jobs:expiry`` | sorted set | all jobs, by when they are to be purged |
 | ``jobs:uploads`` | sorted set | jobs that have ended and still have their upload, by when they ended |
 | ``jobs:of:OWNER`` | sorted set | the owner's jobs that have not ended |
+| ``jobs:listed:OWNER`` | sorted set | all the owner's jobs until they are purged, by when they were accepted |
 | ``stored:of:OWNER`` | hash | bytes of what is stored for the owner: by job id and by received series |
 | ``jobs:purged`` | string | set by a purge, until the server has dropped the past from its own files |
 | ``idempotency:KEY`` | string | fingerprint and job of the request that was first sent with the key |
@@ -57,6 +58,10 @@ def events_channel(job_id: str) -> str:
 
 def owner_key(owner: str) -> str:
     return f"jobs:of:{owner}"
+
+
+def listing_key(owner: str) -> str:
+    return f"jobs:listed:{owner}"
 
 
 def stored_key(owner: str) -> str:

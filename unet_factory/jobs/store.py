@@ -4,6 +4,7 @@ The names of all keys are in ``keys``.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from redis import Redis
@@ -82,7 +83,15 @@ class JobStore:
         fields: Any = self._redis.hgetall(job_key(job_id))
         if b"state" not in fields:
             raise self._missing(job_id)
-        return _job({name.decode(): value for name, value in fields.items()})
+        return _job(_named(fields))
+
+    def get_all(self, job_ids: Sequence[str]) -> list[Job]:
+        """Several at one stroke, in the given order, without those that are not there."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                pipeline.hgetall(job_key(job_id))
+            found: list[dict[bytes, bytes]] = pipeline.execute()
+        return [_job(_named(fields)) for fields in found if b"state" in fields]
 
     def request(self, job_id: str) -> SegmentationRequest:
         """What the job was asked to do. Raises like :meth:`get`."""
@@ -200,6 +209,10 @@ def _fields(job: Job) -> dict[str, str]:
         deliveries[FETCH] = job.fetch
     own = job.model_dump(mode="json", exclude={"fetch", "deliveries"})
     return encode(own) | {delivery_field(name): delivery.model_dump_json() for name, delivery in deliveries.items()}
+
+
+def _named(fields: dict[bytes, bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in fields.items()}
 
 
 def _job(fields: dict[str, bytes]) -> Job:

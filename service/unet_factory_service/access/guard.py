@@ -41,6 +41,8 @@ _READ_RESULT = AccessRule(Scope.READ, Action.READ_RESULT)
 # neither tells of a patient, a caller or a job. The page is public, too: it asks for a key itself.
 RULES: Mapping[str, AccessRule] = {
     "GET /": _PUBLIC,
+    "GET /docs": _PUBLIC,
+    "GET /redoc": _PUBLIC,
     "GET /assets/{digest}/{path:path}": _PUBLIC,
     "GET /openapi.json": _PUBLIC,
     "GET /livez": _PUBLIC,
@@ -53,6 +55,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /unet": AccessRule(Scope.WEIGHTS),
     "POST /quote": AccessRule(),
     "POST /segmentations": AccessRule(Scope.SEGMENT, Action.CREATE),
+    "GET /segmentations": _SEARCH,
     "GET /segmentations/{job_id}": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/events": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/labelmap": _READ_RESULT,

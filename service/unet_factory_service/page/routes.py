@@ -16,13 +16,18 @@ _PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "worker-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# Redoc makes its styles at run time: two elements, an empty one and one with a fixed rule, known by their hashes.
+_REDOC_POLICY = _PAGE_POLICY.replace(
+    "style-src 'self'",
+    "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
+    " 'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='",
+)
 # A worker obeys the policy of its own script. The one that reads DICOM is compiled to WebAssembly.
 _WORKER_POLICY = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"
 _WORKERS = ("vendor/dcm2niix/worker.jpeg.js",)
 
 _SECURITY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _DOCUMENT = _SECURITY | {
-    "Content-Security-Policy": _PAGE_POLICY,
     "Cache-Control": "no-cache",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Vary": "Forwarded, X-Forwarded-Prefix",
@@ -32,6 +37,18 @@ _DOCUMENT = _SECURITY | {
 @router.get("/")
 def page(request: Request) -> Response:
     return _document(request, "index.html")
+
+
+@router.get("/docs")
+def docs(request: Request) -> Response:
+    """The API, to try out."""
+    return _document(request, "docs.html")
+
+
+@router.get("/redoc")
+def redoc(request: Request) -> Response:
+    """The API, to read."""
+    return _document(request, "redoc.html", _REDOC_POLICY)
 
 
 @router.get(PREFIX + "/{digest}/{path:path}")
@@ -47,13 +64,13 @@ def asset(request: Request, digest: str, path: str) -> Response:
     return _answer(request, found, found.read(), headers)
 
 
-def _document(request: Request, name: str) -> Response:
+def _document(request: Request, name: str, policy: str = _PAGE_POLICY) -> Response:
     """An HTML page, with the address of its assets as the caller's browser reaches them."""
     assets = load_assets()
     base = public_location(request, f"{PREFIX}/{assets.digest}")
     found = assets.by_path[name]
     body = found.read().replace(b"{{assets}}", base.encode())
-    return _answer(request, found, body, _DOCUMENT)
+    return _answer(request, found, body, _DOCUMENT | {"Content-Security-Policy": policy})
 
 
 def _answer(request: Request, asset: Asset, body: bytes, headers: dict[str, str]) -> Response:

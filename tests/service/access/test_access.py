@@ -28,7 +28,8 @@ from unet_factory_service.page.assets import load_assets
 JOB_ID = "0" * 32
 NOBODYS = "unf_000000000000_" + "0" * 64
 ASSET = "/assets/{digest}/{path:path}"
-PUBLIC = {"/", ASSET, "/openapi.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+PAGES = {"/", "/docs", "/redoc", ASSET}
+PUBLIC = PAGES | {"/openapi.json", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
 SCOPES_OF_PATIENT_DATA = {Scope.SEGMENT, Scope.READ, Scope.ADMIN}
 
 

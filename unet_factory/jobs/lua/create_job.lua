@@ -11,6 +11,7 @@ if owner ~= '' then redis.call('HSET', stored_key(owner), id, bytes) end
 redis.call('HSET', job_key(id), unpack(ARGV, 7))
 redis.call('ZADD', ACTIVE, now(), id)
 redis.call('ZADD', EXPIRY, expires, id)
+redis.call('ZADD', listing_key(owner), now(), id)
 if owner ~= '' then redis.call('ZADD', owner_key(owner), now(), id) end
 if fetch_queue ~= '' then
     redis.call('ZADD', fetch_queue, now(), id .. '-fetch')

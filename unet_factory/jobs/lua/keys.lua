@@ -7,6 +7,7 @@ local function lease_key(id) return 'job:' .. id .. ':lease' end
 local function tombstone_key(id) return 'job:' .. id .. ':gone' end
 local function events_channel(id) return 'job:' .. id .. ':events' end
 local function owner_key(owner) return 'jobs:of:' .. owner end
+local function listing_key(owner) return 'jobs:listed:' .. owner end
 local function stored_key(owner) return 'stored:of:' .. owner end
 local function idempotency_key(key) return 'idempotency:' .. key end
 local function delivery_field(name) return 'errand.' .. name end

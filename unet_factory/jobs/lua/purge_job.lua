@@ -17,6 +17,7 @@ for _, set in ipairs({ACTIVE, EXPIRY, UPLOADS}) do redis.call('ZREM', set, id) e
 redis.call('HDEL', DICOM_RESULTS, id)
 if owner then
     redis.call('ZREM', owner_key(owner), id)
+    redis.call('ZREM', listing_key(owner), id)
     redis.call('HDEL', stored_key(owner), id)
 end
 if idempotency then -- the key stays taken, what it stood for is dropped
