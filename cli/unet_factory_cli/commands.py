@@ -17,7 +17,6 @@ DEFAULT_DICOM_PORT = 11112
 app = typer.Typer(
     help="U-Net factory: segmentation networks made to measure for a scan's voxel spacing.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 

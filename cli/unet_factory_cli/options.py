@@ -28,6 +28,11 @@ Conditions = Annotated[
 Outside = Annotated[
     str | None, typer.Option(help="What to do outside the trained range: clamp, reject or extrapolate.")
 ]
+Local = Annotated[bool, typer.Option("--local", help="Compute in this process, without any server.")]
+Models = Annotated[
+    Path, typer.Option(envvar="UNET_FACTORY_MODELS_DIR", help="Folder of models, besides those that are installed.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda[:N]; default: a GPU if there is one.")]
 Host = Annotated[str, typer.Option(help="Address to listen on.")]
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)]

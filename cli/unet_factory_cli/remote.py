@@ -8,80 +8,18 @@ from typing import Literal, NamedTuple, Self, cast
 
 import httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
-from unet_factory.domain.jobs import Job
-from unet_factory.domain.plausibility import Finding
-from unet_factory.domain.segmentation_parameters import LabelMapFormat, SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.own_key import own_key
+from unet_factory_cli.scans import check_folder
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
-OUTPUT_FORMATS: tuple[LabelMapFormat, ...] = ("nii.gz", "nrrd")
 DTYPES = ("float32", "float16")
-_DICOM = ".dcm"
 _UNAUTHORIZED = 401
-
-
-class Results(NamedTuple):
-    """Where results go: a label map or, as .dcm, the DICOM segmentation; and the DICOM report."""
-
-    output: Path
-    report: Path | None
-
-    @property
-    def has_labelmap(self) -> bool:
-        return self.output.suffix != _DICOM
-
-    @property
-    def preview(self) -> Path:
-        """Beside the output: scan.nii.gz has scan.preview.png."""
-        return self.output.with_name(f"{self.output.name.partition('.')[0]}.preview.png")
-
-    @property
-    def implied(self) -> dict[str, str]:
-        """The parameters that follow from the files: naming a type has a scan without DICOM results refused at once."""
-        wanted: dict[str, str] = {"output": _format_of(self.output)} if self.has_labelmap else {}
-        if self.report is not None or not self.has_labelmap:
-            wanted["seg_type"] = "binary"
-        return wanted
-
-    def check(self) -> None:
-        """
-        Raises:
-            CommandFailed: a suffix that is not supported, or a folder that does not exist.
-        """
-        if self.report is not None and self.report.suffix != _DICOM:
-            raise CommandFailed(f"{self.report} must end with {_DICOM}", MISUSED)
-        for path in filter(None, (self.output, self.report)):
-            _check_folder(path)
-
-    def save(self, client: FactoryClient, job: Job) -> None:
-        if self.report is not None:
-            client.report(job.id, self.report)
-        (client.labelmap if self.has_labelmap else client.seg)(job.id, self.output)
-
-
-def segment(at: "Address", scan: Path | None, results: Results, parameters: SegmentationParameters) -> None:
-    """Upload, show progress, download. An interrupted command takes its job back."""
-    with gateway(at) as client:
-        job = client.submit(scan, parameters)
-        doubts = job.implausible
-        _warn(job, doubts)  # in time to interrupt it
-        try:
-            job = _watch(client, job)
-        except KeyboardInterrupt:
-            client.delete(job.id)
-            raise CommandFailed("interrupted; the job was cancelled") from None
-        results.save(client, job)
-        if parameters.preview:
-            say(f"preview: {client.preview(job.id, results.preview)}")
-    _report(job, results.output)
-    _warn(job, [finding for finding in job.implausible if finding not in doubts])
 
 
 def unet(
@@ -97,7 +35,7 @@ def unet(
         raise CommandFailed(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
     wanted, known, policy = spacing_option(spacing), _conditions(conditions), policy_option(outside)
     assert wanted is not None
-    _check_folder(output)
+    check_folder(output)
     with gateway(at) as client:
         network = client.unet(
             wanted,
@@ -153,8 +91,7 @@ def gateway(at: Address) -> Iterator[FactoryClient]:
             client.check()
             yield client
     except FactoryProblem as problem:
-        hint = "; pass --api-key or set UNET_FACTORY_API_KEY" if problem.status == _UNAUTHORIZED else ""
-        raise CommandFailed(f"{problem}{hint}") from problem
+        raise CommandFailed(f"{problem.title}: {with_hint(problem)}") from problem
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise CommandFailed(
             f"no gateway answers at {at.url} ({error or type(error).__name__});"
@@ -162,35 +99,10 @@ def gateway(at: Address) -> Iterator[FactoryClient]:
         ) from error
 
 
-def _watch(client: FactoryClient, job: Job) -> Job:
-    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        bar = progress.add_task(job.state, total=1.0)
-
-        def show(job: Job) -> None:
-            progress.update(bar, completed=job.progress, description=job.state)
-
-        ended = client.wait(job.id, show)
-        show(ended)
-    return ended
-
-
-def _report(job: Job, output: Path) -> None:
-    volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in (job.volumes_ml or {}).items())
-    working = job.spacing.working
-    at = "" if working is None else " at " + " x ".join(f"{mm:g}" for mm in working) + " mm (R,A,S)"
-    say(f"{output}: segmented{at} in {sum(job.timings_s.values()):.2f} s; {volumes}")
-    if job.conditions:
-        say("made for " + ", ".join(f"{name}={value:g}" for name, value in job.conditions.items()))
-    for note in job.notes:
-        say(f"note: {note}")
-    if job.policy.out_of_range:
-        say(f"note: outside the trained range of {job.model}; the policy was {job.policy.outside}")
-
-
-def _warn(job: Job, findings: Sequence[Finding]) -> None:
-    for finding in findings:
-        say(f"WARNING: unlike the scans that {job.model} was trained on; do not rely on the result: {finding}")
+def with_hint(problem: FactoryProblem) -> str:
+    """The problem's detail, and what to do about a missing key."""
+    hint = "; pass --api-key or set UNET_FACTORY_API_KEY" if problem.status == _UNAUTHORIZED else ""
+    return f"{problem.detail}{hint}"
 
 
 def _cells(model: ModelDescription) -> list[str]:
@@ -202,20 +114,6 @@ def _cells(model: ModelDescription) -> list[str]:
         model.licence,
         model.digest[:12],
     ]
-
-
-def _format_of(output: Path) -> LabelMapFormat:
-    for output_format in OUTPUT_FORMATS:
-        if output.name.endswith(f".{output_format}"):
-            return output_format
-    raise CommandFailed(
-        f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {_DICOM}", MISUSED
-    )
-
-
-def _check_folder(output: Path) -> None:
-    if not output.parent.is_dir():
-        raise CommandFailed(f"there is no folder {output.parent} for {output.name}", MISUSED)
 
 
 def spacing_option(text: str | None) -> SpacingMm | None:

@@ -17,7 +17,7 @@ from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
-from unet_factory_client.files import one_file
+from unet_factory_client.files import Scan, one_file
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, raise_for_problem, retried
 
@@ -71,7 +71,7 @@ class FactoryClient:
 
     def segment(
         self,
-        scan: Path | None,
+        scan: Scan | None,
         to: Path,
         parameters: SegmentationParameters = _NO_PARAMETERS,
         *,
@@ -80,8 +80,8 @@ class FactoryClient:
         """Segment a scan and write its label map, on the scan's own grid, to ``to``.
 
         Args:
-            scan: a volume, a zip archive of a DICOM series, or a folder of its files; None where ``parameters`` name a
-                series in an archive.
+            scan: the path of a volume, of a zip archive of a DICOM series, or of a folder of its files; or a nibabel
+                image. None where ``parameters`` name a series in an archive.
             on_progress: called with the job whenever it has changed.
 
         Raises:
@@ -92,8 +92,8 @@ class FactoryClient:
         self.labelmap(job.id, to)
         return job
 
-    def submit(self, scan: Path | None, parameters: SegmentationParameters = _NO_PARAMETERS) -> Job:
-        """Upload a scan, a file or a folder of DICOM files, or name a series in an archive. Safe to try again.
+    def submit(self, scan: Scan | None, parameters: SegmentationParameters = _NO_PARAMETERS) -> Job:
+        """Upload a scan (see :meth:`segment`), or name a series in an archive. Safe to try again.
 
         Returns:
             The scan's job, accepted and kept from here on.

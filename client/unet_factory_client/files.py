@@ -1,29 +1,28 @@
-"""What the caller sends: a scan's file, or a folder of DICOM files as one."""
+"""What the caller sends: a scan's file, a folder of DICOM files, or an image in memory, as one file."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Union
 
-from unet_factory.domain.errors import NotAVolume
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
+
+Scan = Union[str, os.PathLike[str], "SpatialImage"]
 
 
 @contextmanager
-def one_file(scan: Path) -> Iterator[Path]:
-    """``scan`` itself; of a folder a zip archive of the DICOM files below it, as long as the block lasts.
+def one_file(scan: Scan) -> Iterator[Path]:
+    """A path to the scan as one file, as long as the block lasts.
 
     Raises:
         NotAVolume: a folder without a DICOM file.
     """
-    if not scan.is_dir():
-        yield scan
+    if isinstance(scan, str | os.PathLike) and not Path(scan).is_dir():
+        yield Path(scan)
         return
-    from unet_factory.volume.dicom import dicom_files, pack_series  # slow to import, and seldom needed
+    from unet_factory.volume.images import scan_file  # needs the extra `volume`
 
-    files = dicom_files(scan)
-    if not files:
-        raise NotAVolume("there is no DICOM file in the folder or below it")
-    with TemporaryDirectory() as folder:
-        packed = Path(folder) / "series.zip"
-        pack_series(files, packed)
-        yield packed
+    with scan_file(scan) as path:
+        yield path

@@ -30,8 +30,9 @@ DECODES = {"worker"}
 @pytest.fixture(scope="module")
 def imports() -> grimp.ImportGraph:
     graph = grimp.build_graph("unet_factory", *ROLES.values(), "unet_factory_client", include_external_packages=True)
-    # `load_unet` is imported when somebody asks for it, which no role does from there
-    graph.remove_import(importer="unet_factory", imported="unet_factory.model.checkpoint")
+    # `load_unet` and `segment` are imported when somebody asks for them, which no role does from there
+    for lazily in ("checkpoint", "segment_image"):
+        graph.remove_import(importer="unet_factory", imported=f"unet_factory.model.{lazily}")
     return graph
 
 

@@ -1,4 +1,6 @@
-"""Which models there are, from the manifests in the model folder; no torch, so the gateway can answer by itself."""
+"""Which models there are, from the manifests in the model folder and in installed packages; no torch, so the gateway
+can answer by itself.
+"""
 
 import logging
 import math
@@ -10,6 +12,7 @@ from pathlib import Path
 from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
 from unet_factory.platform import metrics
+from unet_factory.platform.installed_models import MODELS_GROUP, installed_folders
 from unet_factory.platform.manifest_file import file_digest, read_manifest
 
 log = logging.getLogger(__name__)
@@ -20,7 +23,7 @@ LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A checkpoint file in the model folder."""
+    """A checkpoint file."""
 
     path: Path
     manifest: Manifest
@@ -42,7 +45,8 @@ class _Stamp:
 
 
 class ModelRegistry:
-    """The usable checkpoints of a folder, by name, as they are now; safe to share between threads.
+    """The usable checkpoints of a folder and of installed packages, by name, as they are now; safe to share between
+    threads. Of two models with one name, the folder's replaces a package's.
 
     The folder is looked at again at most every ``LOOK_EVERY_S``, and only files that changed are read. A file that
     cannot be used is refused by name, in the log and the metrics, and keeps no other from being used.
@@ -50,6 +54,7 @@ class ModelRegistry:
 
     def __init__(self, folder: Path, default: str = "") -> None:
         self._folder, self._wanted_default = folder, default
+        self._packages = installed_folders(MODELS_GROUP)
         self._lock = threading.Lock()
         self._looked = -math.inf
         self._files: dict[Path, tuple[_Stamp, RegisteredModel | str]] = {}
@@ -58,10 +63,10 @@ class ModelRegistry:
 
     @classmethod
     def scan(cls, folder: Path, default: str = "") -> "ModelRegistry":
-        """The registry of every ``*.safetensors`` in ``folder``.
+        """The registry of every ``*.safetensors`` in ``folder`` and in installed packages.
 
-        The default is the one named, else by the folder's file ``default``, else the first by name: a model that is
-        dropped in changes nothing for those who name none.
+        The default is the one named, else by the folder's file ``default``, else the folder's first by name, else by
+        a package's file ``default``, else the packages' first by name.
 
         Raises:
             CheckpointInvalid: there are files, and none of them can be used.
@@ -82,7 +87,7 @@ class ModelRegistry:
             ModelUnknown: no usable model has that name.
         """
         models, refused = self._look()
-        wanted = name or self._named_default or min(models, default="")
+        wanted = name or self._named_default or self._first_of(models)
         if wanted not in models:
             reasons = "".join(f"; refused: {reason}" for reason in refused.values())
             raise ModelUnknown(
@@ -109,12 +114,12 @@ class ModelRegistry:
 
     @property
     def _named_default(self) -> str:
-        if self._wanted_default:
-            return self._wanted_default
-        try:
-            return (self._folder / DEFAULT_FILE).read_text().strip()
-        except FileNotFoundError:
-            return ""
+        return self._wanted_default or _default_of(self._folder)
+
+    def _first_of(self, models: dict[str, RegisteredModel]) -> str:
+        own = [name for name, model in models.items() if model.path.parent == self._folder]
+        named = (default for folder in self._packages if (default := _default_of(folder)))
+        return min(own, default="") or next(named, "") or min(models, default="")
 
     def _look(self) -> tuple[dict[str, RegisteredModel], dict[str, str]]:
         """The usable models by name, and why each of the other files is refused."""
@@ -126,7 +131,8 @@ class ModelRegistry:
             return self._models, self._refused
 
     def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("*.safetensors"))
+        """The folder's own first."""
+        return [path for folder in (self._folder, *self._packages) for path in sorted(folder.glob("*.safetensors"))]
 
     def _read(self, path: Path) -> tuple[_Stamp, RegisteredModel | str] | None:
         """The file's stamp with its model or the reason why it is refused; None if it was just removed."""
@@ -149,7 +155,7 @@ class ModelRegistry:
                 refused[path.name] = found
                 continue
             other = models.setdefault(found.manifest.name, found)
-            if other is not found:
+            if other.path.parent == found.path.parent and other is not found:
                 name = found.manifest.name
                 refused[path.name] = f"{other.path.name} and {path.name} are both called {name!r}; remove one"
         for file, reason in refused.items():
@@ -159,3 +165,11 @@ class ModelRegistry:
         for name in models:
             metrics.IMPLAUSIBLE_RESULTS.labels(name)  # from the start: the first must show as an increase
         self._models, self._refused = models, refused
+
+
+def _default_of(folder: Path) -> str:
+    """The name in a folder's file ``default``; empty without one."""
+    try:
+        return (folder / DEFAULT_FILE).read_text().strip()
+    except FileNotFoundError:
+        return ""

@@ -18,6 +18,7 @@ from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
+from unet_factory.model.device import describe, pick_device
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import forget_dead_processes
@@ -27,7 +28,6 @@ from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.calibration import Calibration
 from unet_factory_worker.computing import Computing, GaveWay
 from unet_factory_worker.costs import worker_kind
-from unet_factory_worker.device import describe, pick_device
 from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
 from unet_factory_worker.mutual_watch import MutualWatch

@@ -8,7 +8,7 @@ import unet_factory
 from unet_factory.domain.cost_model import Observation
 from unet_factory.domain.quote import WorkerKind
 from unet_factory.domain.workload import Workload
-from unet_factory_worker.device import processor
+from unet_factory.model.device import processor
 from unet_factory_worker.settings import WorkerSettings
 
 

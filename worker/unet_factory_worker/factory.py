@@ -16,11 +16,11 @@ from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
+from unet_factory.model.device import is_out_of_memory, release_memory
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.weight_cache import WeightCache, weight_key
-from unet_factory_worker.device import is_out_of_memory, release_memory
 
 log = logging.getLogger(__name__)
 

@@ -27,6 +27,7 @@ from unet_factory.domain.plausibility import (
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
 from unet_factory.domain.workload import workload_of
+from unet_factory.model.device import is_out_of_memory, release_memory
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -37,7 +38,7 @@ from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory.volume.preview import draw_preview
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.costs import observation
-from unet_factory_worker.device import PeakMemory, is_out_of_memory, release_memory
+from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.lease import JobHold, JobLost
 

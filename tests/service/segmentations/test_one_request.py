@@ -1,5 +1,6 @@
 """The same request by form, by query, by client and by command line is the same to the worker."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 from redis import Redis
 from typer.testing import CliRunner
 
+from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
@@ -19,6 +21,7 @@ from unet_factory_cli.commands import app
 from unet_factory_client import FactoryClient
 from unet_factory_service.segmentations.documentation import SEGMENTATION_BODY
 
+RESULT_FILES = {"-o": ".nii.gz", "--preview": ".png", "--statistics": ".json"}
 DESTINATIONS = {
     "pacs": {"main": {"dicomweb": {"url": "http://127.0.0.1:9"}}},
     "webhooks": {"allow": ["hooks.example.org"], "secrets": [{"env": "NOT_KNOWN_TO_THE_GATEWAY"}]},
@@ -63,13 +66,35 @@ def test_form_client_and_command_line_ask_the_same(
     options = [
         f"--{name.replace('_', '-')}={text}" for name, text in ASKED.items() if name not in ("output", "preview")
     ]
-    command = ["segment", str(scan), "--preview", "-o", str(tmp_path / "x.nrrd"), "--url", gateway.url, *options]
+    results = ["-o", str(tmp_path / "x.nrrd"), "--preview", str(tmp_path / "x.png")]
+    command = ["segment", str(scan), *results, "--url", gateway.url, *options]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
     (job_id,) = jobs_of(redis) - before
     assert request_of(redis, job_id) == asked
     assert (tmp_path / "x.nrrd").read_bytes().startswith(b"NRRD")
-    assert (tmp_path / "x.preview.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_server_the_results_are_the_same_bytes(
+    gateway: Gateway, worker: None, settings: FactorySettings, tmp_path: Path
+) -> None:
+    scan = str(PROJECT / "examples" / "hippocampus" / "images" / "hippocampus_017.nii.gz")
+    ways = {"served": ["--url", gateway.url], "local": ["--local", "--models", str(settings.models_dir)]}
+    for way, options in ways.items():
+        for name, asked in (("native", []), ("coarse", ["--working-spacing=1,1.5,2"])):
+            files = {option: str(tmp_path / f"{way}-{name}{end}") for option, end in RESULT_FILES.items()}
+            command = ["segment", scan, *(word for pair in files.items() for word in pair), *options, *asked]
+            done = CliRunner().invoke(app, command)
+            assert done.exit_code == 0, done.output
+            assert " by tiny in " in done.stderr
+    for name in ("native", "coarse"):
+        for end in (".nii.gz", ".png"):
+            served, local = ((tmp_path / f"{way}-{name}{end}").read_bytes() for way in ways)
+            assert served == local
+        served_found, local_found = (json.loads((tmp_path / f"{way}-{name}.json").read_text())[0] for way in ways)
+        differ = {key for key in served_found if served_found[key] != local_found[key]}
+        assert differ <= {"output", "timings_s", "device"}
 
 
 def test_the_client_can_ask_for_a_series_in_an_archive(connected: Gateway, redis: Redis) -> None:

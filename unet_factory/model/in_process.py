@@ -1,0 +1,176 @@
+"""Segmenting in this process, without a service: the same reading, networks, inference and label map as a worker's."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unet_factory.domain.conditions import SnappedConditions, named_conditions, snap_conditions
+from unet_factory.domain.errors import OutOfMemory
+from unet_factory.domain.jobs import PolicyReport, Spacings
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.plausibility import (
+    Finding,
+    field_of_view_findings,
+    refuse_implausible,
+    volume_findings,
+)
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
+from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan, plan_spacing
+from unet_factory.domain.volume_limits import DEFAULT_LIMITS
+from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalone_bytes
+from unet_factory.model.device import describe, is_out_of_memory, pick_device, release_memory
+from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.unet import UNet
+from unet_factory.platform.model_registry import RegisteredModel
+from unet_factory.volume import Volume, read_volume, volumes_ml
+
+NO_PARAMETERS = SegmentationParameters()
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalSegmentation:
+    """A scan and its label map, ``labels`` (r, a, s) uint8; the rest means what it means in a ``Job``."""
+
+    volume: Volume
+    labels: NDArray[np.uint8]
+    model: str
+    checkpoint_digest: str
+    spacing: Spacings
+    policy: PolicyReport
+    conditions: Mapping[str, float]
+    device: str
+    volumes_ml: Mapping[str, float]
+    implausible: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    timings_s: Mapping[str, float]
+
+
+@dataclass
+class _Stages:
+    """Seconds by the name of the stage."""
+
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.timings_s[name] = round(time.perf_counter() - started, 6)
+
+
+class LocalSegmenter:
+    """One checkpoint, with the networks that it has made; threads may share it.
+
+    Raises:
+        CheckpointInvalid: the checkpoint cannot be used.
+        RuntimeError: the device asked for is not there.
+    """
+
+    def __init__(self, model: RegisteredModel, device: str = "auto") -> None:
+        self._device = pick_device(device)
+        self._checkpoint = load_checkpoint(model.path, self._device)
+        self._networks: dict[tuple[SnappedSpacing, SnappedConditions], UNet] = {}
+        self._making = threading.Lock()
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._checkpoint.manifest
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the checkpoint's file."""
+        return self._checkpoint.digest
+
+    def segment(
+        self, scan: Path, parameters: SegmentationParameters = NO_PARAMETERS, on_window: OnWindow | None = None
+    ) -> LocalSegmentation:
+        """Segment a file: a volume, or a zip archive with one DICOM series.
+
+        Args:
+            on_window: called before each window with (done, total); may raise to stop the work.
+
+        Raises:
+            FactoryError: whatever a gateway would refuse as well, for the same reasons.
+        """
+        manifest, stage = self.manifest, _Stages()
+        conditions = snap_conditions(manifest.conditions, parameters.conditions)
+        with stage("load"):
+            volume = read_volume(scan, spacing_ras_mm=parameters.spacing_ras_mm, choice=parameters.image_choice)
+        native_mm = volume.spacing_ras_mm
+        plan = plan_spacing(native_mm, manifest.grid, parameters.outside, parameters.working_spacing_mm)
+        found = field_of_view_findings(manifest.seen, volume.header.shape_ras, native_mm)
+        refuse_implausible(parameters.implausible, found, manifest.name)
+        with stage("weights"):
+            network = self._network(plan.snapped, conditions)
+        with stage("infer"):
+            labels, reduced = self._infer(network, volume, plan, on_window)
+        measured_ml = volumes_ml(labels, native_mm, manifest.labels)
+        found += volume_findings(manifest.seen, measured_ml)
+        refuse_implausible(parameters.implausible, found, manifest.name)
+        return LocalSegmentation(
+            volume=volume,
+            labels=labels,
+            model=manifest.name,
+            checkpoint_digest=self.digest,
+            spacing=Spacings(native=native_mm, requested=parameters.working_spacing_mm, working=plan.working_mm),
+            policy=PolicyReport(
+                outside=parameters.outside,
+                out_of_range=plan.out_of_range,
+                resampled=plan.resampled,
+                reduced_memory=reduced,
+            ),
+            conditions=named_conditions(manifest.conditions, conditions),
+            device=describe(self._device),
+            volumes_ml=measured_ml,
+            implausible=found,
+            notes=volume.header.notes,
+            timings_s=stage.timings_s,
+        )
+
+    def _network(self, snapped: SnappedSpacing, conditions: SnappedConditions) -> UNet:
+        """From the very bytes that ``GET /unet`` hands out, so that the two cannot differ."""
+        with self._making:
+            key = snapped, conditions
+            if key not in self._networks:
+                blob = standalone_bytes(self._checkpoint, snapped, "float32", conditions)
+                self._networks[key] = parse_unet(blob, self._device)
+            return self._networks[key]
+
+    def _infer(
+        self, network: UNet, volume: Volume, plan: SpacingPlan, on_window: OnWindow | None
+    ) -> tuple[NDArray[np.uint8], bool]:
+        """The label map, and whether memory ran out first and it was made in smaller windows.
+
+        Raises:
+            OutOfMemory: it ran out in smaller windows too.
+        """
+        execution = Execution(self._device, self.manifest.window_at(plan.snapped), network.divisors)
+        for reduced in (False, True):
+            try:
+                labels = segment_scan(
+                    network,
+                    torch.from_numpy(volume.data),
+                    plan,
+                    execution,
+                    max_voxels=DEFAULT_LIMITS.voxels,
+                    on_window=on_window,
+                )
+                return labels.numpy(), reduced
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            release_memory(self._device)
+            if not reduced:
+                execution = execution.reduced()
+                log.warning("memory ran out; trying again with windows of %s voxels", execution.window)
+        raise OutOfMemory(f"even windows of {execution.window} voxels do not fit into the memory of {execution.device}")
