@@ -92,8 +92,11 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
     assert unet.manifest is not None
     plan = SpacingPlan(volume.spacing_ras_mm, volume.spacing_ras_mm, unet.manifest.spacing, unet.manifest.out_of_range)
     execution = Execution(device, unet.manifest.window, unet.divisors)
-    labels: NDArray[np.uint8] = segment_scan(unet, torch.from_numpy(volume.data), plan, execution).numpy()
-    return labels
+    labels = segment_scan(
+        unet, torch.from_numpy(volume.data), plan, execution, postprocessing=unet.manifest.postprocessing
+    )
+    found: NDArray[np.uint8] = labels.numpy()
+    return found
 
 
 def _read_scan(image_path: Path, labels_path: Path) -> DemoScan:

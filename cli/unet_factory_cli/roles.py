@@ -164,22 +164,28 @@ def run_description(
         CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
     overrides = _check_training_config(config, changes)
-    for file in (checkpoint, card):
-        if file is not None and not file.is_file():
-            raise CommandFailed(f"there is no file {file}", MISUSED)
-    if not target.parent.is_dir():
-        raise CommandFailed(f"there is no folder {target.parent}", MISUSED)
-    from rich.console import Console
-    from rich.table import Table
-
+    _check_files(checkpoint, card, target)
     from unet_factory_training.seen_scans import MARGIN, rows_of
     from unet_factory_training.training_role import run_description as run
 
-    heading, *rows = rows_of(run(config, checkpoint, target, margin or MARGIN, card, overrides))
-    table = Table(*heading)
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
+    _print_table(rows_of(run(config, checkpoint, target, margin or MARGIN, card, overrides)))
+
+
+def run_choice_of_postprocessing(
+    config: Path, checkpoint: Path, target: Path, draws: int, card: Path | None, changes: list[str]
+) -> None:
+    """
+    Raises:
+        CommandFailed: a file cannot be read, or, with the changes, is no configuration.
+    """
+    overrides = _check_training_config(config, changes)
+    _check_files(checkpoint, card, target)
+    from unet_factory.platform.manifest_file import read_manifest
+    from unet_factory_training.postprocessing import rows_of
+    from unet_factory_training.training_role import run_choice_of_postprocessing as run
+
+    labels = read_manifest(checkpoint).labels
+    _print_table(rows_of(run(config, checkpoint, target, draws, card, overrides), labels))
 
 
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:
@@ -232,6 +238,25 @@ def run_cka(
     ends = {"finest_mm": parse_spacing(finest), "coarsest_mm": parse_spacing(coarsest)}
     command = shlex.join(["unet-factory", *sys.argv[1:]])
     run(checkpoints, config, CkaOptions(**ends, **options), output, device, publish, command)
+
+
+def _check_files(checkpoint: Path, card: Path | None, target: Path) -> None:
+    for file in (checkpoint, card):
+        if file is not None and not file.is_file():
+            raise CommandFailed(f"there is no file {file}", MISUSED)
+    if not target.parent.is_dir():
+        raise CommandFailed(f"there is no folder {target.parent}", MISUSED)
+
+
+def _print_table(rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    heading, *others = rows
+    table = Table(*heading)
+    for row in others:
+        table.add_row(*row)
+    Console().print(table)
 
 
 def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":

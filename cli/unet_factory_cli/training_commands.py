@@ -91,6 +91,22 @@ def describe(
 
 
 @app.command()
+def choose_postprocessing(
+    config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
+    draws: Annotated[int, typer.Option(help="How many spacings to draw from the trained range.", min=0)] = 20,
+    card: Annotated[Path | None, typer.Option(help="A model card into which the table is written.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Keep only the largest connected components where that helps on the validation split; the weights stay."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_choice_of_postprocessing
+
+        run_choice_of_postprocessing(config, checkpoint, output or checkpoint, draws, card, changes or [])
+
+
+@app.command()
 def compress(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,

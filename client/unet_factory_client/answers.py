@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, Label
 from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.platform.atomic_files import whole_file
 
@@ -27,6 +28,7 @@ class ModelDescription(BaseModel):
     conditions: tuple[Condition, ...] = ()
     metrics: tuple[dict[str, Any], ...] = ()
     seen: Seen | None = None
+    postprocessing: Postprocessing = AS_GIVEN
     licence: str = ""
 
 

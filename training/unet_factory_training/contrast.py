@@ -7,6 +7,7 @@ import torch
 from torch import Generator
 
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.spacing import SpacingMm
 from unet_factory.model.preprocessing import zscore
 from unet_factory_training.datasets import LabelledScan
 
@@ -33,6 +34,13 @@ class InversionRecovery(Frozen):
     def drawn_for(self, text: str) -> float:
         """The same for equal texts."""
         return self.draw(Generator().manual_seed(crc32(text.encode())))
+
+
+def at_drawn_contrast(scan: LabelledScan, spacing_mm: SpacingMm, contrast: InversionRecovery | None) -> LabelledScan:
+    """The scan at a contrast that is drawn for it and ``spacing_mm``, the same each time; as it is without any."""
+    if contrast is None:
+        return scan
+    return with_inversion_time(scan, contrast.drawn_for(f"{scan.name} {spacing_mm}"))
 
 
 def with_inversion_time(scan: LabelledScan, inversion_time_ms: float) -> LabelledScan:

@@ -15,8 +15,11 @@ from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory_training.config import Precision
-from unet_factory_training.contrast import InversionRecovery, with_inversion_time
+from unet_factory_training.contrast import InversionRecovery, at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan
+
+DRAW_SEED = 20240
+"""Of the drawn spacings that figures are reported for."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def segment_simulated(
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
     unet = hypernetwork.unet(plan.snapped, conditions)
     execution = Execution(hypernetwork.bias.device, manifest.window_at(plan.snapped), unet.divisors, precision)
-    return segment_scan(unet, simulated.image, plan, execution)
+    return segment_scan(unet, simulated.image, plan, execution, postprocessing=manifest.postprocessing)
 
 
 def score_scan(
@@ -92,9 +95,8 @@ def score_scans(
     """Every scan at every spacing; ``None`` stands for its own. With a ``contrast``, each time at one of its own."""
 
     def score(scan: LabelledScan, spacing_mm: SpacingMm) -> Score:
-        if contrast is not None:
-            scan = with_inversion_time(scan, contrast.drawn_for(f"{scan.name} {spacing_mm}"))
-        return score_scan(hypernetwork, manifest, scan, spacing_mm, precision)
+        shown = at_drawn_contrast(scan, spacing_mm, contrast)
+        return score_scan(hypernetwork, manifest, shown, spacing_mm, precision)
 
     return [
         score(scan, scan.spacing_ras_mm if spacing is None else spacing.mm) for spacing in spacings for scan in scans

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Split, read_split
-from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.evaluation import DRAW_SEED, Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
 from unet_factory_training.model_card import fill_marked
 
 log = logging.getLogger(__name__)
 
-DRAW_SEED = 20240
 CARD_MARK = "figures"
 
 
@@ -39,7 +39,8 @@ def evaluate(
 
     One JSON line per scan and spacing goes to ``out``. Returns the figures.
     """
-    checkpoint = replace(load_checkpoint(checkpoint_path), manifest=manifest_of(config))
+    checkpoint = load_checkpoint(checkpoint_path)
+    checkpoint = replace(checkpoint, manifest=as_configured(checkpoint.manifest, config))
     scans = read_split(config.dataset, split, config.architecture.classes)
     figures = []
     with out.open("w") as lines:
@@ -59,20 +60,20 @@ def evaluate(
 
 
 def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
-    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest.
-
-    What only the checkpoint knows stays: the shape of its hypernetwork, how it was compressed, what training saw.
-    """
-    checkpoint, manifest = load_checkpoint(checkpoint_path), manifest_of(config)
-    compression = {name: value for name, value in checkpoint.manifest.training.items() if name == "compression"}
-    made_by = {
-        "hypernetwork": checkpoint.manifest.hypernetwork,
-        "metrics": tuple(figures),
-        "seen": checkpoint.manifest.seen,
-        "training": manifest.training | compression,
-    }
-    manifest = manifest.model_copy(update=made_by)
+    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
+    checkpoint = load_checkpoint(checkpoint_path)
+    manifest = as_configured(checkpoint.manifest, config).model_copy(update={"metrics": tuple(figures)})
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
+
+
+def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:
+    """The manifest that ``config`` gives, but for what only the checkpoint knows: the shape of its hypernetwork, how it
+    was compressed, what training saw, and what was decided about its label maps.
+    """
+    configured = manifest_of(config)
+    compression = {name: value for name, value in manifest.training.items() if name == "compression"}
+    kept = {name: getattr(manifest, name) for name in ("hypernetwork", "seen", "postprocessing")}
+    return configured.model_copy(update={**kept, "training": configured.training | compression})
 
 
 def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:

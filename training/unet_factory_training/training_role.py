@@ -15,6 +15,7 @@ from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation_report import evaluate, fill_card, publish
 from unet_factory_training.loop import train
 from unet_factory_training.overrides import Overrides
+from unet_factory_training.postprocessing import Decision, choose_postprocessing
 from unet_factory_training.seen_scans import describe
 
 
@@ -83,3 +84,19 @@ def run_description(
 ) -> Seen:
     """Write ``checkpoint`` to ``target`` with what its training and validation scans are like in its manifest."""
     return describe(read_config(config_path, overrides), checkpoint, target, margin, card)
+
+
+def run_choice_of_postprocessing(
+    config_path: Path,
+    checkpoint: Path,
+    target: Path,
+    draws: int,
+    card: Path | None = None,
+    overrides: Overrides = MappingProxyType({}),
+) -> Decision:
+    """Write ``checkpoint`` to ``target`` with the postprocessing in its manifest that helps on the validation split."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = read_config(config_path, overrides)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return choose_postprocessing(config, checkpoint, target, draws, card)

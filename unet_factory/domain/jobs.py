@@ -140,6 +140,9 @@ class Job(Frozen):
     implausible: tuple[Finding, ...] = Field(
         default=(), description="values far from everything that the model was trained on; do not rely on the result"
     )
+    postprocessing: tuple[str, ...] = Field(
+        default=(), description="what is done to the label map that the network gives, step by step"
+    )
     notes: tuple[str, ...] = Field(default=(), description="what was chosen or tolerated while reading the scan")
     error: Problem | None = None
     attempts: int = 0

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 
 CodeTriple = tuple[str, str, str]
@@ -135,7 +136,7 @@ class Manifest(Frozen):
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
     wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
-    ``seen``: what training saw; without it, no result is judged.
+    ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
@@ -154,6 +155,7 @@ class Manifest(Frozen):
     card: str = ""
     metrics: tuple[dict[str, Any], ...] = ()
     seen: Seen | None = None
+    postprocessing: Postprocessing = AS_GIVEN
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -179,6 +181,20 @@ class Manifest(Frozen):
         if self.seen is not None and (unknown := sorted(set(self.seen.volumes_ml) - names)):
             raise ValueError(f"seen.volumes_ml names {', '.join(unknown)}; the labels are {', '.join(sorted(names))}")
         return self
+
+    @model_validator(mode="after")
+    def _postprocessed_labels_are_known(self) -> Self:
+        values = {value for group in self.postprocessing.keep_largest for value in group}
+        if unknown := sorted(values - {label.value for label in self.labels}):
+            raise ValueError(
+                f"postprocessing.keep_largest names the labels {', '.join(map(str, unknown))}; "
+                f"the labels are 1 to {len(self.labels) - 1}"
+            )
+        return self
+
+    @property
+    def postprocessing_in_words(self) -> tuple[str, ...]:
+        return self.postprocessing.in_words([label.name for label in self.labels])
 
     def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:
         """The largest window, in voxels, for a scan of ``spacing``."""
@@ -209,6 +225,7 @@ class StandaloneManifest(Frozen):
     conditions: dict[str, float] = Field(default_factory=dict)
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
+    postprocessing: Postprocessing = AS_GIVEN
     window: tuple[int, int, int]
     licence: str
     citation: str = ""
@@ -229,6 +246,7 @@ class StandaloneManifest(Frozen):
             conditions=named_conditions(manifest.conditions, conditions),
             labels=manifest.labels,
             preprocessing=manifest.preprocessing,
+            postprocessing=manifest.postprocessing,
             window=manifest.window_at(snapped),
             licence=manifest.licence,
             citation=manifest.citation,

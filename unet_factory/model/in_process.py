@@ -51,6 +51,7 @@ class LocalSegmentation:
     device: str
     volumes_ml: Mapping[str, float]
     implausible: tuple[Finding, ...]
+    postprocessing: tuple[str, ...]
     notes: tuple[str, ...]
     timings_s: Mapping[str, float]
 
@@ -133,6 +134,7 @@ class LocalSegmenter:
             device=describe(self._device),
             volumes_ml=measured_ml,
             implausible=found,
+            postprocessing=manifest.postprocessing_in_words,
             notes=volume.header.notes,
             timings_s=stage.timings_s,
         )
@@ -162,6 +164,7 @@ class LocalSegmenter:
                     torch.from_numpy(volume.data),
                     plan,
                     execution,
+                    postprocessing=self.manifest.postprocessing,
                     max_voxels=DEFAULT_LIMITS.voxels,
                     on_window=on_window,
                 )

@@ -13,8 +13,10 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
+from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
 from unet_factory.domain.windows import WINDOW_OVERLAP, count_windows, padded_extents, window_extents
+from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import resample, zscore
 
 Network = Callable[[Tensor], Tensor]
@@ -51,6 +53,7 @@ def segment_scan(
     plan: SpacingPlan,
     execution: Execution,
     *,
+    postprocessing: Postprocessing = AS_GIVEN,
     max_voxels: int | None = None,
     on_window: OnWindow | None = None,
 ) -> Tensor:
@@ -59,6 +62,7 @@ def segment_scan(
     Args:
         network: (1, 1, *space) -> (1, classes, *space) logits, made for ``plan.snapped``, on ``execution.device``.
         scan: (r, a, s) float32, intensities as read, at ``plan.native_mm``, on any device.
+        postprocessing: of the label map, as the network's manifest says.
         max_voxels: of the scan at the working spacing; no limit if None.
         on_window: called before each window with (done, total); may raise to stop the work.
 
@@ -82,7 +86,8 @@ def segment_scan(
             on_window=on_window,
         )
         del volume
-        return _largest_class(blended, plan, scan.shape).cpu()
+        labels = _largest_class(blended, plan, scan.shape).cpu()
+    return postprocess(labels, postprocessing)
 
 
 def logits(

@@ -122,6 +122,7 @@ class Calibration:
                     torch.from_numpy(volume.data),
                     trial.plan,
                     execution,
+                    postprocessing=checkpoint.manifest.postprocessing,
                     on_window=lambda _done, _total: self.computing.give_way(),
                 ).numpy()
             with _timed(timings_s, "write"):

@@ -173,7 +173,12 @@ class Attempt:
         if plan.out_of_range:
             metrics.SPACING_OUT_OF_RANGE.inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
-        self._tell(spacing=spacing, policy=_report(plan, request), notes=self._notes(volume))
+        self._tell(
+            spacing=spacing,
+            policy=_report(plan, request),
+            postprocessing=manifest.postprocessing_in_words,
+            notes=self._notes(volume),
+        )
         return plan
 
     def _judge(self, findings: tuple[Finding, ...], manifest: Manifest) -> None:
@@ -208,6 +213,7 @@ class Attempt:
                     torch.from_numpy(volume.data),
                     plan,
                     execution,
+                    postprocessing=manifest.postprocessing,
                     max_voxels=settings.max_voxels,
                     on_window=self._on_window,
                 )
@@ -264,6 +270,7 @@ class Attempt:
             working_mm=plan.working_mm,
             snapped_mm=plan.snapped.mm,
             policy=policy,
+            postprocessing=manifest.postprocessing_in_words,
             implausible=self.implausible,
         )
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
 from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.postprocessing import Postprocessing
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
@@ -31,6 +32,7 @@ class ModelDescription(BaseModel):
     window: tuple[int, int, int]
     orientation: str
     normalisation: Normalisation
+    postprocessing: Postprocessing
     metrics: tuple[dict[str, Any], ...]
     seen: Seen | None
     licence: str
@@ -54,6 +56,7 @@ class ModelDescription(BaseModel):
             window=manifest.window,
             orientation=manifest.preprocessing.orientation,
             normalisation=manifest.preprocessing.normalisation,
+            postprocessing=manifest.postprocessing,
             metrics=manifest.metrics,
             seen=manifest.seen,
             licence=manifest.licence,

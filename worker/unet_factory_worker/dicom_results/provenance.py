@@ -32,6 +32,7 @@ class Provenance:
     working_mm: SpacingMm
     snapped_mm: SpacingMm
     policy: PolicyReport
+    postprocessing: tuple[str, ...] = ()
     implausible: tuple[Finding, ...] = ()
 
     @property
@@ -69,6 +70,7 @@ class Provenance:
             "outside the trained range": _yes(self.policy.out_of_range),
             "resampled": _yes(self.policy.resampled),
             "in smaller windows for lack of memory": _yes(self.policy.reduced_memory),
+            **({"postprocessing": "; ".join(self.postprocessing)} if self.postprocessing else {}),
             **({"IMPLAUSIBLE, unlike the training": in_words(self.implausible)} if self.implausible else {}),
         }
 
