@@ -126,16 +126,15 @@ def test_a_range_is_a_slice(http: httpx.Client, cached: bytes, data: st.DataObje
     first = data.draw(st.integers(0, size - 1))
     last = data.draw(st.integers(first, 2 * size))
     suffix = data.draw(st.integers(1, 2 * size))
-    for text, part in (
-        (f"bytes={first}-{last}", cached[first : last + 1]),
-        (f"bytes={first}-", cached[first:]),
-        (f"bytes=-{suffix}", cached[-suffix:]),
+    for text, start, end in (
+        (f"bytes={first}-{last}", first, min(last + 1, size)),
+        (f"bytes={first}-", first, size),
+        (f"bytes=-{suffix}", max(0, size - suffix), size),
     ):
         answer = http.get(URL, headers={"Range": text})
         assert answer.status_code == 206
-        assert answer.content == part
-        start = size - len(part) if text.endswith(("-", f"-{suffix}")) and part == cached[-len(part) :] else first
-        assert answer.headers["Content-Range"] == f"bytes {start}-{start + len(part) - 1}/{size}"
+        assert answer.content == cached[start:end]
+        assert answer.headers["Content-Range"] == f"bytes {start}-{end - 1}/{size}"
 
 
 @pytest.mark.parametrize("text", ["bytes=0-1,3-4", "items=0-1", "bytes=-", "bytes=5-2", "bytes=a-b", "bytes"])
