@@ -7,8 +7,8 @@ import typer
 
 from unet_factory import __version__
 from unet_factory_cli import delivery_commands, key_commands, training_commands
-from unet_factory_cli.failures import clear_errors
-from unet_factory_cli.options import DEFAULT_URL, ApiKey, Conditions, Host, ModelName, Outside, Port, Url
+from unet_factory_cli.failures import FAILED, clear_errors
+from unet_factory_cli.options import DEFAULT_URL, ApiKey, Conditions, DataDir, Host, ModelName, Outside, Port, Url
 from unet_factory_cli.user_data import user_data_dir
 
 DEFAULT_PORT = 8000
@@ -96,6 +96,23 @@ def settings() -> None:
         from unet_factory_cli.settings import settings_table
 
         typer.echo(settings_table(), nl=False)
+
+
+@app.command()
+def doctor(
+    data_dir: DataDir = None,
+    url: Url = DEFAULT_URL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Check stores, models, workers, keys, disk, clock, GPU and archives, and say what to do; exit code 1: a failure.
+
+    Looks where the UNET_FACTORY_* variables say or, without UNET_FACTORY_REDIS_URL, at what serve runs on --data-dir.
+    """
+    with clear_errors("serve"):
+        from unet_factory_cli.doctor import examination
+
+        if not examination.run(data_dir or user_data_dir(), url, as_json=as_json):
+            raise typer.Exit(FAILED)
 
 
 @app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

@@ -81,7 +81,7 @@ def serve(options: ServeOptions) -> None:
         finally:
             supervisor.stop()
             if _has_own_servers():
-                for folder in _server_folders(options):
+                for folder in (jobs_folder(options.data_dir), cache_folder(options.data_dir)):
                     EmbeddedServer.sweep(folder)
     say("stopped")
 
@@ -118,7 +118,7 @@ def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
     environment = _environment(options, runtime)
     servers: list[Component] = []
     if _has_own_servers():
-        jobs, cache = _server_folders(options)
+        jobs, cache = jobs_folder(options.data_dir), cache_folder(options.data_dir)
         servers = [_server("job server", jobs, JOBS_OPTIONS), _server("cache server", cache, CACHE_OPTIONS)]
         environment[REDIS_URL] = EmbeddedServer.url_in(jobs)
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
@@ -146,13 +146,14 @@ def _has_destinations() -> bool:
     return bool(os.environ.get("UNET_FACTORY_DESTINATIONS"))
 
 
-def _server_folders(options: ServeOptions) -> tuple[Path, Path]:
-    return jobs_folder(options.data_dir), options.data_dir / "cache"
-
-
 def jobs_folder(data_dir: Path) -> Path:
     """Where the job server keeps its data."""
     return data_dir / "jobs"
+
+
+def cache_folder(data_dir: Path) -> Path:
+    """Where the cache server has its socket."""
+    return data_dir / "cache"
 
 
 def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:

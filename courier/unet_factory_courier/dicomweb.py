@@ -34,7 +34,7 @@ def store(archive: DicomWeb, files: Sequence[Path]) -> None:
         GiveUp: it refuses one for good.
     """
     answers: list[requests.Response] = []
-    with _client(archive, _WHOLE, answers.append) as client, _failures(_stored_or_judged):
+    with client_of(archive, _WHOLE, answers.append) as client, failures(_stored_or_judged):
         client.store_instances([dcmread(file) for file in files])
     if not answers:
         raise TryAgain("the archive did not answer")
@@ -48,7 +48,7 @@ def fetch(archive: DicomWeb, series: PacsSeries, folder: Path, max_bytes: int) -
         TryAgain: the archive cannot be reached.
         GiveUp: it has no such series, or refuses; the series has more than ``max_bytes``.
     """
-    with _client(archive, _CHUNK) as client, _failures(_check_fetch):
+    with client_of(archive, _CHUNK) as client, failures(_check_fetch):
         instances = client.iter_series(series.study_uid, series.series_uid, media_types=(("application/dicom", "*"),))
         files = list(_written(instances, series, folder, max_bytes))
     if not files:
@@ -66,7 +66,7 @@ def announced_instances(archive: DicomWeb, series: PacsSeries) -> int:
         TryAgain: the archive cannot be reached.
     """
     filters = {"SeriesInstanceUID": series.series_uid}
-    with _client(archive, _CHUNK) as client, _failures(_count_unknown):
+    with client_of(archive, _CHUNK) as client, failures(_count_unknown):
         found = client.search_for_series(series.study_uid, fields=["00201209"], search_filters=filters)
         return max((_count(entry) for entry in found if _uid(entry) in (None, series.series_uid)), default=0)
     return 0
@@ -160,7 +160,7 @@ def _codes(reasons: list[int | None]) -> str:
 
 
 @contextmanager
-def _client(
+def client_of(
     archive: DicomWeb, chunk_bytes: int, on_answer: Callable[[requests.Response], None] = lambda _: None
 ) -> Iterator[DICOMwebClient]:
     """For one attempt, which ``deadline_s`` bounds. A redirect is refused: it would get the credentials.
@@ -197,7 +197,7 @@ def _client(
 
 
 @contextmanager
-def _failures(judge: Callable[[requests.Response], None]) -> Iterator[None]:
+def failures(judge: Callable[[requests.Response], None]) -> Iterator[None]:
     """What the libraries raise, as what it means; their messages may quote UIDs and URLs, so only types are told."""
     try:
         yield

@@ -1,7 +1,7 @@
 """An archive over DIMSE: results are stored by C-STORE (DICOM PS3.4 annex B, status codes PS3.7 annex C)."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pydicom import Dataset, dcmread
@@ -30,7 +30,7 @@ def store(archive: Dimse, files: Sequence[Path]) -> None:
     """
     datasets = [dcmread(file) for file in files]
     with deadline(archive.deadline_s) as note:
-        association = _associate(archive, datasets, note)
+        association = associate(archive, _contexts(datasets), note)
         try:
             for dataset in datasets:
                 _store(association, dataset)
@@ -39,8 +39,19 @@ def store(archive: Dimse, files: Sequence[Path]) -> None:
                 association.release()
 
 
-def _associate(archive: Dimse, datasets: Sequence[Dataset], note: Note) -> Association:
-    """With a presentation context for each kind of instance as it is, and in the syntax that every archive takes."""
+def _contexts(datasets: Sequence[Dataset]) -> set[tuple[str, str]]:
+    """(abstract syntax, transfer syntax) of each kind of instance as it is, and in the one that every archive takes."""
+    offered = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets}
+    return offered | {(sop_class, ImplicitVRLittleEndian) for sop_class, syntax in offered if not syntax.is_compressed}
+
+
+def associate(archive: Dimse, contexts: Collection[tuple[str, str]], note: Note) -> Association:
+    """An association that offers these (abstract syntax, transfer syntax).
+
+    Raises:
+        TryAgain: there is none: nobody answers, or the archive rejects it.
+        GiveUp: it accepts none of the contexts.
+    """
 
     def opened(event: evt.Event) -> None:
         transport = event.assoc.dul.socket
@@ -50,9 +61,7 @@ def _associate(archive: Dimse, datasets: Sequence[Dataset], note: Note) -> Assoc
     entity = AE(ae_title=archive.calling_aet)
     entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = archive.timeout_s
     entity.network_timeout = archive.timeout_s
-    offered = {(dataset.SOPClassUID, dataset.file_meta.TransferSyntaxUID) for dataset in datasets}
-    offered |= {(sop_class, ImplicitVRLittleEndian) for sop_class, syntax in offered if not syntax.is_compressed}
-    for sop_class, syntax in sorted(offered):
+    for sop_class, syntax in sorted(contexts):
         entity.add_requested_context(sop_class, syntax)
     tls = None if archive.tls is None else (_tls_context(archive.tls), archive.host)
     association = entity.associate(

@@ -118,7 +118,7 @@ class Orthanc:
 
     def _answers(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/system", timeout=2).is_success
+            return httpx.get(f"{self.url}/system", timeout=2).status_code in (200, 401)
         except httpx.HTTPError:
             return False
 

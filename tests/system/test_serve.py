@@ -24,6 +24,7 @@ from unet_factory.domain.jobs import Job, JobState
 from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import logits
 from unet_factory.model.preprocessing import zscore
+from unet_factory_cli.doctor.findings import Finding
 from unet_factory_client import FactoryClient, FactoryProblem
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,13 @@ def test_models_and_what_is_refused_through_the_command_line(factory: ServeProce
     assert "not a readable volume" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_the_doctor_finds_nothing_wrong_with_it(factory: ServeProcess) -> None:
+    done = command(factory, "doctor", "--json", "--data-dir", str(factory.data_dir))
+    findings = [Finding.model_validate_json(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, findings
+    assert {"gateway", "workers", "job store"} <= {finding.part for finding in findings if finding.verdict == "ok"}
 
 
 def test_many_askers_of_one_new_network_cost_one_generation(factory: ServeProcess) -> None:

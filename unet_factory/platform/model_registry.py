@@ -100,6 +100,10 @@ class ModelRegistry:
     def all(self) -> list[RegisteredModel]:
         return list(self._look()[0].values())
 
+    def refused(self) -> dict[str, str]:
+        """Why each of the files that cannot be used is refused, by its name."""
+        return dict(self._look()[1])
+
     def refuse(self, model: RegisteredModel, reason: str) -> None:
         """Use a file no more until it is replaced: its header is sound, but the rest cannot be used."""
         with self._lock:
