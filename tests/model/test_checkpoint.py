@@ -59,7 +59,7 @@ def test_a_checkpoint_is_read_to_generate_not_to_train(checkpoint_path: Path) ->
     assert {parameter.dtype for parameter in unet.parameters()} == {torch.float32}
 
 
-def test_only_the_heads_are_stored_in_half_precision(checkpoint_path: Path, tmp_path: Path) -> None:
+def test_only_the_heads_are_stored_and_kept_in_half_precision(checkpoint_path: Path, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(checkpoint_path)
     path = tmp_path / "half.safetensors"
     save_checkpoint(path, checkpoint.hypernetwork, checkpoint.manifest, heads="float16")
@@ -68,7 +68,7 @@ def test_only_the_heads_are_stored_in_half_precision(checkpoint_path: Path, tmp_
     assert kinds.pop("heads") == torch.float16
     assert set(kinds.values()) == {torch.float32}
     state = load_checkpoint(path).hypernetwork.state_dict()
-    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+    assert {name: tensor.dtype for name, tensor in state.items()} == kinds | {"heads": torch.float16}
 
 
 def test_a_network_is_loaded_to_the_device_wanted(checkpoint_path: Path, tmp_path: Path) -> None:
@@ -112,6 +112,22 @@ def test_half_precision_heads_change_the_weights_little(checkpoint_path: Path, t
     half = load_checkpoint(tmp_path / "half.safetensors").hypernetwork.generate(SPACING)
     for name, tensor in checkpoint.hypernetwork.generate(SPACING).items():
         assert torch.allclose(tensor, half[name], atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1000, 2**15])
+def test_heads_widened_piece_by_piece_give_the_weights_of_heads_widened_at_once(
+    checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    monkeypatch.setattr("unet_factory.model.hypernetwork._WIDENED_ROWS", rows)
+    checkpoint = load_checkpoint(checkpoint_path)
+    save_checkpoint(tmp_path / "half.safetensors", checkpoint.hypernetwork, checkpoint.manifest, heads="float16")
+    half = load_checkpoint(tmp_path / "half.safetensors").hypernetwork
+    weights = half.generate(SPACING)
+    assert half.heads.dtype == torch.float16
+    widened = half.float().generate(SPACING)
+    assert half.heads.dtype == torch.float32
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, widened[name], rtol=1e-6, atol=1e-7)
 
 
 def test_standalone_equals_generated_in_place(checkpoint_path: Path, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, unet_of
 from unet_factory.platform.atomic_files import whole_file
-from unet_factory.platform.manifest_file import MANIFEST_KEY, file_digest, read_manifest, read_standalone_manifest
+from unet_factory.platform.file_digest import file_digest
+from unet_factory.platform.manifest_file import MANIFEST_KEY, read_manifest, read_standalone_manifest
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
@@ -58,7 +59,7 @@ def replace_manifest(path: Path, manifest: Manifest, target: Path) -> str:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint.
+    """Read a checkpoint. On a CPU its tensors are mapped, so processes share them; the heads stay as they are stored.
 
     Raises:
         CheckpointInvalid: not a safetensors file, no or wrong manifest, or tensors that do not fit it.
@@ -68,7 +69,8 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors |= {name: tensor.float() for name, tensor in tensors.items() if name != "heads"}
         hypernetwork.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error

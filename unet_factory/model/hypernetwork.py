@@ -41,7 +41,8 @@ class Hypernetwork(nn.Module):
         count = sum(size.numel() for size in self.weight_shapes.values())
         self.heads = nn.Parameter(torch.empty(count, shape.basis or widths[-1]))
         self.bias = nn.Parameter(torch.empty(count))
-        self._initialise()
+        if not self.bias.is_meta:  # there, drawing numbers that nobody sees would import half of torch's compiler
+            self._initialise()
 
     def forward(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Weights:
         """Weights for one spacing.
@@ -62,9 +63,9 @@ class Hypernetwork(nn.Module):
 
     def weights_of(self, features: Tensor) -> Weights:
         """Weights for (features,)."""
-        flat = torch.addmv(self.bias, self.heads, features)
+        flat = _product(self.bias, self.heads, features)
         if self.shape.parametrization is Parametrization.PAPER:
-            flat = 5 * flat.tanh()  # keeps generated weights within (-5, 5), paper section 4.1
+            flat = 5 * flat.tanh_()  # keeps generated weights within (-5, 5), paper section 4.1
         return self._split(flat)
 
     def generate(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> Weights:
@@ -137,7 +138,24 @@ class Hypernetwork(nn.Module):
                 self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
+def _product(bias: Tensor, heads: Tensor, features: Tensor) -> Tensor:
+    """``bias + heads @ features`` (rows,) in the bias's type.
+
+    Heads that are stored in fewer bytes are widened some rows at a time, on a CPU within its caches: all of them at
+    once would take two to three times as long, and memory that processes cannot share.
+    """
+    if heads.dtype == bias.dtype:
+        return torch.addmv(bias, heads, features)
+    product = torch.empty_like(bias)
+    rows = _WIDENED_ROWS if heads.is_cpu else len(heads)
+    pieces = zip(bias.split(rows), heads.split(rows), product.split(rows), strict=True)
+    for offset, piece, target in pieces:
+        torch.addmv(offset, piece.to(bias.dtype), features, out=target)
+    return product
+
+
 _SPACINGS = 3
+_WIDENED_ROWS = 2**15
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,
     Parametrization.MIP: 2,

@@ -1,6 +1,5 @@
 """Reading the manifest of a safetensors file without torch: the gateway answers from it, the worker loads by it."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -45,12 +44,6 @@ def read_standalone_manifest(blob: bytes) -> StandaloneManifest:
         return StandaloneManifest.model_validate_json(_manifest_json(header))
     except (AttributeError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise CheckpointInvalid(f"not a standalone network: {error}") from error
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_length(name: str, header: bytes, found: int) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from unet_factory.domain.errors import CheckpointInvalid, ModelUnknown
 from unet_factory.domain.manifest import Manifest
 from unet_factory.platform import metrics
+from unet_factory.platform.file_digest import FileStamp, file_digest
 from unet_factory.platform.installed_models import MODELS_GROUP, installed_folders
-from unet_factory.platform.manifest_file import file_digest, read_manifest
+from unet_factory.platform.manifest_file import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -30,20 +31,6 @@ class RegisteredModel:
     digest: str
 
 
-@dataclass(frozen=True)
-class _Stamp:
-    """Changes whenever a file is replaced or written to."""
-
-    modified_ns: int
-    size: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> "_Stamp":
-        status = path.stat()
-        return cls(status.st_mtime_ns, status.st_size, status.st_ino)
-
-
 class ModelRegistry:
     """The usable checkpoints of a folder and of installed packages, by name, as they are now; safe to share between
     threads. Of two models with one name, the folder's replaces a package's.
@@ -57,7 +44,7 @@ class ModelRegistry:
         self._packages = installed_folders(MODELS_GROUP)
         self._lock = threading.Lock()
         self._looked = -math.inf
-        self._files: dict[Path, tuple[_Stamp, RegisteredModel | str]] = {}
+        self._files: dict[Path, tuple[FileStamp, RegisteredModel | str]] = {}
         self._models: dict[str, RegisteredModel] = {}
         self._refused: dict[str, str] = {}
 
@@ -138,10 +125,10 @@ class ModelRegistry:
         """The folder's own first."""
         return [path for folder in (self._folder, *self._packages) for path in sorted(folder.glob("*.safetensors"))]
 
-    def _read(self, path: Path) -> tuple[_Stamp, RegisteredModel | str] | None:
+    def _read(self, path: Path) -> tuple[FileStamp, RegisteredModel | str] | None:
         """The file's stamp with its model or the reason why it is refused; None if it was just removed."""
         try:
-            stamp = _Stamp.of(path)
+            stamp = FileStamp.of(path.stat())
             known = self._files.get(path)
             if known is not None and known[0] == stamp:
                 return known
