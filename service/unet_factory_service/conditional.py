@@ -2,12 +2,14 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from fastapi import HTTPException, Request, Response
+from fastapi.responses import StreamingResponse
 
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 _BYTE_RANGE = re.compile(r"bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})")
+_PIECE_BYTES = 2**19
 
 
 def conditional_response(
@@ -18,22 +20,58 @@ def conditional_response(
     Raises:
         HTTPException: 416, the range begins behind the end.
     """
-    etag = f'"{sha256}"'
+    answer = response_without_content(request, sha256=sha256, size=len(body), headers=headers, media_type=media_type)
+    if answer is not None:
+        return answer
+    common = _headers(headers, sha256)
+    part = _wanted_range(request, common["ETag"], len(body))
+    if part is None:
+        return _in_pieces(memoryview(body), 200, common, media_type)
+    content_range = {"Content-Range": f"bytes {part.start}-{part.stop - 1}/{len(body)}"}
+    return _in_pieces(memoryview(body)[part.start : part.stop], 206, common | content_range, media_type)
+
+
+def response_without_content(
+    request: Request, *, sha256: str, size: int, headers: Mapping[str, str], media_type: str
+) -> Response | None:
+    """The answer to a HEAD, or 304, for which the content need not be known; None: the content is wanted."""
+    common = _headers(headers, sha256)
+    if _is_known(request, common["ETag"]):
+        return Response(status_code=304, headers=common)
+    if _is_head(request):
+        return Response(headers=common | {"Content-Length": str(size)}, media_type=media_type)
+    return None
+
+
+def may_need_no_content(request: Request) -> bool:
+    """Whether :func:`response_without_content` can be the answer."""
+    return _is_head(request) or "If-None-Match" in request.headers
+
+
+def _is_head(request: Request) -> bool:
+    return getattr(request.state, "without_content", False)
+
+
+def _in_pieces(content: memoryview, status: int, headers: Mapping[str, str], media_type: str) -> Response:
+    """One piece after the other as the client takes them: given whole, each slow client would cost a copy."""
+
+    async def pieces() -> AsyncIterator[memoryview]:
+        for start in range(0, len(content), _PIECE_BYTES):
+            yield content[start : start + _PIECE_BYTES]
+
+    sized = {**headers, "Content-Length": str(len(content))}
+    return StreamingResponse(pieces(), status, headers=sized, media_type=media_type)
+
+
+def _headers(own: Mapping[str, str], sha256: str) -> dict[str, str]:
     digest = base64.b64encode(bytes.fromhex(sha256)).decode()
-    common = {
-        **headers,
-        "ETag": etag,
+    return {
+        **own,
+        "ETag": f'"{sha256}"',
         "Accept-Ranges": "bytes",
         "Digest": f"sha-256={digest}",
         "Repr-Digest": f"sha-256=:{digest}:",
     }
-    if _is_known(request, etag):
-        return Response(status_code=304, headers=common)
-    part = _wanted_range(request, etag, len(body))
-    if part is None:
-        return Response(body, headers=common, media_type=media_type)
-    content_range = {"Content-Range": f"bytes {part.start}-{part.stop - 1}/{len(body)}"}
-    return Response(body[part.start : part.stop], 206, headers=common | content_range, media_type=media_type)
 
 
 def _is_known(request: Request, etag: str) -> bool:

@@ -22,12 +22,13 @@ from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.weight_cache import WeightCache
+from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_service.access.checking import Checking
 from unet_factory_service.access.quotas import RequestQuota
 from unet_factory_service.dicomweb.received import ReceivedSeries
 from unet_factory_service.dicomweb.results import ResultIndex
 from unet_factory_service.dicomweb.routing import Routing, read_routing
+from unet_factory_service.networks.recent import RecentNetworks
 from unet_factory_service.settings import GatewaySettings
 from unet_factory_service.wakeups import Wakeups
 
@@ -44,6 +45,7 @@ class GatewayContext:
     jobs: JobStore
     lifecycle: JobLifecycle
     cache: WeightCache
+    networks: RecentNetworks
     orders: NetworkOrders
     costs: CostStore
     blobs: BlobStore
@@ -71,14 +73,15 @@ class GatewayContext:
         redis = Redis.from_url(settings.redis_url)
         registry = ModelRegistry.scan(settings.models_dir, settings.default_model)
         jobs, blobs = JobStore(redis), BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
-        destinations = Destinations.load(settings.destinations)
+        cache, destinations = WeightCache(connect_cache(settings.weights_url)), Destinations.load(settings.destinations)
         return cls(
             settings=settings,
             registry=registry,
             redis=redis,
             jobs=jobs,
             lifecycle=JobLifecycle(redis, blobs),
-            cache=WeightCache(Redis.from_url(settings.weights_url)),
+            cache=cache,
+            networks=RecentNetworks(cache, settings.networks_in_memory_bytes),
             orders=NetworkOrders(redis),
             costs=CostStore(redis),
             blobs=blobs,

@@ -23,7 +23,8 @@ _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 class HeadAsGet:
     """HEAD is answered as GET without its content (RFC 9110 section 9.3.2): the server leaves the content out.
 
-    Not for streams of events, which have no end to wait for.
+    ``request.state.without_content`` is true then, for routes that can save themselves the making of it. Not for
+    streams of events, which have no end to wait for.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,7 +33,8 @@ class HeadAsGet:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "HEAD" and not scope["path"].endswith("/events"):
             unranged = [(name, value) for name, value in scope["headers"] if name != b"range"]  # ranges are for GET
-            scope = {**scope, "method": "GET", "headers": unranged}
+            state = {**scope.get("state", {}), "without_content": True}
+            scope = {**scope, "method": "GET", "headers": unranged, "state": state}
         await self._app(scope, receive, send)
 
 

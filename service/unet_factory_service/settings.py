@@ -50,6 +50,11 @@ class GatewaySettings(Settings):
         ge=0,
         description="Networks kept for one key that ordered them; beyond this its oldest are dropped; 0: no limit.",
     )
+    networks_in_memory_bytes: int = Field(
+        default=48 * 2**20,
+        ge=0,
+        description="Bytes of the networks fetched last that a gateway keeps in its own memory (48 MiB); 0: none.",
+    )
     key_stored_bytes: int = Field(
         default=0,
         ge=0,

@@ -20,11 +20,28 @@ _DIGEST_LENGTH = 32
 
 
 @dataclass(frozen=True)
+class WeightsRecord:
+    """The sha256 (hexadecimal) of a standalone file and the number of its bytes."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
 class CachedWeights:
     """The bytes of a standalone file and their sha256 (hexadecimal)."""
 
     blob: bytes
     sha256: str
+
+    @property
+    def size(self) -> int:
+        return len(self.blob)
+
+
+def connect_cache(url: str) -> Redis:
+    """A client for a store of networks: they are read in larger pieces than the library's 64 KiB."""
+    return Redis.from_url(url, socket_read_size=2**20)
 
 
 class WeightCache:
@@ -49,6 +66,22 @@ class WeightCache:
             self._redis.delete(weight_key(request))
             return None
         return CachedWeights(blob, digest.hex())
+
+    def digest(self, request: GenerationRequest) -> str | None:
+        """The sha256 (hexadecimal) that is stored, for 32 bytes instead of all; unverified; None on a miss."""
+        try:
+            digest: Any = self._redis.getrange(weight_key(request), 0, _DIGEST_LENGTH - 1)
+        except ResponseError:  # a key of another type: not written by us
+            return None
+        return digest.hex() if len(digest) == _DIGEST_LENGTH else None
+
+    def describe(self, request: GenerationRequest) -> WeightsRecord | None:
+        """What is stored, unverified; None on a miss."""
+        digest = self.digest(request)
+        if digest is None:
+            return None
+        stored_bytes: Any = self._redis.strlen(weight_key(request))
+        return WeightsRecord(digest, max(0, stored_bytes - _DIGEST_LENGTH))
 
     def put(self, request: GenerationRequest, blob: bytes) -> CachedWeights:
         """Store a generated network and wake everyone who waits for it."""

@@ -24,7 +24,7 @@ from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.process_memory import keep_freed_memory
-from unet_factory.platform.weight_cache import WeightCache
+from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_worker.calibration import Calibration
 from unet_factory_worker.computing import Computing, GaveWay
 from unet_factory_worker.costs import worker_kind
@@ -84,7 +84,7 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     models.refresh()
     if not models.current():
         raise ModelUnknown(f"there is no usable *.safetensors checkpoint in {settings.models_dir}")
-    cache = WeightCache(Redis.from_url(settings.weights_url))
+    cache = WeightCache(connect_cache(settings.weights_url))
     redis, blobs = (
         Redis.from_url(settings.redis_url),
         BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes),

@@ -73,7 +73,11 @@ class WeightFactory:
             self._ready.move_to_end(key)
             metrics.WEIGHT_CACHE_HITS.inc()
             return ReadyNetwork(unet, cached=True)
-        blob, cached = self._blob(checkpoint, request)
+        blob = self._cached(request)
+        cached = blob is not None
+        if blob is None:
+            blob = self._generate(checkpoint, request)
+            self._keep(request, blob)
         self._ready[key] = parse_unet(blob, self._device)
         while len(self._ready) > self._capacity:
             self._ready.popitem(last=False)
@@ -98,8 +102,8 @@ class WeightFactory:
 
     def _problem_of_publishing(self, request: GenerationRequest) -> Problem | None:
         try:
-            blob, _ = self._blob(self.checkpoint(request.model, request.checkpoint_digest), request)
-            self._cache.put(request, blob)
+            checkpoint = self.checkpoint(request.model, request.checkpoint_digest)
+            self._cache.put(request, self._cached(request) or self._generate(checkpoint, request))
         except FactoryError as error:
             log.warning("generation refused: %s", error.slug)
             return problem_of(error)
@@ -115,23 +119,21 @@ class WeightFactory:
             OutOfMemory(f"the memory of {self._device} is too small for the network at the moment; try again")
         )
 
-    def _blob(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
-        """The bytes of a standalone file, and whether Redis had them; a cache out of order costs time, not the job."""
+    def _cached(self, request: GenerationRequest) -> bytes | None:
+        """The bytes of a standalone file, if Redis has them; a cache out of order costs time, not the job."""
         try:
             found = self._cache.get(request)
         except RedisError as error:
             log.warning("the weight cache cannot be read: %s", type(error).__name__)
             found = None
-        if found is not None:
-            metrics.WEIGHT_CACHE_HITS.inc()
-            return found.blob, True
-        metrics.WEIGHT_CACHE_MISSES.inc()
-        blob = self._generate(checkpoint, request)
+        (metrics.WEIGHT_CACHE_MISSES if found is None else metrics.WEIGHT_CACHE_HITS).inc()
+        return None if found is None else found.blob
+
+    def _keep(self, request: GenerationRequest, blob: bytes) -> None:
         try:
             self._cache.put(request, blob)
         except RedisError as error:
             log.warning("the weight cache cannot be written: %s", type(error).__name__)
-        return blob, False
 
     def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
         started = time.perf_counter()

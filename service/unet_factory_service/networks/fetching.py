@@ -1,6 +1,8 @@
 """A standalone network from the cache, or made by a worker: however many ask at once, one generation is ordered."""
 
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
@@ -8,18 +10,22 @@ from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.jobs.network_orders import OrderLimits, Taken
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
-from unet_factory.platform.weight_cache import CachedWeights, ready_channel
+from unet_factory.platform.weight_cache import ready_channel
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.errors import NotReady, QueueFull, QuotaExceeded, StoredProblem
 from unet_factory_service.operations.workers import has_worker_for
 
 _RETRY_AFTER_S = 2
 
+_Found = TypeVar("_Found")
+Look = Callable[[GenerationRequest], _Found | None]
+"""Looks into the cache, for a network or only for its record; None: it is not there."""
+
 
 async def fetch_network(
-    gateway: GatewayContext, request: GenerationRequest, owner: str, wait_s: float
-) -> CachedWeights | None:
-    """The network; None when it is still being made after ``wait_s``, or when the server is stopping.
+    gateway: GatewayContext, look: Look[_Found], request: GenerationRequest, owner: str, wait_s: float
+) -> _Found | None:
+    """What ``look`` finds; None when it is still being made after ``wait_s``, or when the server is stopping.
 
     Raises:
         StoredProblem: a worker could not make it.
@@ -28,22 +34,24 @@ async def fetch_network(
         QueueFull: as many as are allowed are being made in all.
     """
     deadline = time.monotonic() + wait_s
-    network = await run_in_threadpool(gateway.cache.get, request)
+    network = await run_in_threadpool(look, request)
     if network is not None:
         WEIGHT_CACHE_HITS.inc()
         return network
     with gateway.wakeups.on(ready_channel(request)) as wakeup:
         while True:
-            network = await run_in_threadpool(_find_or_order, gateway, request, owner)
+            network = await run_in_threadpool(_find_or_order, gateway, look, request, owner)
             remaining_s = deadline - time.monotonic()
             if network is not None or remaining_s <= 0 or gateway.wakeups.closing:
                 return network
             await wakeup.wait(remaining_s)
 
 
-def _find_or_order(gateway: GatewayContext, request: GenerationRequest, owner: str) -> CachedWeights | None:
+def _find_or_order(
+    gateway: GatewayContext, look: Look[_Found], request: GenerationRequest, owner: str
+) -> _Found | None:
     """Order it unless somebody has; again when that claim ended without an answer, as its worker may have died."""
-    network = gateway.cache.get(request)
+    network = look(request)
     if network is not None:
         return network
     failure = gateway.cache.failure(request)
@@ -51,11 +59,11 @@ def _find_or_order(gateway: GatewayContext, request: GenerationRequest, owner: s
         raise StoredProblem(Problem.model_validate_json(failure))
     if not has_worker_for(gateway, request.checkpoint_digest):
         raise NotReady("no worker with this model is running; try again")
-    return _order(gateway, request, owner) if gateway.cache.claim_generation(request) else None
+    return _order(gateway, look, request, owner) if gateway.cache.claim_generation(request) else None
 
 
-def _order(gateway: GatewayContext, request: GenerationRequest, owner: str) -> CachedWeights | None:
-    network = gateway.cache.get(request)  # it may have been finished between the look and the claim
+def _order(gateway: GatewayContext, look: Look[_Found], request: GenerationRequest, owner: str) -> _Found | None:
+    network = look(request)  # it may have been finished between the look and the claim
     if network is not None:
         gateway.cache.abandon_generation(request)
         return network

@@ -1,7 +1,7 @@
 """``GET /unet``: the standalone network for a spacing."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
@@ -21,7 +21,11 @@ from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingM
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 from unet_factory_service.access.callers import CallerDependency
-from unet_factory_service.conditional import conditional_response
+from unet_factory_service.conditional import (
+    conditional_response,
+    may_need_no_content,
+    response_without_content,
+)
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import UNET_RESPONSES, problems
 from unet_factory_service.errors import NotSupported
@@ -148,21 +152,24 @@ async def get_unet(
     _refuse_repeated_parameters(request)
     choice = NetworkChoice.of(query, gateway.registry)
     preference = parse_prefer(prefer or (), default_s=DEFAULT_WAIT_S, max_s=gateway.settings.max_wait_s)
-    network = await fetch_network(gateway, choice.generation, caller.owner, preference.wait_s)
     headers = choice.headers | preference.headers
+    representation: Any = {
+        "headers": headers
+        | {"Cache-Control": "no-cache", "Content-Disposition": f'attachment; filename="{choice.file_name}"'},
+        "media_type": "application/octet-stream",
+    }
+    wanted = (choice.generation, caller.owner, preference.wait_s)
+    if may_need_no_content(request):
+        record = await fetch_network(gateway, gateway.cache.describe, *wanted)
+        if record is None:
+            return _come_back(request, headers)
+        answer = response_without_content(request, sha256=record.sha256, size=record.size, **representation)
+        if answer is not None:
+            return answer
+    network = await fetch_network(gateway, gateway.networks.get, *wanted)
     if network is None:
         return _come_back(request, headers)
-    return conditional_response(
-        request,
-        network.blob,
-        sha256=network.sha256,
-        media_type="application/octet-stream",
-        headers=headers
-        | {
-            "Cache-Control": "no-cache",
-            "Content-Disposition": f'attachment; filename="{choice.file_name}"',
-        },
-    )
+    return conditional_response(request, network.blob, sha256=network.sha256, **representation)
 
 
 def _refuse_repeated_parameters(request: Request) -> None:
