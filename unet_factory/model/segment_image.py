@@ -10,7 +10,8 @@ import nibabel
 from unet_factory.domain.plausibility import in_words
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.model.in_process import NO_PARAMETERS, LocalSegmentation, LocalSegmenter
-from unet_factory.platform.manifest_file import file_digest, read_manifest
+from unet_factory.platform.file_digest import file_digest
+from unet_factory.platform.manifest_file import read_manifest
 from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 from unet_factory.volume import write_labelmap
 from unet_factory.volume.images import Scan, image_in_memory, scan_file
