@@ -85,13 +85,13 @@ def simulate(scan: DemoScan, spacing_mm: SpacingMm, folder: Path) -> DemoScan:
 
 
 def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
-    """The label map (r, a, s) of the scan by a standalone network in plain PyTorch, on the device that the job had."""
+    """The label map (r, a, s) of the scan by a standalone network in plain PyTorch, as and where the job did it."""
     torch.set_num_threads(threads())
     device = torch.device((result.job.device or "cpu").split()[0])
     unet, volume = load_unet(network, device), read_volume(result.scan.path)
     assert unet.manifest is not None
     plan = SpacingPlan(volume.spacing_ras_mm, volume.spacing_ras_mm, unet.manifest.spacing, unet.manifest.out_of_range)
-    execution = Execution(device, unet.manifest.window, unet.divisors)
+    execution = Execution(device, unet.manifest.window, unet.divisors, result.job.precision or "float32")
     labels = segment_scan(
         unet, torch.from_numpy(volume.data), plan, execution, postprocessing=unet.manifest.postprocessing
     )

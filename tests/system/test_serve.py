@@ -34,7 +34,13 @@ LONG, SHORT = 144, 16  # voxels per axis: some seconds in windows of 32, and no 
 ASKERS = 20
 RETENTION_S = 8.0  # long enough for a busy machine to see a job at work before it expires
 THREADS = 1
-FAST_RECOVERY = {"lease_s": 2, "maintenance_interval_s": 0.5, "threads": THREADS, "device": "cpu"}
+FAST_RECOVERY = {
+    "lease_s": 2,
+    "maintenance_interval_s": 0.5,
+    "threads": THREADS,
+    "device": "cpu",
+    "precision": "float32",
+}
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 

@@ -11,10 +11,10 @@ import torch
 from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.volume import read_volume
-from unet_factory_training.config import Precision
 from unet_factory_training.evaluation import Simulated, segment_simulated
 from unet_factory_worker.child import open_context
 from unet_factory_worker.segmentation_task import run_job

@@ -10,12 +10,12 @@ from pydantic import Field
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Preprocessing
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.contrast import InversionRecovery
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden
 
-Precision = Literal["float32", "bfloat16"]
 RangeMm = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """(min, max) mm per axis, order (R, A, S)."""
 

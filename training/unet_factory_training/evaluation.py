@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from unet_factory.domain.conditions import choose_conditions
 from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm, plan_spacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample, resample_labels
-from unet_factory_training.config import Precision
 from unet_factory_training.contrast import InversionRecovery, at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan
 

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from unet_factory.domain.manifest import Label
 from unet_factory.domain.postprocessing import AS_GIVEN, LabelGroup, Postprocessing
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, replace_manifest
 from unet_factory.model.postprocessing import postprocess
-from unet_factory_training.config import Precision, TrainingConfig
+from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan, read_split
 from unet_factory_training.evaluation import DRAW_SEED, dice, draw_spacings, segment_simulated, simulate

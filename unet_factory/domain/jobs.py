@@ -9,6 +9,7 @@ from pydantic import Field
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import Finding
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.segmentation_parameters import SegmentationOptions
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 
@@ -133,6 +134,7 @@ class Job(Frozen):
     spacing: Spacings = Spacings()
     conditions: dict[str, float] = Field(default_factory=dict, description="that the network was made for, by name")
     device: str | None = None
+    precision: Precision | None = Field(default=None, description="of the network's arithmetic")
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int | None = None
     weights_cached: bool | None = None

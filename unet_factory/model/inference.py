@@ -6,7 +6,6 @@ wants another working spacing, the image is resampled to it on the axes that nee
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from monai.inferers import sliding_window_inference
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
 from unet_factory.domain.windows import WINDOW_OVERLAP, count_windows, padded_extents, window_extents
 from unet_factory.model.postprocessing import postprocess
@@ -35,7 +35,7 @@ class Execution:
     device: torch.device
     window: tuple[int, int, int]
     divisors: tuple[int, ...]
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     stitch_on_host: bool = False
 
     def reduced(self) -> "Execution":
@@ -79,7 +79,7 @@ def segment_scan(
     with torch.inference_mode():
         volume = zscore(resample(scan.to(home), plan.native_mm, plan.working_mm))
         blended = logits(
-            _placed(network, execution, home),
+            placed(network, execution.device, execution.precision, home),
             volume,
             window=execution.window,
             divisors=execution.divisors,
@@ -133,14 +133,12 @@ def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:
     return functional.pad(volume, [0, missing[2], 0, missing[1], 0, missing[0]])
 
 
-def _placed(network: Network, execution: Execution, home: torch.device) -> Network:
-    """The network for windows that lie on ``home``, in the precision wanted."""
+def placed(network: Network, device: torch.device, precision: Precision, home: torch.device | None = None) -> Network:
+    """The network, which lies on ``device``, for windows that lie on ``home``, in the precision wanted."""
 
     def run(window: Tensor) -> Tensor:
-        with torch.autocast(
-            execution.device.type, torch.bfloat16, enabled=execution.precision == "bfloat16", cache_enabled=False
-        ):
-            return network(window.to(execution.device)).to(home)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16", cache_enabled=False):
+            return network(window.to(device)).to(home or device)
 
     return run
 

@@ -49,6 +49,12 @@ JOB_MEMORY_PEAK_BYTES = Gauge(
 MODELS_REFUSED = Gauge(
     "unet_factory_models_refused", "Files in the model folder that cannot be used", multiprocess_mode="livemax"
 )
+WORKERS_BY_PRECISION = Gauge(
+    "unet_factory_workers",
+    "Workers on this host, by the precision of their networks' arithmetic",
+    ["precision"],
+    multiprocess_mode="livesum",
+)
 OOM_FALLBACKS = Counter(
     "unet_factory_oom_fallbacks", "Jobs that ran out of memory and were repeated with smaller windows"
 )

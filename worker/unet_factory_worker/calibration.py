@@ -13,6 +13,7 @@ import torch
 
 from unet_factory.domain.cost_model import Observation
 from unet_factory.domain.manifest import Manifest, divisors_of
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.quote import WorkerKind
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm, SpacingPlan, plan_spacing
 from unet_factory.domain.windows import round_up
@@ -27,7 +28,6 @@ from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
-from unet_factory_worker.settings import WorkerSettings
 
 ROUNDS = 2
 
@@ -77,8 +77,8 @@ def _plan(manifest: Manifest, native_mm: SpacingMm, working_mm: SpacingMm | None
 class Calibration:
     """Of one worker."""
 
-    settings: WorkerSettings
     device: torch.device
+    precision: Precision
     kind: WorkerKind
     costs: CostStore
     blobs: BlobStore
@@ -115,7 +115,7 @@ class Calibration:
                 volume = read_volume(source)
             with _timed(timings_s, "weights"):
                 unet, cached = self.factory.network(checkpoint.manifest.name, checkpoint.digest, trial.plan.snapped)
-            execution = Execution(self.device, trial.window, unet.divisors, self.settings.precision)
+            execution = Execution(self.device, trial.window, unet.divisors, self.precision)
             with _timed(timings_s, "infer"):
                 labels = segment_scan(
                     unet,

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.quote import WorkerKind
 from unet_factory.jobs.costs import CostStore
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -19,9 +20,10 @@ from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
 from unet_factory.jobs.store import JobStore
 from unet_factory.model.device import describe, pick_device
+from unet_factory.model.precision import pick_precision
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import safe_traceback
-from unet_factory.platform.metrics import forget_dead_processes
+from unet_factory.platform.metrics import WORKERS_BY_PRECISION, forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
@@ -46,6 +48,7 @@ class WorkerContext:
 
     settings: WorkerSettings
     device: torch.device
+    precision: Precision
     jobs: JobStore
     lifecycle: JobLifecycle
     blobs: BlobStore
@@ -59,8 +62,8 @@ class WorkerContext:
     @property
     def calibration(self) -> Calibration:
         return Calibration(
-            settings=self.settings,
             device=self.device,
+            precision=self.precision,
             kind=self.kind,
             costs=self.costs,
             blobs=self.blobs,
@@ -89,9 +92,11 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
         Redis.from_url(settings.redis_url),
         BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes),
     )
+    precision = pick_precision(settings.precision, models.any(), device)
     return WorkerContext(
         settings=settings,
         device=device,
+        precision=precision,
         jobs=JobStore(redis),
         lifecycle=JobLifecycle(redis, blobs),
         blobs=blobs,
@@ -99,7 +104,7 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
         models=models,
         factory=WeightFactory(models.get, cache, NetworkOrders(redis), device, settings.device_cache_networks),
         costs=CostStore(redis),
-        kind=worker_kind(device, settings),
+        kind=worker_kind(device, precision),
     )
 
 
@@ -109,6 +114,7 @@ def start(settings: WorkerSettings, watch: MutualWatch) -> None:
     forget_dead_processes()
     keep_freed_memory()
     _context = open_context(settings)
+    WORKERS_BY_PRECISION.labels(_context.precision).set(1)
     _heartbeat = Heartbeat(settings, _context.models, describe(_context.device), _context.kind, watch)
     _heartbeat.start()
     threading.Thread(target=_follow_folder, args=(_context,), name="models", daemon=True).start()

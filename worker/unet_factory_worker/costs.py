@@ -6,17 +6,17 @@ import torch
 
 import unet_factory
 from unet_factory.domain.cost_model import Observation
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.quote import WorkerKind
 from unet_factory.domain.workload import Workload
 from unet_factory.model.device import processor
-from unet_factory_worker.settings import WorkerSettings
 
 
-def worker_kind(device: torch.device, settings: WorkerSettings) -> WorkerKind:
+def worker_kind(device: torch.device, precision: Precision) -> WorkerKind:
     """What this worker is, as far as prices are concerned."""
     return WorkerKind(
         device=processor(device),
-        precision=settings.precision,
+        precision=precision,
         threads=torch.get_num_threads(),
         version=unet_factory.__version__,
     )

@@ -54,6 +54,10 @@ class LoadedModels:
         """The digest of the newest checkpoint by model name."""
         return {name: held[-1].digest for name, held in self._loaded.items()}
 
+    def any(self) -> Checkpoint:
+        """One of the newest checkpoints; at least one must be loaded."""
+        return next(iter(self._loaded.values()))[-1]
+
     def _find(self, model: str, digest: str) -> Checkpoint | None:
         return next((held for held in self._loaded.get(model, []) if held.digest == digest), None)
 

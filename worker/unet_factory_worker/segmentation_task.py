@@ -114,7 +114,7 @@ class Attempt:
     def _succeed(self) -> None:
         request, context = self.request, self.context
         manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
-        self._tell(device=str(context.device))
+        self._tell(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
             with self._stage("fetch"):
                 source = stack.enter_context(context.blobs.local(self.job_id, request.input_name))
@@ -204,8 +204,8 @@ class Attempt:
         Raises:
             OutOfMemory: it ran out in smaller windows too.
         """
-        settings = self.context.settings
-        execution = Execution(self.context.device, manifest.window_at(plan.snapped), unet.divisors, settings.precision)
+        context, window = self.context, manifest.window_at(plan.snapped)
+        execution = Execution(context.device, window, unet.divisors, context.precision)
         for reduced in (False, True):
             try:
                 labels = segment_scan(
@@ -214,7 +214,7 @@ class Attempt:
                     plan,
                     execution,
                     postprocessing=manifest.postprocessing,
-                    max_voxels=settings.max_voxels,
+                    max_voxels=context.settings.max_voxels,
                     on_window=self._on_window,
                 )
                 return labels.numpy(), reduced
@@ -222,8 +222,8 @@ class Attempt:
                 if not is_out_of_memory(error):
                     raise
             # out of the handler, where the error's traceback no longer holds the tensors
-            self.context.factory.forget_networks()
-            release_memory(self.context.device)
+            context.factory.forget_networks()
+            release_memory(context.device)
             if not reduced:
                 execution = execution.reduced()
                 metrics.OOM_FALLBACKS.inc()

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from unet_factory.domain.precision import Precision
 from unet_factory.platform.settings import Settings
 
 
@@ -16,8 +17,10 @@ class WorkerSettings(Settings):
         ge=1,
         description="How long a worker counts as up after its last announcement; `/readyz` depends on it.",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Precision of the networks' arithmetic: `float32` or `bfloat16`."
+    precision: Precision | Literal["auto"] = Field(
+        default="auto",
+        description="Precision of the networks' arithmetic: `float32`, `bfloat16`, or `auto`: bfloat16 where a trial "
+        "at the worker's start finds it faster.",
     )
     calibrate: bool = Field(
         default=True,

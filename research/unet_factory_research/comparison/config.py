@@ -8,8 +8,9 @@ import yaml
 from pydantic import Field, model_validator
 
 from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
-from unet_factory_training.config import Precision, TrainingConfig, read_config
+from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.datasets import Split
 
 Interval = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]

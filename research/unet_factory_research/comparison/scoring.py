@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, SpacingPlan, plan_spacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.platform.atomic_files import whole_file
@@ -24,7 +25,7 @@ from unet_factory_research.comparison.acquisitions import Acquisition, acquisiti
 from unet_factory_research.comparison.config import Comparison, slug
 from unet_factory_research.comparison.measures import LabelMeasures, measure_labels
 from unet_factory_research.comparison.runs import Run
-from unet_factory_training.config import Precision, TrainingConfig
+from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME
 from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 from unet_factory_training.evaluation import Simulated, segment_simulated, simulate

@@ -101,6 +101,7 @@ _RUNNING = Job(
     policy=PolicyReport(outside=OutsidePolicy.CLAMP),
     spacing=Spacings(native=(1, 1, 1), requested=(1, 1, 1), working=(1, 1, 1)),
     device="cpu",
+    precision="bfloat16",
     timings_s={"fetch": 0.01, "load": 0.04, "weights": 0.05},
     weights_cached=False,
     attempts=1,
