@@ -175,8 +175,18 @@ def test_an_axis_left_alone_is_neither_shrunk_nor_shifted() -> None:
 
 def test_a_single_level_takes_any_extent() -> None:
     unet = UNet(Architecture(dimensions=2, classes=2, channels=(4,), blocks=1))
-    assert unet.divisors == (1, 1)
+    assert unet.divisors == (1, 1, 1)
     assert unet(torch.randn(1, 1, 5, 7)).shape == (1, 2, 5, 7)
+
+
+def test_a_network_of_slices_takes_a_volume_slice_by_slice() -> None:
+    unet = UNet(Architecture(dimensions=2, classes=3, channels=(4, 6), blocks=1), ((2, 2),))
+    assert unet.divisors == (2, 2, 1)
+    volume = torch.randn(2, 1, 8, 6, 5)
+    whole = unet(volume)
+    assert whole.shape == (2, 3, 8, 6, 5)
+    for number in range(5):
+        torch.testing.assert_close(whole[..., number], unet(volume[..., number]), rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_of_given_weights_holds_them() -> None:

@@ -11,9 +11,11 @@ import torch
 from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Manifest, Preprocessing
 from unet_factory.domain.precision import Precision
-from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
-from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.volume import read_volume
 from unet_factory_training.evaluation import Simulated, segment_simulated
 from unet_factory_worker.child import open_context
@@ -53,9 +55,8 @@ def test_a_workers_label_map_is_the_evaluations(
     resampled: bool,
     precision: Precision,
 ) -> None:
-    served = served_labels(
-        settings.model_copy(update={"models_dir": models, "precision": precision}), shipped, tmp_path, spacing_mm
-    )
+    settings = settings.model_copy(update={"models_dir": models, "precision": precision})
+    served = served_labels(settings, shipped, SCAN, tmp_path, spacing_mm)
     image = torch.from_numpy(read_volume(SCAN).data)
     simulated = Simulated(image, torch.zeros(image.shape, dtype=torch.uint8), spacing_mm)
     evaluated = segment_simulated(shipped.hypernetwork, shipped.manifest, simulated, precision=precision)
@@ -64,17 +65,54 @@ def test_a_workers_label_map_is_the_evaluations(
     np.testing.assert_array_equal(served, evaluated.numpy())
 
 
-def served_labels(settings: FactorySettings, shipped: Checkpoint, folder: Path, spacing_mm: SpacingMm) -> np.ndarray:
-    """The label map of ``SCAN``, taken to be of ``spacing_mm``, as a job of a worker leaves it in the store."""
-    context = open_context(settings)
+def test_a_slice_is_served_as_it_is_evaluated(settings: FactorySettings, tmp_path: Path) -> None:
+    """A file of one voxel along S, by a network of two dimensions; its thickness does not matter."""
+    architecture = Architecture(dimensions=2, classes=3, channels=(4, 8), blocks=1)
+    grid = SpacingGrid.from_mm(0.05, [(0.5, 2), (0.5, 2), (1, 10)])
+    hypernetwork = Hypernetwork(architecture, HypernetworkShape(hidden=(8, 4)), grid)
+    with torch.no_grad():
+        hypernetwork.heads.normal_(std=0.3)
+    labels = tuple(Label(value=value, name=f"label {value}") for value in range(3))
+    manifest = Manifest(
+        name="slices",
+        architecture=architecture,
+        hypernetwork=hypernetwork.shape,
+        grid=grid,
+        labels=labels,
+        preprocessing=Preprocessing(),
+        licence="CC0-1.0",
+    )
+    models, slice_file = tmp_path / "models", tmp_path / "slice.nii.gz"
+    models.mkdir()
+    save_checkpoint(models / "slices.safetensors", hypernetwork, manifest)
+    checkpoint = load_checkpoint(models / "slices.safetensors")
+    whole = read_volume(SCAN).data
+    one = whole[:, :, whole.shape[2] // 2 :][:, :, :1]
+    nibabel.save(nibabel.Nifti1Image(one, np.diag([1.0, 1.0, 5.0, 1.0])), slice_file)
+    served = served_labels(settings.model_copy(update={"models_dir": models}), checkpoint, slice_file, tmp_path, None)
+    evaluated = [
+        segment_simulated(hypernetwork, manifest, Simulated(torch.from_numpy(one), torch.zeros(one.shape), spacing_mm))
+        for spacing_mm in ((1.0, 1.0, 5.0), (1.0, 1.0, 2.0))
+    ]
+    assert served.shape == one.shape
+    assert len(np.unique(served)) > 1
+    np.testing.assert_array_equal(served, evaluated[0].numpy())
+    assert torch.equal(*evaluated)
+
+
+def served_labels(
+    settings: FactorySettings, shipped: Checkpoint, scan: Path, folder: Path, spacing_mm: SpacingMm | None
+) -> np.ndarray:
+    """The label map of a file, taken to be of ``spacing_mm`` if given, as a job of a worker leaves it in the store."""
+    context, model = open_context(settings), shipped.manifest.name
     job_id, now, upload = new_job_id(), time.time(), folder / "input.nii.gz"
-    upload.write_bytes(SCAN.read_bytes())
+    upload.write_bytes(scan.read_bytes())
     context.blobs.put(job_id, upload.name, upload)
     request = SegmentationRequest(
-        model=NAME, checkpoint_digest=shipped.digest, input_name=upload.name, spacing_ras_mm=spacing_mm
+        model=model, checkpoint_digest=shipped.digest, input_name=upload.name, spacing_ras_mm=spacing_mm
     )
     policy = PolicyReport(outside=OutsidePolicy.CLAMP)
-    context.jobs.create(Job(id=job_id, model=NAME, policy=policy, created=now, expires=now + 600), request)
+    context.jobs.create(Job(id=job_id, model=model, policy=policy, created=now, expires=now + 600), request)
     run_job(job_id, context)
     assert context.jobs.get(job_id).state is JobState.SUCCEEDED
     with context.blobs.local(job_id, "labelmap.nii.gz") as path:

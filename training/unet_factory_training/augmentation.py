@@ -103,7 +103,7 @@ def _blur(image: Tensor, sigma_voxels: float) -> Tensor:
     taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma_voxels) ** 2)
     taps = (taps / taps.sum()).to(image.device)
     blurred = image[None, None]
-    for axis in range(3):
+    for axis in (axis for axis, extent in enumerate(image.shape) if extent > 1):
         view = [1, 1, 1, 1, 1]
         view[2 + axis] = 5
         padding = [0, 0, 0]

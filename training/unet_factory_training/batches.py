@@ -158,6 +158,8 @@ def draw_patch(
     positions = random_positions_mm(patch, spacing.mm, centre, config.augmentation, generator, device)
     half_mm = torch.tensor([n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)])
     half_mm = half_mm.to(device)
+    one_voxel = torch.tensor([n == 1 for n in scan.image.shape], device=device)
+    positions = positions.masked_fill(one_voxel, 0.0)  # a single slice has nothing before or behind it
     inside = (positions.abs() <= half_mm).all(dim=-1)
     sampled = _sample(scan, config.architecture.classes, positions, spacing)
     image = vary_intensity(sampled[0], inside, config.augmentation, generator)

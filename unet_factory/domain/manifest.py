@@ -19,13 +19,19 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 CodeTriple = tuple[str, str, str]
 """Coding scheme, code value and meaning, as in DICOM."""
 
+_AXES = 3  # of a volume
+
 Strides = tuple[tuple[int, ...], ...]
 """Per change of level, finest first, the stride (1 or 2) along each axis."""
 
 
 def divisors_of(strides: Strides) -> tuple[int, ...]:
-    """Per axis: every extent of the input must be a multiple of this."""
-    return tuple(math.prod(along_axis) for along_axis in zip(*strides, strict=True))
+    """Per axis of a volume (R, A, S): its extent must be a multiple of this.
+
+    1 along an axis that is never halved, such as S for a network of two dimensions, which takes slice by slice.
+    """
+    divisors = [math.prod(along_axis) for along_axis in zip(*strides, strict=True)]
+    return tuple(divisors + [1] * (_AXES - len(divisors)))
 
 
 class Pooling(Frozen):
@@ -59,6 +65,9 @@ class Pooling(Frozen):
 
 class Architecture(Frozen):
     """The topology of the U-Net (paper section 4.1); everything that decides the shapes of its weights.
+
+    ``dimensions``: 3, or 2 for a network of slices: it is told the spacing within a slice (R, A) and segments a volume
+    slice by slice along S; a single slice is a volume of one voxel along S.
 
     ``channels`` holds one width per level, finest first; ``blocks`` convolution blocks stand on each level besides
     those that change level.

@@ -60,8 +60,9 @@ def validate_spacing(values: Iterable[float]) -> SpacingMm:
     """
     spacing = tuple(float(value) for value in values)
     if len(spacing) != 3:
+        slices = "; for a slice, S is its thickness" if len(spacing) == 2 else ""
         raise SpacingInvalid(
-            f"a spacing must be three numbers in mm (R,A,S), not {len(spacing)}: {list(spacing)}",
+            f"a spacing must be three numbers in mm (R,A,S), not {len(spacing)}: {list(spacing)}{slices}",
             requested_mm=[str(value) for value in spacing],
         )
     if not all(math.isfinite(value) and 0 < value <= MAX_SPACING_MM for value in spacing):

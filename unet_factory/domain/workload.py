@@ -46,7 +46,7 @@ def workload_of(
     """
     architecture = manifest.architecture
     strides = architecture.strides(plan.snapped)
-    divisors = divisors_of(strides) or (1,) * architecture.dimensions
+    divisors = divisors_of(strides)
     padded = padded_extents(resampled_shape(shape_ras, plan.native_mm, plan.working_mm), divisors)
     piece = window_extents(padded, window or manifest.window_at(plan.snapped), divisors)
     voxels = math.prod(piece)

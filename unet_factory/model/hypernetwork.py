@@ -80,22 +80,25 @@ class Hypernetwork(nn.Module):
 
     @property
     def _encoded_width(self) -> int:
-        strides = self.architecture.downs * self.architecture.dimensions if self.sees_strides else 0
-        numbers = _NUMBERS_PER_INPUT[self.shape.parametrization]
-        return numbers * (_SPACINGS + len(self.conditions)) + strides
+        axes = self.architecture.dimensions
+        strides = self.architecture.downs * axes if self.sees_strides else 0
+        return _NUMBERS_PER_INPUT[self.shape.parametrization] * (axes + len(self.conditions)) + strides
 
     @property
     def _hidden_widths(self) -> tuple[int, ...]:
         return () if self.shape.parametrization is Parametrization.CONSTANT else self.shape.hidden
 
     def _encode(self, spacing_ras_mm: Tensor) -> Tensor:
+        """A network of two dimensions depends on the spacing within the slice alone (paper section 3.1, d = 2)."""
+        told_mm = spacing_ras_mm[: self.architecture.dimensions]
         if self.shape.parametrization is Parametrization.PAPER:
-            return spacing_ras_mm
+            return told_mm
         if self.shape.parametrization is Parametrization.CONSTANT:
-            return spacing_ras_mm[:0]
-        low, high = (torch.tensor(ends, device=spacing_ras_mm.device) for ends in zip(*self.grid.range_mm, strict=True))
+            return told_mm[:0]
+        ends = zip(*self.grid.range_mm[: len(told_mm)], strict=True)
+        low, high = (torch.tensor(end, device=told_mm.device) for end in ends)
         span = (high / low).log().clamp(min=1e-6)
-        angle = (spacing_ras_mm / low).log() / span * (math.pi / 2)
+        angle = (told_mm / low).log() / span * (math.pi / 2)
         encoded = [angle.cos(), angle.sin()]
         if self.sees_strides:
             encoded.append(self._encode_strides(spacing_ras_mm))
@@ -154,7 +157,6 @@ def _product(bias: Tensor, heads: Tensor, features: Tensor) -> Tensor:
     return product
 
 
-_SPACINGS = 3
 _WIDENED_ROWS = 2**15
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,

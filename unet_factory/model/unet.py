@@ -74,8 +74,8 @@ class UpBlock(ConvBlock):
 class UNet(nn.Module):
     """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits.
 
-    ``strides``: how levels change; every axis halved each time by default. ``divisors``: every spatial extent of the
-    input must be a multiple of its axis's. ``manifest`` tells what a network loaded from a standalone file is for.
+    ``strides``: how levels change; every axis halved each time by default. ``divisors``: every extent (r, a, s) of a
+    volume must be a multiple of its axis's. ``manifest`` tells what a network loaded from a standalone file is for.
     """
 
     manifest: StandaloneManifest | None = None
@@ -84,7 +84,7 @@ class UNet(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.strides = strides or ((2,) * architecture.dimensions,) * architecture.downs
-        self.divisors = divisors_of(self.strides) or (1,) * architecture.dimensions
+        self.divisors = divisors_of(self.strides)
         channels, blocks = architecture.channels, architecture.blocks
         self.stem = self._same(architecture.in_channels, channels[0])
         self.encoders = nn.ModuleList(self._stage(width, width, blocks) for width in channels)
@@ -95,7 +95,7 @@ class UNet(nn.Module):
         self.head = _CONV[architecture.dimensions](channels[0], architecture.classes, kernel_size=3, padding=1)
 
     def forward(self, volume: Tensor) -> Tensor:
-        """Logits for a batch of volumes.
+        """Logits for a batch of volumes; a network of two dimensions takes slices (r, a), or volumes slice by slice.
 
         Args:
             volume: (batch, in_channels, *space), every spatial extent a multiple of ``divisors``.
@@ -103,6 +103,13 @@ class UNet(nn.Module):
         Returns:
             (batch, classes, *space).
         """
+        if volume.dim() == 2 + self.architecture.dimensions:
+            return self._logits(volume)
+        batch, depth = volume.shape[0], volume.shape[-1]
+        slices = self._logits(volume.movedim(-1, 1).flatten(0, 1))
+        return slices.unflatten(0, (batch, depth)).movedim(1, -1)
+
+    def _logits(self, volume: Tensor) -> Tensor:
         features = self.encoders[0](self.stem(volume))
         skips = []
         for down, encoder in zip(self.downs, self.encoders[1:], strict=True):

@@ -61,7 +61,7 @@ def trials_for(manifest: Manifest) -> list[Trial]:
 
 def _part(manifest: Manifest, spacing: SnappedSpacing, parts: int) -> Extents:
     """The model's largest window with every extent divided, in whole multiples of what the network takes."""
-    divisors = divisors_of(manifest.architecture.strides(spacing)) or (1, 1, 1)
+    divisors = divisors_of(manifest.architecture.strides(spacing))
     r, a, s = (
         max(2 * divisor, round_up(extent // parts, divisor))
         for extent, divisor in zip(manifest.window_at(spacing), divisors, strict=True)
