@@ -92,6 +92,18 @@ def test_the_spacing_is_encoded_by_its_logarithm() -> None:
         assert hypernetwork.features(spacing).tolist() == pytest.approx([cosine] * 3 + [sine] * 3, abs=1e-4)
 
 
+def test_the_strides_are_told_or_not() -> None:
+    """Either side of where they jump: with them the input jumps too, without them it is the spacing's alone."""
+    following = ARCHITECTURE.model_copy(update={"pooling": Pooling(coarsest_mm=3)})
+    below, above = (torch.tensor([mm, mm, mm]) for mm in (1.5, 1.55))
+    for told, jump in ((True, 1.0), (False, 0.0)):
+        seen = Hypernetwork(following, HypernetworkShape(hidden=(), told_strides=told), GRID)
+        change = (seen.features(below) - seen.features(above)).abs()
+        assert float(change[:6].max()) < 0.1
+        assert float(change[6:].max() if told else 0) == jump
+        assert len(change) == (6 + 3 * following.downs if told else 6)
+
+
 @pytest.mark.parametrize("parametrization", [Parametrization.PAPER, Parametrization.MIP])
 def test_features_are_a_relu_network_of_the_encoding(parametrization: Parametrization) -> None:
     torch.manual_seed(3)

@@ -209,7 +209,7 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
         per_scan: Any = {
             "batch": {"min_scans", "max_scans"},
             "sampling": {"acquired_mm"},
-            "optimisation": {"batches_per_step"},
+            "optimisation": {"batches_per_step", "heads_decay"},
         }
         excluded = {**dict.fromkeys(method, True), **per_scan}
         shared = [comparison.training_config(arm, 1).model_dump(exclude=excluded) for arm in comparison.arms]

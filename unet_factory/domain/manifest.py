@@ -105,11 +105,13 @@ class Parametrization(StrEnum):
 class HypernetworkShape(Frozen):
     """``hidden``: widths of the MLP on the spacing. ``basis``: in compressed checkpoints, how many
     linear combinations of the last hidden features the heads get instead of the features themselves.
+    ``told_strides``: under ``MIP``, whether the MLP sees the strides where they follow the spacing.
     """
 
     parametrization: Parametrization = Parametrization.MIP
     hidden: tuple[int, ...] = (10, 10, 50)
     basis: int | None = Field(default=None, ge=1)
+    told_strides: bool = True
 
 
 class Label(Frozen):

@@ -21,7 +21,8 @@ class Hypernetwork(nn.Module):
 
     ``heads`` has shape (weights of the U-Net, features), ``bias`` (weights of the U-Net,). Under ``MIP`` the
     bias is the learned base weights, so the heads only have to learn what the spacing changes; ``CONSTANT`` has no
-    heads. Where the U-Net's strides follow the spacing, the MLP also sees them: the weights may jump where they do.
+    heads. Where the U-Net's strides follow the spacing, the MLP also sees them unless it is not told: the weights may
+    jump where they do.
     """
 
     def __init__(
@@ -34,7 +35,8 @@ class Hypernetwork(nn.Module):
         super().__init__()
         self.architecture, self.shape, self.grid, self.conditions = architecture, shape, grid, tuple(conditions)
         self.weight_shapes = weight_shapes(architecture)
-        self.sees_strides = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
+        follows = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
+        self.sees_strides = follows and shape.told_strides
         widths = [self._encoded_width, *self._hidden_widths]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.basis = nn.Identity() if shape.basis is None else nn.Linear(widths[-1], shape.basis)

@@ -107,7 +107,8 @@ class UNet(nn.Module):
             return self._logits(volume)
         batch, depth = volume.shape[0], volume.shape[-1]
         slices = self._logits(volume.movedim(-1, 1).flatten(0, 1))
-        return slices.unflatten(0, (batch, depth)).movedim(1, -1)
+        stacked: Tensor = slices.unflatten(0, (batch, depth)).movedim(1, -1)
+        return stacked
 
     def _logits(self, volume: Tensor) -> Tensor:
         features = self.encoders[0](self.stem(volume))
