@@ -187,3 +187,12 @@ def test_crops_of_one_size_are_padded_with_zeros(scans: list[LabelledScan], conf
     coarse = [one for one in drawn if min(one.spacing.mm) > 1]
     assert coarse, "the seed draws a spacing at which a scan cannot fill the crop"
     assert all((one.images[..., 0, 0, 0] == 0).all() for one in coarse)
+
+
+def test_a_fixed_network_is_validated_where_its_scans_come_from(config: TrainingConfig) -> None:
+    """Harmonised scans come from the whole range, though the network knows one spacing; else both are the same."""
+    fixed = config.model_copy(update={"trained_range_mm": ((1, 1), (1, 1), (1.2, 1.2))})
+    assert fixed.acquired_grid == fixed.grid
+    harmonised = fixed.model_copy(update={"sampling": SpacingSampling(acquired_mm=config.trained_range_mm)})
+    assert harmonised.acquired_grid == config.grid
+    assert harmonised.grid == fixed.grid

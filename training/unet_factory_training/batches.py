@@ -86,11 +86,9 @@ class SpacingBatches(Dataset[Batch]):
 
     def _as_acquired(self, scan: LabelledScan, generator: Generator) -> LabelledScan:
         """The scan and its labels as acquired at a spacing drawn for it alone; itself where none is to be drawn."""
-        range_mm = self.config.sampling.acquired_mm
-        if range_mm is None:
+        if self.config.sampling.acquired_mm is None:
             return scan
-        grid = SpacingGrid.from_mm(self.config.grid_step_mm, range_mm)
-        spacing_mm = draw_spacing(grid, [scan], self.config, generator).mm
+        spacing_mm = draw_spacing(self.config.acquired_grid, [scan], self.config, generator).mm
         simulated = simulate(scan, spacing_mm, self.config.architecture.classes)
         return replace(scan, image=simulated.image, labels=simulated.labels, spacing_ras_mm=spacing_mm)
 

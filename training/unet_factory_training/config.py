@@ -142,6 +142,13 @@ class TrainingConfig(Frozen):
     def grid(self) -> SpacingGrid:
         return SpacingGrid.from_mm(self.grid_step_mm, self.trained_range_mm)
 
+    @property
+    def acquired_grid(self) -> SpacingGrid:
+        """The spacings at which scans are acquired that the network is to see: the trained ones, or those of
+        ``sampling.acquired_mm``.
+        """
+        return SpacingGrid.from_mm(self.grid_step_mm, self.sampling.acquired_mm or self.trained_range_mm)
+
 
 def read_config(path: Path, overrides: Overrides = MappingProxyType({})) -> TrainingConfig:
     """Read a YAML file and change it; unknown or ill-typed values raise pydantic's ``ValidationError`` naming them."""

@@ -120,10 +120,10 @@ class _Reporter:
             self.trainer.save(self.run_dir / STATE_FILE)
 
     def _validate(self) -> dict[str, list[Score]]:
-        """Every scan at its own spacing, at a coarse one (three quarters of the way to the trained range's far end),
-        and at a few drawn at random.
+        """Every scan at its own spacing, at a coarse one (three quarters of the way to the far end of the range that
+        scans are acquired in), and at a few drawn at random.
         """
-        config, grid = self.trainer.config, self.trainer.config.grid
+        config, grid = self.trainer.config, self.trainer.config.acquired_grid
         coarse = grid.clamp(grid.snap([low + 0.75 * (high - low) for low, high in grid.range_mm]))
         sets: dict[str, Sequence[SnappedSpacing | None]] = {
             "native": [None],

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unet_factory.domain.spacing import SpacingMm
-from unet_factory_research.comparison.config import Comparison, Interval, Segment
+from unet_factory_research.comparison.config import NATIVE, Comparison, Interval, Segment
 from unet_factory_research.comparison.scoring import SPACING_COLUMNS
 
 TRAINED_COLOUR, BEYOND_COLOUR, FIXED_COLOUR = "#dbe9f6", "#fbe3e4", "#7b3fa0"
@@ -156,7 +156,15 @@ _COSTS = {
 
 
 def _learning(comparison: Comparison, learning: pd.DataFrame) -> Figure:
-    """Validation Dice against each cost of training: every seed thin, the mean over seeds thick."""
+    """Validation Dice against each cost of training: every seed thin, the mean over seeds thick.
+
+    An arm that sees scans of another range than the reference is validated there, which is another task: of it, only
+    the scans' own spacing is shown.
+    """
+    seed = comparison.seeds[0]
+    ranges = {arm: comparison.training_config(arm, seed).acquired_grid for arm in comparison.trained_arms()}
+    alike = learning["arm"].map(lambda arm: ranges[arm] == ranges[comparison.reference])
+    learning = learning[alike | (learning["set"] == NATIVE)]
     sets = list(learning["set"].unique())
     figure = Figure(figsize=(3.0 * len(sets) + 0.6, 2.4 * len(_COSTS) + 0.3), layout="constrained")
     grid = figure.subplots(len(_COSTS), len(sets), sharey=True, squeeze=False)
