@@ -163,7 +163,7 @@ def _learning(comparison: Comparison, learning: pd.DataFrame) -> Figure:
     """
     seed = comparison.seeds[0]
     ranges = {arm: comparison.training_config(arm, seed).acquired_grid for arm in comparison.trained_arms()}
-    alike = learning["arm"].map(lambda arm: ranges[arm] == ranges[comparison.reference])
+    alike = learning["arm"].map(lambda arm: ranges[arm] == ranges.get(comparison.reference))
     learning = learning[alike | (learning["set"] == NATIVE)]
     sets = list(learning["set"].unique())
     figure = Figure(figsize=(3.0 * len(sets) + 0.6, 2.4 * len(_COSTS) + 0.3), layout="constrained")
