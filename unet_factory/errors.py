@@ -6,6 +6,7 @@
 from unet_factory.domain.errors import (
     ApiKeyInvalid,
     ApiKeyUnknown,
+    BudgetTooSmall,
     CallbackRefused,
     CheckpointInvalid,
     ConditionInvalid,
@@ -47,6 +48,7 @@ from unet_factory.domain.errors import (
 __all__ = [
     "ApiKeyInvalid",
     "ApiKeyUnknown",
+    "BudgetTooSmall",
     "CallbackRefused",
     "CheckpointInvalid",
     "ConditionInvalid",

@@ -52,6 +52,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SlicesTilted: 422,
     errors.NoContrast: 422,
     errors.Implausible: 422,
+    errors.BudgetTooSmall: 422,
     errors.CallbackRefused: 422,
     errors.DestinationUnknown: 422,
     errors.SeriesNotFound: 422,

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel, Observation
 from unet_factory.domain.manifest import Architecture, Label, Manifest, Pooling
-from unet_factory.domain.quote import Budget, coarser_plans, finest_within, priced_plans
+from unet_factory.domain.quote import coarser_plans, finest_within, priced_plans
 from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid, SpacingMm, plan_spacing
 from unet_factory.domain.workload import Workload, multiplications_per_voxel, workload_of
 

@@ -28,6 +28,8 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "series_uid": _uids,
     "model": _names,
     "image_type": st.lists(st.text("ABCM_019", min_size=1, max_size=16), min_size=1, max_size=5).map(tuple),
+    "budget_seconds": st.floats(0, 1e6, exclude_min=True),
+    "budget_bytes": st.integers(1, 2**50),
     "echo_time_ms": st.floats(0, 1e6, exclude_min=True),
 }
 

@@ -115,11 +115,11 @@ def test_an_unexpected_error_is_logged_without_its_words(
 def test_out_of_memory_is_tried_again_in_smaller_windows(
     context: WorkerContext, submit: Submit, checkpoint: Checkpoint
 ) -> None:
-    before = sample("oom_fallbacks_total")
+    before = sample("oom_fallbacks_total", step="windows")
     in_each_window(context, checkpoint, lambda: None, too_large=17)
     job = run(context, submit(SCAN))
     assert (job.state, job.policy.reduced_memory) == (JobState.SUCCEEDED, True)
-    assert sample("oom_fallbacks_total") == before + 1
+    assert sample("oom_fallbacks_total", step="windows") == before + 1
 
 
 def test_out_of_memory_twice_fails_with_a_reason(
@@ -129,6 +129,22 @@ def test_out_of_memory_twice_fails_with_a_reason(
     job = run(context, submit(SCAN))
     assert job.error is not None
     assert job.error.type.endswith(":out-of-memory")
+
+
+def test_a_job_with_a_budget_runs_out_of_memory_into_a_coarser_spacing(
+    context: WorkerContext, submit: Submit, checkpoint: Checkpoint
+) -> None:
+    """All windows of the scan's own spacing exhaust the memory; the budget says that a coarser one is welcome."""
+    context.calibration.run()
+    before = sample("oom_fallbacks_total", step="spacing")
+    in_each_window(context, checkpoint, lambda: None, too_large=1)
+    job = run(context, submit(SCAN, budget_seconds=3600.0))
+    assert job.state is JobState.SUCCEEDED, job.error
+    assert (job.policy.reduced_memory, job.policy.coarser_for_memory, job.policy.resampled) == (True, True, True)
+    assert job.spacing.working is not None
+    assert np.prod(job.spacing.working) >= 2
+    assert labelmap(context, job.id).shape == SCAN.shape
+    assert sample("oom_fallbacks_total", step="spacing") == before + 1
 
 
 def test_a_lost_lease_stops_the_work_and_writes_nothing(

@@ -6,8 +6,9 @@ error, so that a job of 50 ms counts as much as one of 50 s.
 """
 
 import math
+import operator
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Self
 
 from pydantic import Field
@@ -22,8 +23,10 @@ _FORGETTING = 0.98  # weight of each measurement relative to the next newer one
 _KEPT_SHARE, _SIGMAS_OF_KEPT_SHARE = 0.95, 1.645
 _SIGMA_PER_DEVIATION = 1.4826  # of a normal distribution, from its median absolute deviation
 _FEW, _SPREAD_OF_FEW, _LEAST_SPREAD = 20, 1.3, 1.05
-_JUDGED = 40
-_RECENT = 7
+_JUDGED, _REPLAYED = 32, 8
+_ANCHOR_JOBS = 2.0  # as much as so many jobs count, calibration counts in all
+_TINY = 1e-9
+_RECENT = 15
 _LARGEST_DRIFT = 3.0
 
 Terms = Callable[[Workload], tuple[float, ...]]
@@ -86,6 +89,14 @@ def _memory_terms(work: Workload) -> tuple[float, ...]:
     )
 
 
+class Measured(NamedTuple):
+    """What was measured of one quantity, and how much it counts."""
+
+    work: Workload
+    value: float
+    weight: float
+
+
 class Fit(NamedTuple):
     """A sum of terms with fitted coefficients."""
 
@@ -93,58 +104,44 @@ class Fit(NamedTuple):
     coefficients: tuple[float, ...]
 
     def __call__(self, work: Workload) -> float:
-        return math.fsum(c * term for c, term in zip(self.coefficients, self.terms(work), strict=True))
+        return math.fsum(map(operator.mul, self.coefficients, self.terms(work)))
 
     @classmethod
-    def to(cls, terms: Terms, measured: Sequence[tuple[Workload, float]]) -> Self:
-        """``measured`` has the newest first; older ones count less. Nothing measured gives zero everywhere."""
-        rows = [(terms(work), value, _FORGETTING**age) for age, (work, value) in enumerate(measured) if value > 0]
+    def to(cls, terms: Terms, measured: Sequence[Measured]) -> Self:
+        """Zero everywhere if nothing was measured but zeros."""
+        rows = [([term / value for term in terms(work)], weight) for work, value, weight in measured if value > 0]
         if not rows:
-            return cls(terms, tuple(0.0 for _ in terms(measured[0][0])) if measured else ())
-        return cls(
-            terms,
-            fit_nonnegative(
-                [[term / value for term in row] for row, value, _ in rows], [weight for *_, weight in rows]
-            ),
-        )
+            return cls(terms, ())
+        return cls(terms, fit_nonnegative([row for row, _ in rows], [weight for _, weight in rows]))
 
 
 class CostModel(NamedTuple):
-    """Predicts the price of work for one kind of worker and one checkpoint."""
+    """Predicts the price of work for one kind of worker and one checkpoint.
+
+    The drifts are by how much the last jobs took more than the fit says, as on a machine that became busier; the
+    spreads are the factors within which 95 of 100 jobs stayed that were predicted before they ran.
+    """
 
     read: Fit
     weights: Fit
     infer: Fit
     write: Fit
     memory: Fit
-    drift: float
-    time_spread: float
-    memory_spread: float
     observations: int
+    time_drift: float = 1.0
+    memory_drift: float = 1.0
+    time_spread: float = 1.0
+    memory_spread: float = 1.0
 
     @classmethod
-    def fit(cls, observations: Sequence[Observation]) -> "CostModel | None":
-        """From measurements, the newest first; None where there are too few to say anything."""
-        if len(observations) < ENOUGH_OBSERVATIONS:
+    def fit(cls, jobs: Sequence[Observation], calibration: Sequence[Observation] = ()) -> "CostModel | None":
+        """From finished jobs and from scans made for it, the newest first; None where there are too few of both."""
+        model = _fitted(jobs, calibration)
+        if model is None:
             return None
-        made = [(seen.work, seen.weights_s) for seen in observations if seen.weights_s is not None]
-        model = cls(
-            read=Fit.to(_file_terms, [(seen.work, seen.read_s) for seen in observations]),
-            weights=Fit.to(_weights_terms, made or [(observations[0].work, 0.0)]),
-            infer=Fit.to(_inference_terms, [(seen.work, seen.infer_s) for seen in observations]),
-            write=Fit.to(_file_terms, [(seen.work, seen.write_s) for seen in observations]),
-            memory=Fit.to(_memory_terms, [(seen.work, float(seen.peak_bytes)) for seen in observations]),
-            drift=1.0,
-            time_spread=1.0,
-            memory_spread=1.0,
-            observations=len(observations),
-        )
-        times = [seen.seconds / max(model._seconds_of(seen), 1e-9) for seen in observations]
-        drift = min(max(statistics.median(times[:_RECENT]), 1 / _LARGEST_DRIFT), _LARGEST_DRIFT)
-        memories = [seen.peak_bytes / max(model.memory(seen.work), 1.0) for seen in observations]
-        return model._replace(
-            drift=drift, time_spread=_spread([time / drift for time in times]), memory_spread=_spread(memories)
-        )
+        ratios = list(_replayed(jobs, calibration)) or [model._ratios(seen) for seen in (*jobs, *calibration)]
+        times, memories = zip(*ratios, strict=True)
+        return model._replace(time_spread=_spread(times), memory_spread=_spread(memories))
 
     def price(self, work: Workload, read_s: float | None = None) -> Price:
         """Of work whose network has to be made first.
@@ -152,11 +149,11 @@ class CostModel(NamedTuple):
         Args:
             read_s: how long fetching and reading the scan took, where that is known already.
         """
-        ahead_s = self.drift * (self.weights(work) + self.infer(work) + self.write(work))
+        ahead_s = self.time_drift * (self.weights(work) + self.infer(work) + self.write(work))
         known_s = 0.0 if read_s is None else read_s
         if read_s is None:
-            ahead_s += self.drift * self.read(work)
-        peak_bytes = self.memory(work)
+            ahead_s += self.time_drift * self.read(work)
+        peak_bytes = self.memory_drift * self.memory(work)
         return Price(
             seconds=known_s + ahead_s,
             seconds_high=known_s + ahead_s * self.time_spread,
@@ -164,9 +161,49 @@ class CostModel(NamedTuple):
             peak_bytes_high=math.ceil(peak_bytes * self.memory_spread),
         )
 
-    def _seconds_of(self, seen: Observation) -> float:
-        made = 0.0 if seen.weights_s is None else self.weights(seen.work)
-        return self.read(seen.work) + made + self.infer(seen.work) + self.write(seen.work)
+    def _ratios(self, seen: Observation) -> tuple[float, float]:
+        """Time and memory of a job, each divided by its prediction."""
+        work = seen.work
+        made_s = 0.0 if seen.weights_s is None else self.weights(work)
+        seconds = self.time_drift * (self.read(work) + made_s + self.infer(work) + self.write(work))
+        peak_bytes = self.memory_drift * self.memory(work)
+        return seen.seconds / max(seconds, _TINY), seen.peak_bytes / max(peak_bytes, 1.0)
+
+
+def _fitted(jobs: Sequence[Observation], calibration: Sequence[Observation]) -> CostModel | None:
+    """Without spreads. The more jobs there are, the less calibration counts: it only keeps the fit sound."""
+    seen = (*jobs, *calibration)
+    if len(seen) < ENOUGH_OBSERVATIONS:
+        return None
+    anchor = _ANCHOR_JOBS / (_ANCHOR_JOBS + len(jobs))
+    weights = [_FORGETTING**age for age in range(len(jobs))] + [anchor] * len(calibration)
+
+    def measured(of: Callable[[Observation], float | None]) -> list[Measured]:
+        return [Measured(one.work, of(one) or 0.0, weight) for one, weight in zip(seen, weights, strict=True)]
+
+    model = CostModel(
+        read=Fit.to(_file_terms, measured(lambda one: one.read_s)),
+        weights=Fit.to(_weights_terms, measured(lambda one: one.weights_s)),
+        infer=Fit.to(_inference_terms, measured(lambda one: one.infer_s)),
+        write=Fit.to(_file_terms, measured(lambda one: one.write_s)),
+        memory=Fit.to(_memory_terms, measured(lambda one: one.peak_bytes)),
+        observations=len(seen),
+    )
+    times, memories = zip(*(model._ratios(one) for one in seen[:_RECENT]), strict=True)
+    return model._replace(time_drift=_drift(times), memory_drift=_drift(memories))
+
+
+def _replayed(jobs: Sequence[Observation], calibration: Sequence[Observation]) -> Iterator[tuple[float, float]]:
+    """The ratios of the newest jobs to what was predicted before they ran, a few of them at a time."""
+    for start in range(0, min(len(jobs), _JUDGED), _REPLAYED):
+        before = _fitted(jobs[start + _REPLAYED :], calibration)
+        if before is None:
+            return
+        yield from map(before._ratios, jobs[start : start + _REPLAYED])
+
+
+def _drift(ratios: Sequence[float]) -> float:
+    return min(max(statistics.median(ratios), 1 / _LARGEST_DRIFT), _LARGEST_DRIFT)
 
 
 def _spread(ratios: Sequence[float]) -> float:
@@ -175,10 +212,10 @@ def _spread(ratios: Sequence[float]) -> float:
     Of a few measurements it is estimated from how far the middle half strays, so that one which something else slowed
     down does not decide.
     """
-    newest = sorted(ratios[:_JUDGED])
-    if len(newest) >= _FEW:
-        return max(newest[math.ceil(_KEPT_SHARE * len(newest)) - 1], _LEAST_SPREAD)
-    logs = [math.log(max(ratio, 1e-6)) for ratio in newest]
+    ordered = sorted(ratios)
+    if len(ordered) >= _FEW:
+        return max(ordered[math.ceil(_KEPT_SHARE * len(ordered)) - 1], _LEAST_SPREAD)
+    logs = [math.log(max(ratio, _TINY)) for ratio in ordered]
     middle = statistics.median(logs)
     sigma = _SIGMA_PER_DEVIATION * statistics.median(abs(value - middle) for value in logs)
     return max(math.exp(middle + _SIGMAS_OF_KEPT_SHARE * sigma), _SPREAD_OF_FEW)

@@ -213,6 +213,12 @@ class OutOfMemory(FactoryError):
     slug, title = "out-of-memory", "The device does not have enough memory for this job"
 
 
+class BudgetTooSmall(FactoryError):
+    """No working spacing is predicted to keep the budget; the least that would do is in the details."""
+
+    slug, title = "budget-too-small", "The budget is too small for this scan"
+
+
 class RoutingInvalid(FactoryError):
     """The operator's rules for received series cannot be used."""
 

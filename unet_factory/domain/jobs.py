@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import Finding
@@ -121,6 +122,12 @@ class PolicyReport(Frozen):
     reduced_memory: bool = Field(
         default=False, description="memory ran out, and the job was repeated with smaller windows"
     )
+    coarser_for_memory: bool = Field(
+        default=False, description="memory ran out with smaller windows too, and a coarser working spacing was taken"
+    )
+    moved_to_cpu: bool = Field(
+        default=False, description="memory of the GPU ran out at any spacing allowed, and the CPU did the job"
+    )
 
 
 class Job(Frozen):
@@ -137,6 +144,7 @@ class Job(Frozen):
     precision: Precision | None = Field(default=None, description="of the network's arithmetic")
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int | None = None
+    budget: BudgetReport | None = Field(default=None, description="only of a job with a budget, once a worker has it")
     weights_cached: bool | None = None
     volumes_ml: dict[str, float] | None = None
     implausible: tuple[Finding, ...] = Field(

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel, Price
+from unet_factory.domain.errors import BudgetTooSmall
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import (
@@ -90,23 +92,6 @@ class Quote(Frozen):
     )
 
 
-class Budget(NamedTuple):
-    """None: no limit."""
-
-    seconds: float | None = None
-    peak_bytes: int | None = None
-
-    @property
-    def limited(self) -> bool:
-        return (self.seconds, self.peak_bytes) != (None, None)
-
-    def allows(self, price: Price) -> bool:
-        """Whether it is kept with confidence: by the high figures."""
-        return (self.seconds is None or price.seconds_high <= self.seconds) and (
-            self.peak_bytes is None or price.peak_bytes_high <= self.peak_bytes
-        )
-
-
 class PricedPlan(NamedTuple):
     plan: SpacingPlan
     work: Workload
@@ -156,6 +141,24 @@ def coarser_plans(
 def finest_within(priced: Sequence[PricedPlan], budget: Budget) -> PricedPlan | None:
     """The first that the budget allows; None where even the coarsest is too dear, or no price is known."""
     return next((one for one in priced if one.price is not None and budget.allows(one.price)), None)
+
+
+def budget_too_small(priced: Sequence[PricedPlan], budget: Budget, model: str) -> BudgetTooSmall:
+    """The refusal of a budget that no plan keeps, with the least that would do. The prices must be known."""
+    prices = [one.price for one in priced if one.price is not None]
+    least_s, least_bytes = min(price.seconds_high for price in prices), min(price.peak_bytes_high for price in prices)
+    wanted = [f"{budget.seconds:g} s"] if budget.seconds is not None else []
+    wanted += [f"{budget.peak_bytes} bytes"] if budget.peak_bytes is not None else []
+    coarsest = ", ".join(f"{mm:g}" for mm in priced[-1].plan.working_mm)
+    return BudgetTooSmall(
+        f"no working spacing of {model} keeps a budget of {' and '.join(wanted)} for this scan; the coarsest, "
+        f"{coarsest} mm (R,A,S), needs {prices[-1].seconds_high:.2f} s and {prices[-1].peak_bytes_high} bytes",
+        budget_seconds=budget.seconds,
+        budget_bytes=budget.peak_bytes,
+        least_seconds=round(least_s, 3),
+        least_bytes=least_bytes,
+        coarsest_mm=list(priced[-1].plan.working_mm),
+    )
 
 
 def quote_options(priced: Sequence[PricedPlan], shape_ras: Sequence[int], outside: OutsidePolicy) -> list[QuoteOption]:

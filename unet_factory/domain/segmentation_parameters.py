@@ -24,10 +24,12 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from unet_factory.domain.budget import Budget
 from unet_factory.domain.conditions import conditions_text, parse_conditions
 from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.image_choice import ImageChoice, parse_echo_time, parse_image_type
+from unet_factory.domain.numbers import parse_number, parse_whole_number
 from unet_factory.domain.plausibility import ImplausiblePolicy
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing, validate_spacing
 from unet_factory.domain.uids import read_uid
@@ -72,6 +74,8 @@ Conditions = Annotated[dict[str, float], _from_text(parse_conditions), _text_sch
 Names = Annotated[tuple[str, ...], _from_text(_names), AfterValidator(_each_once), _text_schema("main,archive")]
 Uid = Annotated[str, AfterValidator(_uid)]
 ImageType = Annotated[tuple[str, ...], _from_text(parse_image_type), _text_schema("M", "ORIGINAL,PRIMARY,M")]
+BudgetSeconds = Annotated[float, _from_text(parse_number), Field(gt=0, allow_inf_nan=False)]
+BudgetBytes = Annotated[int, _from_text(parse_whole_number), Field(gt=0)]
 EchoTime = Annotated[float, _from_text(parse_echo_time), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -89,6 +93,14 @@ class SegmentationOptions(Frozen):
         default=None,
         alias="working_spacing",
         description="spacing to segment at, in mm, in the order R,A,S; the scan's own by default",
+    )
+    budget_seconds: BudgetSeconds | None = Field(
+        default=None,
+        description="seconds of work that the job may take once a worker has it: the finest working spacing that is"
+        " predicted to keep this is chosen, and a budget that none would keep is refused",
+    )
+    budget_bytes: BudgetBytes | None = Field(
+        default=None, description="memory in bytes that the job may take at its peak; otherwise as `budget_seconds`"
     )
     outside: OutsidePolicy = Field(
         default=OutsidePolicy.CLAMP, description="what to do with a spacing outside the model's trained range"
@@ -119,6 +131,11 @@ class SegmentationOptions(Frozen):
         default=False,
         description="also draw `preview.png`: three planes through what was found, with the outlines of the labels",
     )
+
+    @property
+    def budget(self) -> Budget:
+        """What the job may cost at most."""
+        return Budget(self.budget_seconds, self.budget_bytes)
 
     @property
     def image_choice(self) -> ImageChoice:

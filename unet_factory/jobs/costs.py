@@ -94,7 +94,9 @@ class CostStore:
                 pipeline.lrange(_list_key(digest, each, "jobs"), 0, -1)
                 pipeline.lrange(_list_key(digest, each, "calibration"), 0, -1)
             found = pipeline.execute()
-        return [_fit(tuple(jobs + calibration)) for jobs, calibration in zip(found[::2], found[1::2], strict=True)]
+        return [
+            _fit(tuple(jobs), tuple(calibration)) for jobs, calibration in zip(found[::2], found[1::2], strict=True)
+        ]
 
 
 def kind_id(kind: WorkerKind) -> str:
@@ -102,8 +104,8 @@ def kind_id(kind: WorkerKind) -> str:
 
 
 @lru_cache(maxsize=_FITS)
-def _fit(measured: tuple[bytes, ...]) -> CostModel | None:
-    return CostModel.fit([Observation.model_validate_json(each) for each in measured])
+def _fit(jobs: tuple[bytes, ...], calibration: tuple[bytes, ...]) -> CostModel | None:
+    return CostModel.fit(*([Observation.model_validate_json(each) for each in part] for part in (jobs, calibration)))
 
 
 def _kinds_key(digest: str) -> str:

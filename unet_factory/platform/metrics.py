@@ -56,7 +56,9 @@ WORKERS_BY_PRECISION = Gauge(
     multiprocess_mode="livesum",
 )
 OOM_FALLBACKS = Counter(
-    "unet_factory_oom_fallbacks", "Jobs that ran out of memory and were repeated with smaller windows"
+    "unet_factory_oom_fallbacks",
+    "Jobs that ran out of memory and were repeated with smaller windows, at a coarser spacing or on the CPU",
+    ["step"],
 )
 AUDIT_FAILURES = Counter("unet_factory_audit_failures", "Lines of the audit trail that could not be written")
 IMPLAUSIBLE_RESULTS = Counter(
@@ -73,6 +75,8 @@ for _outcome in ("stored", "failed"):
     RECEIVED_INSTANCES.labels(_outcome)
 for _outcome in ("submitted", "repeated", "not_routed", "refused", "expired"):
     RECEIVED_SERIES.labels(_outcome)
+for _step in ("windows", "spacing", "cpu"):
+    OOM_FALLBACKS.labels(_step)
 for _kind in DeliveryKind:
     for _outcome in ("delivered", "retried", "dead", "skipped"):
         DELIVERIES.labels(_kind.value, _outcome)

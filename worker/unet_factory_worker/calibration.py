@@ -1,8 +1,8 @@
 """Measures a checkpoint that this kind of worker has never run, on scans of noise, while no job is there."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 import torch
+from redis.exceptions import RedisError
 
 from unet_factory.domain.cost_model import Observation
 from unet_factory.domain.manifest import Manifest, divisors_of
@@ -19,9 +20,9 @@ from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm
 from unet_factory.domain.windows import round_up
 from unet_factory.domain.workload import workload_of
 from unet_factory.jobs.costs import CostStore
-from unet_factory.model.checkpoint import Checkpoint
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.process_memory import return_freed_memory
 from unet_factory.volume import read_volume, write_labelmap
 from unet_factory_worker.computing import Computing
 from unet_factory_worker.costs import observation
@@ -40,6 +41,7 @@ class Trial(NamedTuple):
     shape: Extents
     plan: SpacingPlan
     window: Extents
+    warm_up: bool = False
 
 
 def trials_for(manifest: Manifest) -> list[Trial]:
@@ -87,26 +89,42 @@ class Calibration:
     computing: Computing
 
     def run(self) -> None:
-        """Measure what was not measured yet.
+        """Measure what was not measured yet, and give way to jobs.
 
         Raises:
             GaveWay: a job came; what was measured until then is kept.
             RedisError: nothing can be recorded now.
         """
         for name, digest in self.models.current().items():
-            checkpoint = self.factory.checkpoint(name, digest)
-            trials = trials_for(checkpoint.manifest) * ROUNDS
-            missing = trials[self.costs.calibrations(self.kind, digest) :]
-            if missing:
+            manifest = self.factory.checkpoint(name, digest).manifest
+            for trial in self._missing(manifest, digest):
                 with self.computing.measurement():
-                    self.measure(checkpoint, trials[0])  # the first of a process pays for what the others share
-            for trial in missing:
-                with self.computing.measurement():
-                    seen = self.measure(checkpoint, trial)
-                self.costs.add_calibration(self.kind, digest, seen)
+                    seen = self.measure(name, digest, trial, self.computing.give_way)
+                if not trial.warm_up:
+                    self.costs.add_calibration(self.kind, digest, seen)
 
-    def measure(self, checkpoint: Checkpoint, trial: Trial) -> Observation:
+    def measure_all(self, name: str, digest: str, check: Callable[[], None]) -> list[Observation]:
+        """All trials once, for a job that cannot wait until the worker is idle; recorded as far as that can be.
+
+        Args:
+            check: called again and again; may raise to stop.
+        """
+        seen = []
+        for trial in trials_for(self.factory.checkpoint(name, digest).manifest):
+            seen.append(self.measure(name, digest, trial, check))
+            with suppress(RedisError):
+                self.costs.add_calibration(self.kind, digest, seen[-1])
+        return seen
+
+    def _missing(self, manifest: Manifest, digest: str) -> list[Trial]:
+        """What is still to be measured, after one trial that pays for what the others share."""
+        trials = trials_for(manifest)
+        missing = (trials * ROUNDS)[self.costs.calibrations(self.kind, digest) :]
+        return [trials[0]._replace(warm_up=True), *missing] if missing else []
+
+    def measure(self, name: str, digest: str, trial: Trial, check: Callable[[], None]) -> Observation:
         """What a job on the trial's scan takes, from its file to that of its label map."""
+        manifest = self.factory.checkpoint(name, digest).manifest
         timings_s: dict[str, float] = {}
         with self.blobs.scratch() as folder:
             source = _scan_of_noise(folder / "input.nii.gz", trial)
@@ -114,7 +132,7 @@ class Calibration:
             with _timed(timings_s, "load"):
                 volume = read_volume(source)
             with _timed(timings_s, "weights"):
-                unet, cached = self.factory.network(checkpoint.manifest.name, checkpoint.digest, trial.plan.snapped)
+                unet, cached = self.factory.network(name, digest, trial.plan.snapped)
             execution = Execution(self.device, trial.window, unet.divisors, self.precision)
             with _timed(timings_s, "infer"):
                 labels = segment_scan(
@@ -122,13 +140,15 @@ class Calibration:
                     torch.from_numpy(volume.data),
                     trial.plan,
                     execution,
-                    postprocessing=checkpoint.manifest.postprocessing,
-                    on_window=lambda _done, _total: self.computing.give_way(),
+                    postprocessing=manifest.postprocessing,
+                    on_window=lambda _done, _total: check(),
                 ).numpy()
             with _timed(timings_s, "write"):
                 write_labelmap(folder / "labelmap.nii.gz", labels, source, volume.header)
-        work = workload_of(checkpoint.manifest, trial.shape, trial.plan, window=trial.window)
-        return observation(work, timings_s, cached=cached, peak_bytes=memory.peak())
+            peak_bytes = memory.peak()
+        return_freed_memory()
+        work = workload_of(manifest, trial.shape, trial.plan, window=trial.window)
+        return observation(work, timings_s, cached=cached, peak_bytes=peak_bytes)
 
 
 def _scan_of_noise(path: Path, trial: Trial) -> Path:

@@ -83,6 +83,23 @@ class WeightFactory:
             self._ready.popitem(last=False)
         return ReadyNetwork(self._ready[key], cached)
 
+    def network_on(
+        self,
+        device: torch.device,
+        model: str,
+        digest: str,
+        snapped: SnappedSpacing,
+        conditions: SnappedConditions = (),
+    ) -> UNet:
+        """As :meth:`network`; on another device than the worker's it is made for this once."""
+        if device == self._device:
+            return self.network(model, digest, snapped, conditions).unet
+        request = GenerationRequest(
+            model=model, checkpoint_digest=digest, snapped_um=tuple(snapped), conditions=conditions
+        )
+        blob, _ = self._blob(self.checkpoint(model, digest), request)
+        return parse_unet(blob, device)
+
     def publish(self, request: GenerationRequest) -> None:
         """Put a standalone network into Redis and wake those who wait for it, or tell them why it cannot be made.
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
-from unet_factory.domain.cost_model import Observation
-from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, OutOfMemory, SpacingOutOfRange
+from unet_factory.domain.budget import BudgetReport
+from unet_factory.domain.cost_model import CostModel, Observation
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange
 from unet_factory.domain.jobs import PREVIEW_NAME, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
@@ -25,26 +25,26 @@ from unet_factory.domain.plausibility import (
     volume_findings,
 )
 from unet_factory.domain.problems import UNEXPECTED, problem_of
-from unet_factory.domain.spacing import SpacingPlan, plan_spacing
+from unet_factory.domain.spacing import SpacingPlan
 from unet_factory.domain.workload import workload_of
-from unet_factory.model.device import is_out_of_memory, release_memory
-from unet_factory.model.inference import Execution, segment_scan
-from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.process_memory import return_freed_memory
 from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
 from unet_factory.volume.dicom import DicomSeries, DicomVolume
 from unet_factory.volume.preview import draw_preview
+from unet_factory_worker.budgeting import Choice, finest_affordable, own_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
+from unet_factory_worker.inference_stage import InferenceStage
 from unet_factory_worker.lease import JobHold, JobLost
 
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S = 0.25
+_CALIBRATE = "calibrate"
 
 
 def run_job(job_id: str, context: WorkerContext) -> None:
@@ -89,6 +89,8 @@ class Attempt:
     memory: PeakMemory
     timings_s: dict[str, float] = field(default_factory=dict)
     implausible: tuple[Finding, ...] = ()
+    _budget: BudgetReport | None = None
+    _started: float = field(default_factory=time.perf_counter)
     _told: float = 0.0
 
     def run(self) -> None:
@@ -125,14 +127,17 @@ class Attempt:
                     spacing_ras_mm=request.spacing_ras_mm,
                     choice=request.image_choice,
                 )
-            plan = self._plan(volume, manifest)
+            choice = self._choose(volume, manifest)
+            plan = choice.plan
             self._judge(field_of_view_findings(manifest.seen, volume.header.shape_ras, plan.native_mm), manifest)
             with self._stage("weights"):
                 unet, cached = context.factory.network(
                     request.model, request.checkpoint_digest, plan.snapped, request.conditions
                 )
             with self._stage("infer"):
-                labels, reduced = self._infer(unet, volume, plan, manifest)
+                stage = InferenceStage(self.job_id, request, context, manifest, self._tell, self._on_window)
+                way, labels = stage.run(unet, volume, choice)
+            plan = way.plan
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
             self._judge(volume_findings(manifest.seen, found_ml), manifest)
             with self._stage("write"):
@@ -140,14 +145,14 @@ class Attempt:
             if request.preview:
                 with self._stage("preview"):
                     self._draw(volume, labels, found_ml)
-            policy = _report(plan, request, reduced_memory=reduced)
+            policy = way.told(_report(plan, request))
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
                     self._write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
         peak_bytes = self._finish(
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
-        if not reduced:
+        if not way.smaller_windows:
             work = workload_of(manifest, volume.header.shape_ras, plan, dicom=self.request.is_dicom)
             self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
 
@@ -161,15 +166,25 @@ class Attempt:
         metrics.JOB_STAGE_SECONDS.labels(name).observe(elapsed)
         self._tell(timings_s=self.timings_s)
 
-    def _plan(self, volume: Volume, manifest: Manifest) -> SpacingPlan:
+    def _choose(self, volume: Volume, manifest: Manifest) -> Choice:
+        """The working spacing, told to the caller.
+
+        Raises:
+            SpacingOutOfRange, BudgetTooSmall: there is none.
+        """
         request, native_mm = self.request, volume.spacing_ras_mm
         for axis, mm in zip("RAS", native_mm, strict=True):
             metrics.SPACING_MM.labels(axis).observe(mm)
         try:
-            plan = plan_spacing(native_mm, manifest.grid, request.outside, request.working_spacing_mm)
+            if request.budget.limited:
+                costs = self._costs()
+                choice = finest_affordable(request, manifest, volume.header, costs, self._spent_s)
+            else:
+                choice = own_spacing(request, manifest, volume.header)
         except SpacingOutOfRange:
             metrics.SPACING_OUT_OF_RANGE.inc()
             raise
+        plan, self._budget = choice.plan, choice.budget
         if plan.out_of_range:
             metrics.SPACING_OUT_OF_RANGE.inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
@@ -178,8 +193,25 @@ class Attempt:
             policy=_report(plan, request),
             postprocessing=manifest.postprocessing_in_words,
             notes=self._notes(volume),
+            budget=choice.budget,
         )
-        return plan
+        return choice
+
+    def _costs(self) -> CostModel:
+        """What jobs cost here; measured now where nobody knows, which the budget does not pay for."""
+        context, digest = self.context, self.request.checkpoint_digest
+        if (known := context.costs.model(context.kind, digest)) is not None:
+            return known
+        with self._stage(_CALIBRATE):
+            seen = context.calibration.measure_all(self.request.model, digest, self.lease.check)
+        fitted = CostModel.fit(seen)
+        assert fitted is not None, "a calibration is enough to fit"
+        return fitted
+
+    @property
+    def _spent_s(self) -> float:
+        """Since the job was taken."""
+        return time.perf_counter() - self._started - self.timings_s.get(_CALIBRATE, 0.0)
 
     def _judge(self, findings: tuple[Finding, ...], manifest: Manifest) -> None:
         """Write what is found to the job, before more is done with its scan or its result.
@@ -195,42 +227,6 @@ class Attempt:
     def _notes(self, volume: Volume) -> tuple[str, ...]:
         """What was noted while the scan was read, after what a courier noted while it was fetched."""
         return tuple(dict.fromkeys((*self.context.jobs.get(self.job_id).notes, *volume.header.notes)))
-
-    def _infer(
-        self, unet: UNet, volume: Volume, plan: SpacingPlan, manifest: Manifest
-    ) -> tuple[NDArray[np.uint8], bool]:
-        """The label map, and whether memory ran out first and it was made in smaller windows.
-
-        Raises:
-            OutOfMemory: it ran out in smaller windows too.
-        """
-        context, window = self.context, manifest.window_at(plan.snapped)
-        execution = Execution(context.device, window, unet.divisors, context.precision)
-        for reduced in (False, True):
-            try:
-                labels = segment_scan(
-                    unet,
-                    torch.from_numpy(volume.data),
-                    plan,
-                    execution,
-                    postprocessing=manifest.postprocessing,
-                    max_voxels=context.settings.max_voxels,
-                    on_window=self._on_window,
-                )
-                return labels.numpy(), reduced
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # out of the handler, where the error's traceback no longer holds the tensors
-            context.factory.forget_networks()
-            release_memory(context.device)
-            if not reduced:
-                execution = execution.reduced()
-                metrics.OOM_FALLBACKS.inc()
-                log.warning(
-                    "job %s ran out of memory and is tried again with windows of %s", self.job_id, execution.window
-                )
-        raise OutOfMemory(f"even windows of {execution.window} voxels do not fit into the memory of {execution.device}")
 
     def _on_window(self, done: int, total: int) -> None:
         self.lease.check()
@@ -310,6 +306,8 @@ class Attempt:
         """End the job; returns its peak memory in bytes."""
         peak_bytes = self.memory.read()
         fields |= {"timings_s": self.timings_s, "peak_bytes": peak_bytes}
+        if self._budget is not None:
+            fields["budget"] = self._budget.spent(self._spent_s, peak_bytes)
         if not self.context.lifecycle.finish(self.job_id, self.owner, state, **fields):
             raise JobLost
         if self.implausible:
@@ -317,10 +315,5 @@ class Attempt:
         return peak_bytes
 
 
-def _report(plan: SpacingPlan, request: SegmentationRequest, *, reduced_memory: bool = False) -> PolicyReport:
-    return PolicyReport(
-        outside=request.outside,
-        out_of_range=plan.out_of_range,
-        resampled=plan.resampled,
-        reduced_memory=reduced_memory,
-    )
+def _report(plan: SpacingPlan, request: SegmentationRequest) -> PolicyReport:
+    return PolicyReport(outside=request.outside, out_of_range=plan.out_of_range, resampled=plan.resampled)

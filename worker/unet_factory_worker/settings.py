@@ -22,6 +22,10 @@ class WorkerSettings(Settings):
         description="Precision of the networks' arithmetic: `float32`, `bfloat16`, or `auto`: bfloat16 where a trial "
         "at the worker's start finds it faster.",
     )
+    cpu_fallback: bool = Field(
+        default=True,
+        description="Whether a job for which a GPU has too little memory, in smaller windows too, is done on the CPU.",
+    )
     calibrate: bool = Field(
         default=True,
         description="Whether a worker measures, while no job is there, what jobs cost with a model that is new to it; "

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel
 from unet_factory.domain.quote import (
-    Budget,
     QueueWait,
     Quote,
     Shape,
     WorkerKind,
+    budget_too_small,
     coarser_plans,
     finest_within,
     priced_plans,
@@ -57,6 +58,27 @@ def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, bud
         options=tuple(quote_options(priced, scan.shape, scan.outside)),
         chosen=None if chosen is None else priced.index(chosen),
     )
+
+
+def refuse_unaffordable(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, budget: Budget) -> None:
+    """Nothing is refused that a worker which is up might do: one that was never measured decides for itself.
+
+    Raises:
+        BudgetTooSmall: no kind of worker that is up keeps the budget at any spacing.
+    """
+    workers = [worker for worker in present(gateway.redis) if model.digest in worker.models.values()]
+    known = {each.kind: each.model for each in gateway.costs.known(model.digest)} if budget.limited else {}
+    up = {worker.kind for worker in workers}
+    if not up or not up <= known.keys():
+        return
+    plans = coarser_plans(scan.spacing_mm, model.manifest.grid, scan.outside, scan.working_spacing_mm)
+    offers = [
+        priced_plans(model.manifest, scan.shape, plans, costs, dicom=scan.dicom)
+        for kind, costs in known.items()
+        if kind in up
+    ]
+    if all(finest_within(offer, budget) is None for offer in offers):
+        raise budget_too_small(offers[0], budget, model.manifest.name)
 
 
 def _slowest(

@@ -5,7 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
-from unet_factory.domain.quote import Budget, Quote
+from unet_factory.domain.budget import Budget
+from unet_factory.domain.quote import Quote
 from unet_factory.domain.spacing import OutsidePolicy, validate_spacing
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import Responses, problems

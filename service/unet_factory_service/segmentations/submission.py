@@ -18,6 +18,7 @@ from unet_factory.volume import VolumeHeader, read_header
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.errors import NotSupported, QueueFull, QuotaExceeded
+from unet_factory_service.quotes.quoting import QuotedScan, refuse_unaffordable
 from unet_factory_service.segmentations.dicom_upload import as_one_series
 from unet_factory_service.segmentations.form import archived_series
 from unet_factory_service.segmentations.idempotency import reserve
@@ -97,12 +98,18 @@ def _accept_upload(
         SPACING_OUT_OF_RANGE.inc()
         raise
     check_working_size(header.shape_ras, plan, gateway.settings.max_voxels)
+    refuse_unaffordable(gateway, model, _quoted(header, asked), asked.budget)
     implausible = _judged(header, asked, model)
     job, request = _accept(gateway, asked, model, _input_name(scan.file, header), dicom=header.format == "dicom")
     policy = PolicyReport(outside=asked.outside, out_of_range=plan.out_of_range)
     spacing = Spacings(native=header.spacing_ras_mm, requested=asked.working_spacing_mm)
     found = {"policy": policy, "spacing": spacing, "notes": header.notes, "implausible": implausible}
     return _Accepted(job.model_copy(update=found), request)
+
+
+def _quoted(header: VolumeHeader, asked: SegmentationParameters) -> QuotedScan:
+    dicom = header.format == "dicom"
+    return QuotedScan(header.shape_ras, header.spacing_ras_mm, asked.working_spacing_mm, asked.outside, dicom)
 
 
 def _judged(header: VolumeHeader, asked: SegmentationParameters, model: RegisteredModel) -> tuple[Finding, ...]:

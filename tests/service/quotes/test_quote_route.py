@@ -3,6 +3,8 @@
 from typing import Any
 
 import httpx
+import nibabel
+import numpy as np
 import pytest
 from redis import Redis
 
@@ -33,9 +35,19 @@ def record(redis: Redis, settings: FactorySettings, kind: WorkerKind, seconds_pe
         CostStore(redis).add(kind, model.digest, seen)
 
 
+def volume_file(shape: tuple[int, int, int]) -> bytes:
+    voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return bytes(nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes())
+
+
 def up(redis: Redis, digest: str, kind: WorkerKind) -> None:
     presence = WorkerPresence(device="d", models={"tiny": digest}, started=0, pid=1, kind=kind)
     announce(redis, kind.device, presence, ttl_s=600)
+
+
+def kept(redis: Redis) -> set[bytes]:
+    """All keys but those of maintenance, which never rests."""
+    return {key for key in redis.keys("*") if isinstance(key, bytes) and not key.startswith(b"maintenance")}
 
 
 def ask(http: httpx.Client, **wishes: Any) -> Quote:
@@ -47,13 +59,13 @@ def ask(http: httpx.Client, **wishes: Any) -> Quote:
 def test_what_nobody_measured_is_unknown_and_never_guessed(
     http: httpx.Client, redis: Redis, worker_present: None
 ) -> None:
-    before = redis.dbsize()
+    before = kept(redis)
     quote = ask(http, budget_seconds=100.0)
     assert (quote.measurements, quote.chosen) == (0, None)
     assert {option.seconds for option in quote.options} == {option.peak_bytes for option in quote.options} == {None}
     assert quote.options[0].native
     assert quote.options[0].tiles > 0
-    assert redis.dbsize() == before  # nothing was queued or recorded
+    assert kept(redis) == before  # nothing was queued or recorded
     assert redis.llen("segmentations") == redis.llen("weights") == 0
 
 
@@ -114,6 +126,26 @@ def test_what_is_kept_is_bounded(redis: Redis, settings: FactorySettings, digest
     assert all(redis.ttl(key) > 0 for key in redis.keys("costs:*"))
 
 
+def test_a_budget_that_nobody_can_keep_is_refused_before_it_is_queued(
+    http: httpx.Client, redis: Redis, settings: FactorySettings, digest: str
+) -> None:
+    scan = volume_file((40, 34, 20))
+    record(redis, settings, CPU, 1e-5)
+    up(redis, digest, CPU)
+    refused = http.post("/segmentations", files={"file": scan}, data={"budget_seconds": "0.00001"})
+    assert refused.status_code == 422, refused.text
+    problem = refused.json()
+    assert problem["type"].endswith(":budget-too-small")
+    assert redis.zcard("jobs:active") == 0
+    enough = {"budget_seconds": str(2 * problem["least_seconds"])}
+    assert http.post("/segmentations", files={"file": scan}, data=enough).status_code == 202
+    up(redis, digest, GPU)  # was never measured: it may be fast enough
+    assert http.post("/segmentations", files={"file": scan}, data={"budget_seconds": "0.00001"}).status_code == 202
+    for wrong in ("0", "-1", "nan", "much"):
+        answer = http.post("/segmentations", files={"file": scan}, data={"budget_seconds": wrong})
+        assert answer.status_code == 400, answer.text
+
+
 @pytest.mark.parametrize(
     ("wishes", "status", "problem"),
     [
@@ -139,14 +171,10 @@ def test_what_cannot_be_quoted_is_refused_in_words(
 def test_finished_jobs_refine_the_prices_and_the_client_reads_them(
     http: httpx.Client, worker: None, tmp_path: Any
 ) -> None:
-    import nibabel
-    import numpy as np
-
     with FactoryClient(str(http.base_url)) as client:
         for extent in (12, 24, 40):
             scan = tmp_path / f"{extent}.nii"
-            voxels = np.random.default_rng(extent).normal(size=(extent, extent, extent)).astype(np.float32)
-            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), scan)
+            scan.write_bytes(volume_file((extent, extent, extent)))
             client.segment(scan, tmp_path / "labels.nii.gz")
         quote = client.quote((40, 40, 40), (1.0, 1.0, 1.0), budget_seconds=3600.0)
     assert (quote.measurements, quote.chosen) == (3, 0)

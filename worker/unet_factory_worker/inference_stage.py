@@ -1,0 +1,90 @@
+"""The stage of a job in which its network runs, and what is done where memory runs out."""
+
+import logging
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unet_factory.domain.jobs import SegmentationRequest, Spacings
+from unet_factory.domain.manifest import Manifest
+from unet_factory.model.device import release_memory
+from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.unet import UNet
+from unet_factory.platform import metrics
+from unet_factory.volume import Volume
+from unet_factory_worker.budgeting import Choice
+from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.out_of_memory import Way, first_that_fits, ways
+
+log = logging.getLogger(__name__)
+
+
+class Tell(Protocol):
+    """Writes fields of the job's record."""
+
+    def __call__(self, **fields: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class InferenceStage:
+    """Of one job."""
+
+    job_id: str
+    request: SegmentationRequest
+    context: WorkerContext
+    manifest: Manifest
+    tell: Tell
+    on_window: OnWindow
+
+    def run(self, unet: UNet, volume: Volume, choice: Choice) -> tuple[Way, NDArray[np.uint8]]:
+        """The label map, and the way in which it was made.
+
+        Args:
+            unet: the network for ``choice.plan``.
+
+        Raises:
+            OutOfMemory: memory ran out in every way.
+        """
+        context = self.context
+        given = Way(choice.plan, context.device)
+
+        def attempt(way: Way) -> NDArray[np.uint8]:
+            same = (way.plan, way.device) == (given.plan, given.device)
+            return self._segment(unet if same else self._network(way), volume, way)
+
+        possible = ways(choice.plan, choice.coarser, context.device, cpu_allowed=context.settings.cpu_fallback)
+        return first_that_fits(possible, attempt, lambda way: self._fall_back(way, volume))
+
+    def _network(self, way: Way) -> UNet:
+        request = self.request
+        return self.context.factory.network_on(
+            way.device, request.model, request.checkpoint_digest, way.plan.snapped, request.conditions
+        )
+
+    def _segment(self, network: UNet, volume: Volume, way: Way) -> NDArray[np.uint8]:
+        context, window = self.context, self.manifest.window_at(way.plan.snapped)
+        precision = "float32" if way.moved_to_cpu else context.precision
+        execution = Execution(way.device, window, network.divisors, precision)
+        return segment_scan(
+            network,
+            torch.from_numpy(volume.data),
+            way.plan,
+            execution.reduced() if way.smaller_windows else execution,
+            postprocessing=self.manifest.postprocessing,
+            max_voxels=context.settings.max_voxels,
+            on_window=self.on_window,
+        ).numpy()
+
+    def _fall_back(self, way: Way, volume: Volume) -> None:
+        """Free what can be freed, and tell what is tried next."""
+        self.context.factory.forget_networks()
+        release_memory(self.context.device)
+        metrics.OOM_FALLBACKS.labels(way.step).inc()
+        log.warning("job %s ran out of memory; another way is tried: %s", self.job_id, way.step)
+        working = Spacings(
+            native=volume.spacing_ras_mm, requested=self.request.working_spacing_mm, working=way.plan.working_mm
+        )
+        self.tell(spacing=working, device=str(way.device))
