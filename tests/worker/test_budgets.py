@@ -61,7 +61,7 @@ def test_a_budget_of_memory_is_met_by_a_coarser_spacing(
     assert job.budget is not None
     assert job.budget.predicted_bytes <= allowed
     with calibrated.blobs.local(job.id, "labelmap.nii.gz") as path:
-        labels = nibabel.load(path)
+        labels = nibabel.Nifti1Image.from_filename(path)
         assert labels.shape == SCAN.shape
         np.testing.assert_array_equal(labels.affine, np.eye(4))
 

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from unet_factory.domain.conditions import SnappedConditions, named_conditions, snap_conditions
-from unet_factory.domain.errors import OutOfMemory
+from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.jobs import PolicyReport, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
@@ -26,8 +26,9 @@ from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan, plan_spacing
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS
 from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalone_bytes
-from unet_factory.model.device import describe, is_out_of_memory, pick_device, release_memory
+from unet_factory.model.device import describe, pick_device, release_memory
 from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.unet import UNet
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import Volume, read_volume, volumes_ml
@@ -103,6 +104,7 @@ class LocalSegmenter:
         Raises:
             FactoryError: whatever a gateway would refuse as well, for the same reasons.
         """
+        _refuse_budget(parameters)
         manifest, stage = self.manifest, _Stages()
         conditions = snap_conditions(manifest.conditions, parameters.conditions)
         with stage("load"):
@@ -114,7 +116,7 @@ class LocalSegmenter:
         with stage("weights"):
             network = self._network(plan.snapped, conditions)
         with stage("infer"):
-            labels, reduced = self._infer(network, volume, plan, on_window)
+            way, labels = self._infer(network, volume, plan, on_window)
         measured_ml = volumes_ml(labels, native_mm, manifest.labels)
         found += volume_findings(manifest.seen, measured_ml)
         refuse_implausible(parameters.implausible, found, manifest.name)
@@ -124,12 +126,7 @@ class LocalSegmenter:
             model=manifest.name,
             checkpoint_digest=self.digest,
             spacing=Spacings(native=native_mm, requested=parameters.working_spacing_mm, working=plan.working_mm),
-            policy=PolicyReport(
-                outside=parameters.outside,
-                out_of_range=plan.out_of_range,
-                resampled=plan.resampled,
-                reduced_memory=reduced,
-            ),
+            policy=way.told(PolicyReport(outside=parameters.outside, out_of_range=plan.out_of_range)),
             conditions=named_conditions(manifest.conditions, conditions),
             device=describe(self._device),
             volumes_ml=measured_ml,
@@ -150,30 +147,35 @@ class LocalSegmenter:
 
     def _infer(
         self, network: UNet, volume: Volume, plan: SpacingPlan, on_window: OnWindow | None
-    ) -> tuple[NDArray[np.uint8], bool]:
-        """The label map, and whether memory ran out first and it was made in smaller windows.
+    ) -> tuple[Way, NDArray[np.uint8]]:
+        """The label map, and the way in which it was made: memory may run out.
 
         Raises:
             OutOfMemory: it ran out in smaller windows too.
         """
-        execution = Execution(self._device, self.manifest.window_at(plan.snapped), network.divisors)
-        for reduced in (False, True):
-            try:
-                labels = segment_scan(
-                    network,
-                    torch.from_numpy(volume.data),
-                    plan,
-                    execution,
-                    postprocessing=self.manifest.postprocessing,
-                    max_voxels=DEFAULT_LIMITS.voxels,
-                    on_window=on_window,
-                )
-                return labels.numpy(), reduced
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
+
+        def attempt(way: Way) -> NDArray[np.uint8]:
+            execution = Execution(way.device, self.manifest.window_at(way.plan.snapped), network.divisors)
+            return segment_scan(
+                network,
+                torch.from_numpy(volume.data),
+                way.plan,
+                execution.reduced() if way.smaller_windows else execution,
+                postprocessing=self.manifest.postprocessing,
+                max_voxels=DEFAULT_LIMITS.voxels,
+                on_window=on_window,
+            ).numpy()
+
+        def fall_back(way: Way) -> None:
             release_memory(self._device)
-            if not reduced:
-                execution = execution.reduced()
-                log.warning("memory ran out; trying again with windows of %s voxels", execution.window)
-        raise OutOfMemory(f"even windows of {execution.window} voxels do not fit into the memory of {execution.device}")
+            log.warning("memory ran out; another way is tried: %s", way.step)
+
+        return first_that_fits(ways(plan, (), self._device, cpu_allowed=False), attempt, fall_back)
+
+
+def _refuse_budget(parameters: SegmentationParameters) -> None:
+    if parameters.budget.limited:
+        raise MalformedRequest(
+            "budget_seconds and budget_bytes need a factory, which knows what jobs cost on its workers; without one, "
+            "choose a working_spacing"
+        )

@@ -12,12 +12,12 @@ from unet_factory.domain.jobs import SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.model.device import release_memory
 from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.volume import Volume
 from unet_factory_worker.budgeting import Choice
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.out_of_memory import Way, first_that_fits, ways
 
 log = logging.getLogger(__name__)
 

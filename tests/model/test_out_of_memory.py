@@ -7,7 +7,7 @@ from unet_factory.domain.errors import OutOfMemory
 from unet_factory.domain.jobs import PolicyReport
 from unet_factory.domain.quote import coarser_plans
 from unet_factory.domain.spacing import OutsidePolicy, SpacingGrid
-from unet_factory_worker.out_of_memory import Way, first_that_fits, ways
+from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 NATIVE, *COARSER = coarser_plans((1.0, 1.0, 1.0), SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3), OutsidePolicy.CLAMP)
