@@ -73,11 +73,7 @@ class WeightFactory:
             self._ready.move_to_end(key)
             metrics.WEIGHT_CACHE_HITS.inc()
             return ReadyNetwork(unet, cached=True)
-        blob = self._cached(request)
-        cached = blob is not None
-        if blob is None:
-            blob = self._generate(checkpoint, request)
-            self._keep(request, blob)
+        blob, cached = self._found_or_made(checkpoint, request)
         self._ready[key] = parse_unet(blob, self._device)
         while len(self._ready) > self._capacity:
             self._ready.popitem(last=False)
@@ -97,7 +93,7 @@ class WeightFactory:
         request = GenerationRequest(
             model=model, checkpoint_digest=digest, snapped_um=tuple(snapped), conditions=conditions
         )
-        blob, _ = self._blob(self.checkpoint(model, digest), request)
+        blob, _ = self._found_or_made(self.checkpoint(model, digest), request)
         return parse_unet(blob, device)
 
     def publish(self, request: GenerationRequest) -> None:
@@ -135,6 +131,14 @@ class WeightFactory:
         return problem_of(
             OutOfMemory(f"the memory of {self._device} is too small for the network at the moment; try again")
         )
+
+    def _found_or_made(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
+        """The bytes of a standalone file, and whether Redis had them."""
+        if (found := self._cached(request)) is not None:
+            return found, True
+        blob = self._generate(checkpoint, request)
+        self._keep(request, blob)
+        return blob, False
 
     def _cached(self, request: GenerationRequest) -> bytes | None:
         """The bytes of a standalone file, if Redis has them; a cache out of order costs time, not the job."""
