@@ -26,7 +26,7 @@ from unet_factory_service.documentation import ProblemDocument
 from unet_factory_service.middleware import HeadAsGet, RequestDuration, RequestId, UnexpectedErrors
 from unet_factory_service.networks import model_routes
 from unet_factory_service.networks import routes as unet_routes
-from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes
+from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes, status_routes
 from unet_factory_service.page import routes as page_routes
 from unet_factory_service.problems import install_problem_handlers
 from unet_factory_service.public_url import TrustedProxies
@@ -45,7 +45,7 @@ _ROUTERS = (
     *(dicom_result_routes.router,),
     *(delivery_routes.router, model_routes.router, quote_routes.router),
     *(store_routes.router, search_routes.router, retrieve_routes.router),
-    *(health_routes.router, metrics_routes.router),
+    *(health_routes.router, metrics_routes.router, status_routes.router),
     page_routes.router,
 )
 

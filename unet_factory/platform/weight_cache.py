@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import ResponseError
@@ -42,6 +42,13 @@ class CachedWeights:
 def connect_cache(url: str) -> Redis:
     """A client for a store of networks: they are read in larger pieces than the library's 64 KiB."""
     return Redis.from_url(url, socket_read_size=2**20)
+
+
+class StoreMemory(NamedTuple):
+    """Of the server that holds the networks; ``max_bytes`` 0: no limit."""
+
+    used_bytes: int
+    max_bytes: int
 
 
 class WeightCache:
@@ -92,6 +99,11 @@ class WeightCache:
             pipeline.execute()
         self._redis.publish(ready_channel(request), b"ready")
         return CachedWeights(blob, digest.hex())
+
+    def memory(self) -> StoreMemory:
+        """How full the store is, with whatever else lies in the same server."""
+        found: Any = self._redis.info("memory")
+        return StoreMemory(found["used_memory"], found["maxmemory"])
 
     def drop(self, keys: Sequence[str]) -> None:
         """Forget the networks of these keys."""

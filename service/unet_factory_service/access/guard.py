@@ -50,6 +50,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /v2/health/live": _PUBLIC,
     "GET /v2/health/ready": _PUBLIC,
     "GET /metrics": _PUBLIC,
+    "GET /status": AccessRule(),
     "GET /models": AccessRule(),
     "GET /models/{name}": AccessRule(),
     "GET /unet": AccessRule(Scope.WEIGHTS),

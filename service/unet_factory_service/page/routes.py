@@ -5,8 +5,7 @@ import hashlib
 from fastapi import APIRouter, HTTPException, Request, Response
 
 from unet_factory_service.conditional import conditional_response
-from unet_factory_service.page.assets import PREFIX, Asset, load_assets
-from unet_factory_service.public_url import public_location
+from unet_factory_service.page.assets import Asset, load_assets
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,7 +29,6 @@ _SECURITY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referre
 _DOCUMENT = _SECURITY | {
     "Cache-Control": "no-cache",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Vary": "Forwarded, X-Forwarded-Prefix",
 }
 
 
@@ -51,7 +49,7 @@ def redoc(request: Request) -> Response:
     return _document(request, "redoc.html", _REDOC_POLICY)
 
 
-@router.get(PREFIX + "/{digest}/{path:path}")
+@router.get("/assets/{digest}/{path:path}")
 def asset(request: Request, digest: str, path: str) -> Response:
     """Of this release alone: another one's files are gone."""
     assets = load_assets()
@@ -65,11 +63,10 @@ def asset(request: Request, digest: str, path: str) -> Response:
 
 
 def _document(request: Request, name: str, policy: str = _PAGE_POLICY) -> Response:
-    """An HTML page, with the address of its assets as the caller's browser reaches them."""
+    """An HTML page. It names its assets relative to itself, so it works under whatever prefix a proxy gives it."""
     assets = load_assets()
-    base = public_location(request, f"{PREFIX}/{assets.digest}")
     found = assets.by_path[name]
-    body = found.read().replace(b"{{assets}}", base.encode())
+    body = found.read().replace(b"{{assets}}", f"assets/{assets.digest}".encode())
     return _answer(request, found, body, _DOCUMENT | {"Content-Security-Policy": policy})
 
 

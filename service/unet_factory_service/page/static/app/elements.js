@@ -16,7 +16,7 @@ export function make(tag, attributes = {}, ...children) {
 }
 
 export function show(element, visible) {
-  element.hidden = !visible;
+  element.toggleAttribute("hidden", !visible); // SVG has no `hidden` property
 }
 
 // Hand a file to the browser's downloads.

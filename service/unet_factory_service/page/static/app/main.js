@@ -1,38 +1,38 @@
 // The page: choose a scan, see it, have it segmented, see and download the result.
 
 import { follow, json, Problem, request } from "./api.js";
-import { byId, make, show } from "./elements.js";
+import { byId, show } from "./elements.js";
+import { listJobs } from "./jobs.js";
 import { askForKey } from "./key.js";
-import { captionOf, showProgress, showResult } from "./result.js";
+import { Panes } from "./panes.js";
+import { hideProblem, showProblem, withKey } from "./problems.js";
+import { captionOf, showProgress, showResults } from "./result.js";
 import { droppedFiles, readScan } from "./scan.js";
-import { fillModels, modelNamed, mm, settings } from "./settings.js";
-import { Viewer } from "./viewer.js";
+import { fillModels, modelNamed, setScan, settings } from "./settings.js";
+import { showSystem } from "./system.js";
+import { bytesText, spacingText } from "./units.js";
 
-const viewer = new Viewer(byId("canvas"), (position, [scan, label]) => {
-  const [right, anterior, superior] = position.map((coordinate) => coordinate.toFixed(1));
-  const parts = [`R ${right}, A ${anterior}, S ${superior} mm`, `intensity ${Number(scan.value.toPrecision(5))}`];
-  if (label?.label) parts.push(label.label);
-  byId("location").textContent = parts.join(" · ");
-});
-const stage = byId("canvas").parentElement;
+const panes = new Panes(byId("panes"), showLocation);
+const VIEWS = { segment: () => {}, jobs: listJobs, system: showSystem };
 
 let scan = null;
-let job = null;
-let following = null; // aborts the upload or the stream of the job that runs
+let results = []; // of one job, or of two side by side
+let running = null; // {id, aborts}: the job that is uploaded or followed
 
 async function start() {
-  showEmpty("Drop a scan anywhere on this page");
+  panes.showText("Drop a scan anywhere on this page");
   await withKey(async () => fillModels(await json("models")));
 }
 
 async function choose(files) {
   hideProblem();
+  location.hash = "segment";
   try {
-    await forgetJob();
+    forgetResults();
     scan = await readScan(files);
     byId("scan-name").textContent = scan.name;
-    byId("scan-facts").textContent = `${(scan.upload.size / 1e6).toFixed(1)} MB`;
-    byId("start").disabled = false;
+    byId("scan-facts").textContent = bytesText(scan.upload.size);
+    setBusy(false);
     await showScan(scan);
   } catch (error) {
     showProblem(error);
@@ -40,114 +40,113 @@ async function choose(files) {
 }
 
 async function showScan(chosen) {
-  showEmpty("Reading the scan…");
+  panes.showText("Reading the scan…");
+  performance.mark("drop");
+  let header = null;
   try {
     const [picture] = await chosen.pictures();
-    if (!picture) throw new Error("no picture");
-    const { shape, spacing } = await viewer.show(picture);
-    if (chosen !== scan) return;
-    byId("scan-facts").textContent += `, ${shape.join(" × ")} voxels of ${spacing.map(mm).join(" × ")} mm`;
-    byId("caption").textContent = chosen.name;
-    stage.classList.remove("empty");
+    if (!picture) throw new Error("it holds no picture");
+    header = await panes.showScan(picture, chosen.name);
+    performance.measure("drop to picture", "drop");
+    const size = `${header.shape.join(" × ")} voxels of ${spacingText(header.spacing)} mm`;
+    byId("scan-facts").textContent = `${bytesText(chosen.upload.size)}, ${size}`;
   } catch (error) {
     console.info("the viewer cannot show this file:", error.message);
-    viewer.clear();
-    showEmpty("The browser cannot show this file. It can still be sent to be segmented: the server reads more formats.");
+    panes.showText("The browser cannot show this file. You can still have it segmented: the server reads more formats.");
   }
+  if (chosen === scan) await withKey(() => setScan(header && { ...header, isDicom: chosen.isDicom }));
 }
 
-async function segment(event) {
-  event.preventDefault();
+async function segment(beside) {
   hideProblem();
-  await forgetJob();
+  if (!beside) forgetResults();
   const chosen = scan;
   const form = new FormData();
   for (const [name, value] of Object.entries({ ...settings(), preview: "true" })) form.set(name, value);
   form.set("file", chosen.upload, "scan");
-  following = new AbortController();
-  const { signal } = following;
+  const aborts = new AbortController();
+  running = { id: null, aborts };
   setBusy(true);
   showProgress({ state: "queued", progress: 0 });
   byId("state").textContent = "Uploading";
   await withKey(async () => {
-    job = await json("segmentations", { method: "POST", body: form, signal });
-    job = await follow(job.id, showProgress, signal);
-    show(byId("progress"), false);
-    await showEnd(chosen);
+    const accepted = await json("segmentations", { method: "POST", body: form, signal: aborts.signal });
+    running.id = accepted.id;
+    const job = await follow(accepted.id, showProgress, aborts.signal);
+    await showEnd(job, chosen, beside);
   });
-  setBusy(false);
+  if (running?.aborts === aborts) running = null;
+  setBusy(running !== null);
 }
 
-async function showEnd(chosen) {
+async function showEnd(job, chosen, beside) {
   if (job.state !== "succeeded") throw new Problem(job.error?.title ?? "The job was cancelled", job.error?.detail ?? "");
   const model = modelNamed(job.model);
   const labelmap = await (await request(`segmentations/${job.id}/labelmap`)).arrayBuffer();
-  if (!stage.classList.contains("empty")) await viewer.overlay(labelmap, model.labels);
-  byId("caption").textContent = captionOf(job);
-  showResult(job, model, {
-    isDicom: chosen.isDicom,
-    onVisible: (value, visible) => viewer.setLabelVisible(value, visible),
-    onProblem: showProblem,
-  });
-  byId("result").dataset.job = job.id;
+  await panes.showResult(labelmap, model.labels, captionOf(job), beside);
+  results = beside ? [results[0], job] : [job];
+  const onVisible = (value, visible) => panes.setLabelVisible(value, visible);
+  showResults(results, model, { isDicom: chosen.isDicom, onVisible, onProblem: showProblem });
 }
 
 // Cancelling and deleting are one thing to the API: the job ends and its data go.
-async function deleteJob() {
-  following?.abort();
-  const gone = job;
-  await forgetJob();
-  if (!gone) return;
-  await withKey(() => request(`segmentations/${gone.id}`, { method: "DELETE" }));
+async function cancel() {
+  const { id, aborts } = running;
+  running = null;
+  aborts.abort();
+  setBusy(false);
+  if (id) await withKey(() => request(`segmentations/${id}`, { method: "DELETE" }));
 }
 
-async function forgetJob() {
-  following?.abort();
-  following = null;
-  job = null;
-  setBusy(false);
+async function deleteResults() {
+  const ids = results.map((job) => job.id);
+  forgetResults();
+  for (const id of ids) await withKey(() => request(`segmentations/${id}`, { method: "DELETE" }));
+}
+
+function forgetResults() {
+  running?.aborts.abort();
+  running = null;
+  results = [];
   show(byId("result"), false);
-  viewer.removeOverlay();
+  panes.removeResults();
+  setBusy(false);
 }
 
 function setBusy(busy) {
   show(byId("progress"), busy);
   byId("start").disabled = busy || !scan;
+  const model = byId("model").value;
+  show(byId("beside"), !busy && panes.showsScan && results.length > 0 && results[0].model === model);
 }
 
-// Runs what asks the API; asks for a key where one is missing, and says what went wrong.
-async function withKey(action) {
-  try {
-    await action();
-  } catch (error) {
-    if (error.name === "AbortError") return;
-    if (error.status === 401 && (await askForKey(error.detail))) return withKey(action);
-    showProblem(error);
+function showLocation(position, intensity, label) {
+  const [right, anterior, superior] = position.map((coordinate) => coordinate.toFixed(1));
+  const parts = [`R ${right}, A ${anterior}, S ${superior} mm`, `intensity ${Number(intensity.toPrecision(5))}`];
+  if (label) parts.push(label);
+  byId("location").textContent = parts.join(" · ");
+}
+
+function showView() {
+  const chosen = location.hash.slice(1) in VIEWS ? location.hash.slice(1) : "segment";
+  for (const name of Object.keys(VIEWS)) {
+    show(byId(name), name === chosen);
+    const link = document.querySelector(`nav a[href="#${name}"]`);
+    if (name === chosen) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
-}
-
-function showProblem(error) {
-  if (!(error instanceof Problem)) console.error(error);
-  byId("problem").replaceChildren(make("strong", {}, error.title ?? "Something went wrong"), error.detail ?? error.message);
-  show(byId("problem"), true);
-}
-
-function hideProblem() {
-  show(byId("problem"), false);
-}
-
-function showEmpty(text) {
-  stage.dataset.text = text;
-  stage.classList.add("empty");
+  withKey(() => VIEWS[chosen]());
 }
 
 function listen() {
+  addEventListener("hashchange", showView);
   byId("choose-files").addEventListener("click", () => byId("files").click());
   byId("choose-folder").addEventListener("click", () => byId("folder").click());
   for (const id of ["files", "folder"]) {
     byId(id).addEventListener("change", (event) => {
-      if (event.target.files.length) choose([...event.target.files]);
+      const files = [...event.target.files];
       event.target.value = "";
+      if (files.length) choose(files);
     });
   }
   document.addEventListener("dragover", (event) => {
@@ -162,16 +161,21 @@ function listen() {
     byId("drop").classList.remove("over");
     choose(await droppedFiles(event.dataTransfer));
   });
-  byId("settings").addEventListener("submit", segment);
-  byId("cancel").addEventListener("click", deleteJob);
-  byId("delete").addEventListener("click", deleteJob);
-  byId("opacity").addEventListener("input", (event) => viewer.setOpacity(Number(event.target.value)));
+  byId("settings").addEventListener("submit", (event) => {
+    event.preventDefault();
+    segment(false);
+  });
+  byId("beside").addEventListener("click", () => segment(true));
+  byId("model").addEventListener("change", () => setBusy(running !== null));
+  byId("cancel").addEventListener("click", cancel);
+  byId("delete").addEventListener("click", deleteResults);
+  byId("opacity").addEventListener("input", (event) => panes.setOpacity(Number(event.target.value)));
   byId("key-button").addEventListener("click", async () => {
     if (await askForKey()) start();
   });
   for (const button of document.querySelectorAll("[data-view]")) {
     button.addEventListener("click", () => {
-      viewer.setView(button.dataset.view);
+      panes.setView(button.dataset.view);
       for (const other of document.querySelectorAll("[data-view]")) other.setAttribute("aria-pressed", other === button);
     });
   }
@@ -179,3 +183,4 @@ function listen() {
 
 listen();
 await start();
+showView();

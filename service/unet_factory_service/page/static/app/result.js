@@ -2,10 +2,15 @@
 
 import { request } from "./api.js";
 import { byId, make, save, show } from "./elements.js";
-import { mm } from "./settings.js";
+import { spacingText } from "./units.js";
 import { colourOf } from "./viewer.js";
 
-const STATES = { queued: "Waiting for a worker", running: "Segmenting", succeeded: "Done", failed: "Failed", cancelled: "Cancelled" };
+export const STATES = { queued: "Waiting for a worker", running: "Segmenting", succeeded: "Done", failed: "Failed", cancelled: "Cancelled" };
+const OUTSIDE = {
+  clamp: "It was segmented at the nearest trained spacing.",
+  extrapolate: "The network was made for a spacing that it was not trained for.",
+  reject: "",
+};
 
 export function showProgress(job) {
   show(byId("progress"), true);
@@ -15,49 +20,61 @@ export function showProgress(job) {
   else bar.removeAttribute("value");
 }
 
-export function showResult(job, model, { isDicom, onVisible, onProblem }) {
-  const warnings = warningsOf(job);
-  byId("warnings").replaceChildren(...warnings.map((text) => make("li", {}, text)));
-  show(byId("warnings"), warnings.length > 0);
+// The panel for one job, or for two side by side of the same model.
+export function showResults(jobs, model, { isDicom, onVisible, onProblem }) {
+  byId("warnings").replaceChildren(...warningItems(jobs));
+  show(byId("warnings"), byId("warnings").children.length > 0);
   const labels = model.labels.filter((label) => label.value > 0);
-  byId("labels").tBodies[0].replaceChildren(...labels.map((label) => labelRow(label, job, onVisible)));
-  byId("result-facts").textContent = factsOf(job);
-  byId("downloads").replaceChildren(...downloadsOf(job, isDicom).map((file) => downloadButton(file, onProblem)));
+  byId("labels").replaceChildren(
+    make("thead", {}, make("tr", {}, ...["Structure", ...jobs.map(volumeHeading)].map((text) => make("th", { scope: "col" }, text)))),
+    make("tbody", {}, ...labels.map((label) => labelRow(label, jobs, onVisible))),
+  );
+  byId("result-facts").replaceChildren(...jobs.map((job) => make("p", {}, factsOf(job))));
+  byId("downloads").replaceChildren(...jobs.map((job) => downloads(job, isDicom, jobs.length > 1, onProblem)));
+  byId("result").dataset.job = jobs.at(-1).id;
   show(byId("result"), true);
+
+  function volumeHeading(job) {
+    return jobs.length > 1 ? `at ${spacingText(job.spacing.working)} mm` : "Volume";
+  }
 }
 
 export function captionOf(job) {
   return `${job.model} at ${spacingText(job.spacing.working)} mm`;
 }
 
-export function warningsOf(job) {
-  const warnings = job.implausible.map(
-    (finding) => `Not plausible: ${findingText(finding)}. Do not rely on this result.`,
-  );
-  if (job.policy.out_of_range) warnings.push(`The spacing is outside the range that the model was trained for. ${OUTSIDE[job.policy.outside]}`);
+export function warningItems(jobs) {
+  return [...new Set(jobs.flatMap(warningsOf))].map((text) => make("li", {}, text));
+}
+
+export function downloads(job, isDicom, named, onProblem) {
+  const files = filesOf(job, isDicom).map((file) => downloadButton(file, onProblem));
+  return make("div", { class: "downloads" }, ...(named ? [make("p", { class: "facts" }, captionOf(job))] : []), ...files);
+}
+
+function warningsOf(job) {
+  const warnings = job.implausible.map((finding) => `Not plausible: ${findingText(finding)}. Do not rely on this result.`);
+  if (job.policy.out_of_range) {
+    warnings.push(`The spacing is outside the range that the model was trained for. ${OUTSIDE[job.policy.outside]}`);
+  }
   if (job.policy.reduced_memory) warnings.push("Memory ran out, and the scan was segmented in smaller windows.");
   if (job.volumes_ml && Object.values(job.volumes_ml).every((volume) => volume === 0)) warnings.push("No structure was found in the scan.");
   return [...warnings, ...job.notes.map(sentence)];
 }
 
-const OUTSIDE = {
-  clamp: "It was segmented at the nearest trained spacing.",
-  extrapolate: "The network was made for a spacing that it was not trained for.",
-  reject: "",
-};
-
 function findingText({ what, label, axis, value, expected }) {
   const [subject, unit] = what === "volume_ml" ? [`volume of ${label}`, "ml"] : [`field of view along ${axis}`, "mm"];
-  return `${subject} is ${Number(value.toPrecision(4))} ${unit}, expected ${expected.map((bound) => Number(bound.toPrecision(4))).join(" to ")} ${unit}`;
+  const [low, high] = expected.map((bound) => Number(bound.toPrecision(4)));
+  return `${subject} is ${Number(value.toPrecision(4))} ${unit}, expected ${low} to ${high} ${unit}`;
 }
 
-function labelRow(label, job, onVisible) {
+function labelRow(label, jobs, onVisible) {
   const box = make("input", { type: "checkbox", checked: true, onchange: () => onVisible(label.value, box.checked) });
-  const volume = job.volumes_ml?.[label.name];
+  const volumes = jobs.map((job) => job.volumes_ml?.[label.name]);
   return make(
     "tr", {},
     make("td", {}, make("label", {}, box, swatch(colourOf(label.value)), label.name)),
-    make("td", {}, volume === undefined ? "" : `${volume.toFixed(2)} ml`),
+    ...volumes.map((volume) => make("td", {}, volume === undefined ? "" : `${volume.toFixed(2)} ml`)),
   );
 }
 
@@ -73,7 +90,7 @@ function factsOf(job) {
   return `${native}segmented at ${spacingText(job.spacing.working)} mm with ${job.model} on ${job.device} in ${seconds.toFixed(1)} s.`;
 }
 
-function downloadsOf(job, isDicom) {
+function filesOf(job, isDicom) {
   const at = `segmentations/${job.id}`;
   const found = Object.values(job.volumes_ml ?? {}).some((volume) => volume > 0);
   return [
@@ -93,14 +110,8 @@ function networkPath(job) {
 }
 
 function downloadButton({ text, path, name }, onProblem) {
-  return make("button", {
-    type: "button",
-    onclick: () => request(path).then((response) => response.blob()).then((blob) => save(blob, name)).catch(onProblem),
-  }, text);
-}
-
-function spacingText(spacing, by = " × ") {
-  return spacing.map(mm).join(by);
+  const download = () => request(path).then((response) => response.blob()).then((blob) => save(blob, name));
+  return make("button", { type: "button", onclick: () => download().catch(onProblem) }, text);
 }
 
 function sentence(text) {

@@ -1,29 +1,34 @@
 // The form: which model, at which spacing, with which options.
 
-import { byId, make, show } from "./elements.js";
+import { byId, make } from "./elements.js";
+import { chosenSpacing, quote, showChoice } from "./spacing.js";
+import { mm } from "./units.js";
 
 let models = [];
+let scan = null;
 
 export function fillModels(found) {
   models = found;
-  const select = byId("model");
-  select.replaceChildren(...models.map((model) => make("option", { value: model.name, selected: model.default }, model.name)));
-  select.addEventListener("change", showModel);
-  showModel();
-}
-
-export function chosenModel() {
-  return models.find((model) => model.name === byId("model").value);
+  const options = models.map((model) => make("option", { value: model.name, selected: model.default }, model.name));
+  byId("model").replaceChildren(...options);
+  return showModel();
 }
 
 export function modelNamed(name) {
   return models.find((model) => model.name === name);
 }
 
+// Prices are for this scan from now on: {shape, spacing, isDicom}, or null if its header could not be read here.
+export function setScan(found) {
+  scan = found;
+  return showPrices();
+}
+
 // The fields of the request, without those that are left at the server's defaults.
 export function settings() {
   const fields = { model: byId("model").value, outside: byId("outside").value };
-  if (chosenSpacing()) fields.working_spacing = Array(3).fill(chosenSpacing()).join(",");
+  const working = byId("working-spacing").value.trim() || chosenSpacing()?.join(",");
+  if (working) fields.working_spacing = working;
   const header = byId("header-spacing").value.trim();
   if (header) fields.spacing = header;
   const conditions = [...document.querySelectorAll("#conditions input")].map((input) => `${input.name}=${input.value}`);
@@ -31,39 +36,28 @@ export function settings() {
   return fields;
 }
 
-function chosenSpacing() {
-  return document.querySelector("input[name=spacing]:checked").value === "other" ? byId("spacing").value : null;
-}
-
 function showModel() {
-  const model = chosenModel();
+  const model = modelNamed(byId("model").value);
   const names = model.labels.filter((label) => label.value > 0).map((label) => label.name);
-  const range = model.trained_range_mm.map(([low, high]) => `${mm(low)}–${mm(high)}`);
-  const alike = range.every((one) => one === range[0]);
-  byId("model-facts").textContent =
-    `${model.modality}: ${names.join(", ")}. Trained for ${alike ? range[0] : range.join(" × ")} mm.`;
-  const slider = byId("spacing");
-  slider.min = Math.max(...model.trained_range_mm.map(([low]) => low));
-  slider.max = Math.min(...model.trained_range_mm.map(([, high]) => high));
-  slider.step = model.grid_step_mm;
-  slider.value = Math.max(slider.min, Math.min(slider.max, 1));
-  showSpacing();
+  byId("model-facts").textContent = `${model.modality}: ${names.join(", ")}. Trained for ${rangeText(model)} mm.`;
   byId("conditions").replaceChildren(...model.conditions.flatMap(conditionInput));
+  return showPrices();
 }
 
-function conditionInput(condition) {
-  const { name, minimum, maximum, step } = condition;
-  const input = make("input", { type: "number", id: `condition-${name}`, name, min: minimum, max: maximum, step, value: condition.default });
+function showPrices() {
+  return quote(byId("model").value, scan, byId("outside").value);
+}
+
+export function rangeText(model) {
+  const range = model.trained_range_mm.map(([low, high]) => `${mm(low)}–${mm(high)}`);
+  return range.every((axis) => axis === range[0]) ? range[0] : range.join(" × ");
+}
+
+function conditionInput({ name, minimum, maximum, step, default: value }) {
+  const input = make("input", { type: "number", id: `condition-${name}`, name, min: minimum, max: maximum, step, value });
   return [make("label", { for: input.id }, `${name.replaceAll("_", " ")} (${minimum} to ${maximum})`), input];
 }
 
-function showSpacing() {
-  show(byId("other-spacing"), chosenSpacing() !== null);
-  byId("spacing-text").textContent = `${mm(Number(byId("spacing").value))} mm`;
-}
-
-export function mm(value) {
-  return String(Number(value.toFixed(3)));
-}
-
-byId("settings").addEventListener("input", showSpacing);
+byId("model").addEventListener("change", showModel);
+byId("outside").addEventListener("change", showPrices);
+byId("spacing").addEventListener("input", showChoice);

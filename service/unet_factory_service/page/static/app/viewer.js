@@ -29,7 +29,7 @@ export class Viewer {
     this.niivue = new Niivue({
       backColor: [0.04, 0.05, 0.06, 1],
       crosshairColor: [1, 1, 1, 0.55],
-      crosshairWidth: 1,
+      crosshairWidth: 0.5,
       crosshairWidthUnit: "percent",
       fontColor: [0.85, 0.88, 0.9, 1],
       dragAndDropEnabled: false,
@@ -41,7 +41,10 @@ export class Viewer {
       sliceType: SLICE_TYPE.MULTIPLANAR,
       tileMargin: 4,
     });
-    this.niivue.onLocationChange = ({ mm, values }) => onLocation?.([...mm].slice(0, 3), values);
+    this.niivue.onLocationChange = ({ mm, values: [scan, label] }) => {
+      const found = this.labels?.find((known) => known.value > 0 && known.value === label?.value);
+      onLocation([...mm].slice(0, 3), scan.value, found?.name);
+    };
     this.ready = this.niivue.attachToCanvas(canvas);
     canvas.addEventListener("keydown", (event) => this.#step(event));
   }
@@ -88,6 +91,19 @@ export class Viewer {
     if (this.niivue.volumes.length < 2) return;
     this.niivue.volumes[1].setColormapLabel(this.#colours());
     this.niivue.updateGLVolume();
+  }
+
+  // Both crosshairs and cameras follow each other; null: this one is on its own again.
+  moveTogetherWith(other) {
+    this.niivue.broadcastTo(other ? [other.niivue] : [], { "2d": true, "3d": true });
+    other?.niivue.broadcastTo([this.niivue], { "2d": true, "3d": true });
+    if (other) this.niivue.sync();
+  }
+
+  // The browser allows few WebGL contexts: this one is given back.
+  close() {
+    this.niivue.broadcastTo([], { "2d": false, "3d": false });
+    this.niivue.gl.getExtension("WEBGL_lose_context")?.loseContext();
   }
 
   setView(name) {

@@ -1,0 +1,95 @@
+// The working spacing: a slider from the scan's own to coarser ones, with what each is predicted to cost and to be worth.
+
+import { json } from "./api.js";
+import { byId, show } from "./elements.js";
+import { spacingText } from "./units.js";
+
+const WIDTH = 300;
+const HEIGHT = 90;
+const MARGIN = 8;
+
+let options = [];
+
+// The chosen spacing in mm (R,A,S); null for the finest one, which is the server's default.
+export function chosenSpacing() {
+  return options[Number(byId("spacing").value)]?.native === false ? options[Number(byId("spacing").value)].spacing : null;
+}
+
+// Asks for prices anew; `scan` is {shape, spacing, isDicom}, or null where its header could not be read here.
+export async function quote(model, scan, outside) {
+  const body = scan && { model, outside, shape: scan.shape, spacing: scan.spacing, dicom: scan.isDicom };
+  options = [];
+  try {
+    if (body) {
+      const headers = { "Content-Type": "application/json" };
+      const answer = await json("quote", { method: "POST", headers, body: JSON.stringify(body) });
+      options = answer.options;
+      byId("wait").textContent = waitText(answer.queue);
+    }
+  } catch (error) {
+    if (error.status === 401) throw error;
+    byId("wait").textContent = `No prediction: ${error.detail ?? error.message}`;
+  }
+  const slider = byId("spacing");
+  slider.max = Math.max(0, options.length - 1);
+  slider.value = 0;
+  slider.disabled = options.length < 2;
+  showChoice();
+}
+
+export function showChoice() {
+  const at = Number(byId("spacing").value);
+  const option = options[at];
+  const own = !option || option.native;
+  byId("spacing-text").textContent = option ? `${spacingText(option.spacing)} mm` : "the scan’s own";
+  byId("spacing").setAttribute("aria-valuetext", byId("spacing-text").textContent + (own ? " (the scan’s own)" : ""));
+  fill("price-seconds", option?.seconds, (seconds) => `${brief(seconds)} s`);
+  fill("price-memory", option?.peak_bytes, (bytes) => `${brief(bytes / 1e9)} GB`);
+  fill("price-dice", option?.expected_dice, ({ dice, low, high }) => `${dice.toFixed(2)} (${low.toFixed(2)}–${high.toFixed(2)})`);
+  drawCurve(at);
+}
+
+function fill(id, value, text) {
+  show(byId(id).parentElement, value != null);
+  byId(id).textContent = value == null ? "" : text(value);
+}
+
+function brief(value) {
+  return value >= 10 ? value.toFixed(0) : value.toPrecision(2);
+}
+
+function waitText({ jobs, workers, seconds }) {
+  if (!workers) return "No worker is up at the moment; a job would wait.";
+  if (!jobs) return "";
+  return `${jobs} ${jobs === 1 ? "job is" : "jobs are"} ahead of you${seconds ? `, about ${Math.ceil(seconds)} s` : ""}.`;
+}
+
+function drawCurve(at) {
+  const seconds = options.map((option) => option.seconds);
+  const dice = options.map((option) => option.expected_dice?.dice ?? null);
+  const lines = [["time", seconds], ["dice", dice]].filter(([, values]) => values.length > 1 && values.every((value) => value != null));
+  show(byId("curve"), lines.length > 0);
+  const parts = lines.flatMap(([name, values]) => {
+    const points = values.map((value, index) => [xOf(index), yOf(value, values)]);
+    return [
+      svg("polyline", { class: `line ${name}`, points: points.map((point) => point.join(",")).join(" ") }),
+      svg("circle", { class: `dot ${name}`, cx: points[at][0], cy: points[at][1], r: 4 }),
+    ];
+  });
+  byId("curve").replaceChildren(svg("line", { class: "here", x1: xOf(at), x2: xOf(at), y1: 0, y2: HEIGHT }), ...parts);
+}
+
+function xOf(index) {
+  return MARGIN + (index / (options.length - 1)) * (WIDTH - 2 * MARGIN);
+}
+
+function yOf(value, values) {
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  return high === low ? HEIGHT / 2 : MARGIN + ((high - value) / (high - low)) * (HEIGHT - 2 * MARGIN);
+}
+
+function svg(tag, attributes) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  return element;
+}
