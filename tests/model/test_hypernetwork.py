@@ -105,6 +105,30 @@ def test_the_strides_are_told_or_not() -> None:
 
 
 @pytest.mark.parametrize("parametrization", [Parametrization.PAPER, Parametrization.MIP])
+def test_centred_features_change_about_zero(parametrization: Parametrization) -> None:
+    """Over drawn spacings: mean near 0, the wanted deviation, whatever the MLP gives; and a copy has the same."""
+    torch.manual_seed(0)
+    shape = HypernetworkShape(parametrization=parametrization, hidden=(16, 12), centred=0.1)
+    centred = Hypernetwork(ARCHITECTURE, shape, GRID)
+    low, high = (torch.tensor(ends) for ends in zip(*GRID.range_mm, strict=True))
+    drawn = low * (high / low) ** torch.rand(400, 3)
+    features = torch.stack([centred.features(spacing) for spacing in drawn]).detach()
+    varying = features.std(dim=0) > 1e-6
+    assert varying.sum() > 4
+    assert float(features.mean(dim=0).abs().max()) < 0.03
+    deviations = features.std(dim=0)[varying]
+    assert float(deviations.median()) == pytest.approx(0.1, abs=0.01)
+    assert float(deviations.max()) < 0.2
+    assert not [name for name in centred.state_dict() if "range" in name]
+    weights = centred.generate(SnappedSpacing(1000, 1000, 3000))
+    again = Hypernetwork(ARCHITECTURE, shape, GRID)
+    again.load_state_dict(centred.state_dict())
+    assert all(
+        torch.equal(tensor, weights[name]) for name, tensor in again.generate(SnappedSpacing(1000, 1000, 3000)).items()
+    )
+
+
+@pytest.mark.parametrize("parametrization", [Parametrization.PAPER, Parametrization.MIP])
 def test_features_are_a_relu_network_of_the_encoding(parametrization: Parametrization) -> None:
     torch.manual_seed(3)
     encoding = Hypernetwork(ARCHITECTURE, HypernetworkShape(parametrization=parametrization, hidden=()), GRID)

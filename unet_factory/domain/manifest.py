@@ -105,13 +105,16 @@ class Parametrization(StrEnum):
 class HypernetworkShape(Frozen):
     """``hidden``: widths of the MLP on the spacing. ``basis``: in compressed checkpoints, how many
     linear combinations of the last hidden features the heads get instead of the features themselves.
-    ``told_strides``: under ``MIP``, whether the MLP sees the strides where they follow the spacing.
+    ``told_strides``: under ``MIP``, whether the MLP sees the strides where they follow the spacing. ``centred``: the
+    features are brought to mean 0 and this standard deviation over the trained range, so that the bias is the mean
+    network and the heads hold only what changes; None leaves them as the MLP gives them.
     """
 
     parametrization: Parametrization = Parametrization.MIP
     hidden: tuple[int, ...] = (10, 10, 50)
     basis: int | None = Field(default=None, ge=1)
     told_strides: bool = True
+    centred: float | None = Field(default=None, gt=0)
 
 
 class Label(Frozen):

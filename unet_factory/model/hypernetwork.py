@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.quasirandom import SobolEngine
 
 from unet_factory.domain.conditions import Condition, SnappedConditions, snap_conditions
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
@@ -37,6 +38,9 @@ class Hypernetwork(nn.Module):
         self.weight_shapes = weight_shapes(architecture)
         follows = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
         self.sees_strides = follows and shape.told_strides
+        if shape.centred is not None:
+            over_range = [self._encode_all(spacing_mm) for spacing_mm in _over_range(grid)]
+            self.register_buffer("over_range", torch.stack(over_range), persistent=False)
         widths = [self._encoded_width, *self._hidden_widths]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.basis = nn.Identity() if shape.basis is None else nn.Linear(widths[-1], shape.basis)
@@ -57,11 +61,21 @@ class Hypernetwork(nn.Module):
 
     def features(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Tensor:
         """(features,): what the heads are multiplied by for a spacing (3,) in mm."""
-        features = torch.cat([self._encode(spacing_ras_mm), self._encode_conditions(conditions, spacing_ras_mm.device)])
-        for layer in self.hidden:
-            features = torch.relu(layer(features))
+        features = self._hidden_features(self._encode_all(spacing_ras_mm, conditions))
+        if self.shape.centred is not None:
+            mean, spread = _mean_and_spread(self._hidden_features(self.get_buffer("over_range")))
+            features = self.shape.centred * (features - mean) / spread
         projected: Tensor = self.basis(features)
         return projected
+
+    def _hidden_features(self, encoded: Tensor) -> Tensor:
+        """(*, encoded) -> (*, features)"""
+        for layer in self.hidden:
+            encoded = torch.relu(layer(encoded))
+        return encoded
+
+    def _encode_all(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Tensor:
+        return torch.cat([self._encode(spacing_ras_mm), self._encode_conditions(conditions, spacing_ras_mm.device)])
 
     def weights_of(self, features: Tensor) -> Weights:
         """Weights for (features,)."""
@@ -143,6 +157,17 @@ class Hypernetwork(nn.Module):
                 self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
+def _over_range(grid: SpacingGrid) -> Tensor:
+    """(64, 3): the same spacings in mm every time, spread evenly over the logarithm of the trained range."""
+    low, high = (torch.tensor(ends) for ends in zip(*grid.range_mm, strict=True))
+    return low * (high / low) ** SobolEngine(len(low)).draw(_OVER_RANGE)
+
+
+def _mean_and_spread(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Of (spacings, features), each (features,); a feature that never changes keeps a spread above zero."""
+    return features.mean(dim=0), features.std(dim=0, correction=0).clamp(min=_LEAST_SPREAD)
+
+
 def _product(bias: Tensor, heads: Tensor, features: Tensor) -> Tensor:
     """``bias + heads @ features`` (rows,) in the bias's type.
 
@@ -160,6 +185,7 @@ def _product(bias: Tensor, heads: Tensor, features: Tensor) -> Tensor:
 
 
 _WIDENED_ROWS = 2**15
+_OVER_RANGE, _LEAST_SPREAD = 64, 1e-3
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,
     Parametrization.MIP: 2,
