@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unet_factory.domain.spacing import resampled_shape
-from unet_factory.model.preprocessing import resample, resample_labels, smoothing_matrix
+from unet_factory.model.preprocessing import resample, resample_labels, sampled
+from unet_factory.model.sampling import AxisSampling, smoothing_matrix
 
 spacing = st.tuples(*[st.floats(0.3, 6.0)] * 3)
 shapes = st.tuples(*[st.integers(1, 14)] * 3)
@@ -131,3 +132,29 @@ def test_labels_are_resampled_to_the_shape_and_classes_wanted() -> None:
     fine = resample_labels(labels, 3, (1, 1, 1), (0.5, 1, 1), (12, 6, 6))
     assert torch.equal(fine, labels.repeat_interleave(2, dim=0))
     assert resample_labels(labels, 3, (1, 1, 1), (2, 2, 2), (4, 2, 5)).shape == (4, 2, 5)
+
+
+@given(shapes, spacing, spacing, st.data())
+@settings(max_examples=30, deadline=None)
+def test_any_part_can_be_made_from_the_samples_it_depends_on(
+    shape: tuple[int, int, int],
+    source: tuple[float, float, float],
+    target: tuple[float, float, float],
+    data: st.DataObject,
+) -> None:
+    volume = torch.randn(shape)
+    whole = resample(volume, source, target)
+    samplings = [AxisSampling.of(*axis) for axis in zip(shape, whole.shape, source, target, strict=True)]
+    results = [
+        data.draw(st.tuples(st.integers(0, extent - 1), st.integers(1, extent)).filter(lambda ends: ends[0] < ends[1]))
+        for extent in whole.shape
+    ]
+    needed = [slice(*sampling.samples_of(*ends)) for sampling, ends in zip(samplings, results, strict=True)]
+    part = sampled(volume[tuple(needed)], samplings, results)
+    assert torch.allclose(part, whole[tuple(slice(*ends) for ends in results)], atol=1e-5)
+    for sampling, extent in zip(samplings, shape, strict=True):
+        assert sampling.results_from(extent) == sampling.results
+        for samples in range(extent):
+            ready = sampling.results_from(samples)
+            assert ready == 0 or sampling.samples_of(0, ready)[1] <= samples
+            assert ready == sampling.results or sampling.samples_of(ready, ready + 1)[1] > samples

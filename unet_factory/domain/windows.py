@@ -3,6 +3,7 @@
 Inference cuts a volume by these rules, and a quote counts by them, so the two agree.
 """
 
+import math
 from collections.abc import Sequence
 
 WINDOW_OVERLAP = 0.5
@@ -30,10 +31,12 @@ def window_extents(padded: Sequence[int], window: Sequence[int], divisors: Seque
     )
 
 
-def count_windows(extents: Sequence[int], window: Sequence[int]) -> int:
-    """How many windows cover ``extents``, following the blending library's own layout."""
-    count = 1
-    for whole, part in zip(extents, window, strict=True):
-        step = max(1, int(part * (1 - WINDOW_OVERLAP))) if part < whole else part
-        count *= 1 if part >= whole else -(-(whole - part) // step) + 1
-    return count
+def window_starts(whole: int, part: int, overlap: float = WINDOW_OVERLAP) -> tuple[int, ...]:
+    """Where windows of ``part`` voxels start along an axis of ``whole``; neighbours share at least ``overlap``."""
+    step = max(1, int(part * (1 - overlap)))
+    return (*range(0, whole - part, step), max(0, whole - part))
+
+
+def count_windows(extents: Sequence[int], window: Sequence[int], overlap: float = WINDOW_OVERLAP) -> int:
+    """How many windows cover ``extents``."""
+    return math.prod(len(window_starts(whole, part, overlap)) for whole, part in zip(extents, window, strict=True))

@@ -5,19 +5,22 @@ wants another working spacing, the image is resampled to it on the axes that nee
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional
 
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
-from unet_factory.domain.windows import WINDOW_OVERLAP, count_windows, padded_extents, window_extents
+from unet_factory.domain.windows import WINDOW_OVERLAP, padded_extents, window_extents
+from unet_factory.model.blending import Slab, Starts, Windows
+from unet_factory.model.label_map import LabelMapMaker
 from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import resample, zscore
+from unet_factory.model.sampling import AxisSampling
 
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
@@ -29,7 +32,8 @@ class Execution:
 
     ``window``: voxels (r, a, s) of the largest window given to the network; a scan within it is segmented in one piece.
     ``divisors``: the network takes extents that are multiples of these. With ``stitch_on_host`` only single windows are
-    on the device; the volume and the blended logits stay on the host.
+    on the device; the volume and the blended logits stay on the host. ``overlap``: the least share of a window that its
+    neighbour sees too.
     """
 
     device: torch.device
@@ -37,6 +41,7 @@ class Execution:
     divisors: tuple[int, ...]
     precision: Precision = "float32"
     stitch_on_host: bool = False
+    overlap: float = WINDOW_OVERLAP
 
     def reduced(self) -> "Execution":
         """The same in less memory: windows of half the extent, stitched on the host."""
@@ -44,7 +49,7 @@ class Execution:
             max(2 * divisor, extent // 2 // divisor * divisor)
             for extent, divisor in zip(self.window, self.divisors, strict=True)
         )
-        return Execution(self.device, (r, a, s), self.divisors, self.precision, stitch_on_host=True)
+        return replace(self, window=(r, a, s), stitch_on_host=True)
 
 
 def segment_scan(
@@ -78,15 +83,16 @@ def segment_scan(
     home = torch.device("cpu") if execution.stitch_on_host else execution.device
     with torch.inference_mode():
         volume = zscore(resample(scan.to(home), plan.native_mm, plan.working_mm))
-        blended = logits(
-            placed(network, execution.device, execution.precision, home),
-            volume,
-            window=execution.window,
-            divisors=execution.divisors,
-            on_window=on_window,
-        )
+        shape, padded = volume.shape, pad_to_divisors(volume, execution.divisors)
         del volume
-        labels = _largest_class(blended, plan, scan.shape).cpu()
+        samplings = [
+            AxisSampling.of(*axis) for axis in zip(shape, scan.shape, plan.working_mm, plan.native_mm, strict=True)
+        ]
+        extents = window_extents(padded.shape, execution.window, execution.divisors)
+        windows = Windows.over(padded.shape, extents, execution.overlap)
+        predictor = _Predictor(placed(network, execution.device, execution.precision, home), padded, extents, on_window)
+        maker = LabelMapMaker(samplings, shape, windows, lambda starts: predictor.predict(starts, maker.predictions))
+        labels = maker.label_map().cpu()
     return postprocess(labels, postprocessing)
 
 
@@ -96,6 +102,7 @@ def logits(
     *,
     window: Sequence[int],
     divisors: Sequence[int],
+    overlap: float = WINDOW_OVERLAP,
     on_window: OnWindow | None = None,
 ) -> Tensor:
     """The logits of a normalised volume: padded to the network's divisors, in windows with Gaussian blending, cropped.
@@ -108,28 +115,36 @@ def logits(
     """
     padded = pad_to_divisors(volume, divisors)
     extents = window_extents(padded.shape, window, divisors)
-    total = count_windows(padded.shape, extents)
-    done = 0
+    windows = Windows.over(padded.shape, extents, overlap)
+    predictor = _Predictor(network, padded, extents, on_window)
+    slab = Slab((0, 0, 0), volume.shape, 0, volume.shape[0], windows, volume.device)
+    for starts in product(*windows.starts):
+        slab.add(starts, predictor.predict(starts, len(windows)))
+    return torch.stack([slab.logits(value, 0, volume.shape[0]) for value in range(slab.classes)])
 
-    def predict(batch: Tensor) -> Tensor:
-        nonlocal done
-        if on_window is not None:
-            on_window(done, total)
-        done += 1
-        return network(batch).float()
 
-    blended = sliding_window_inference(
-        padded[None, None], extents, sw_batch_size=1, predictor=predict, overlap=WINDOW_OVERLAP, mode="gaussian"
-    )
-    assert isinstance(blended, Tensor)
-    r, a, s = volume.shape
-    return blended[0, :, :r, :a, :s]
+class _Predictor:
+    """Runs the network on windows of a padded volume, one at a time."""
+
+    def __init__(self, network: Network, padded: Tensor, extents: Sequence[int], on_window: OnWindow | None) -> None:
+        self._network, self._padded, self._extents, self._on_window = network, padded, extents, on_window
+        self._done = 0
+
+    def predict(self, starts: Starts, total: int) -> Tensor:
+        """(classes, *window) float32 of the window that starts there, one of ``total``."""
+        if self._on_window is not None:
+            self._on_window(self._done, total)
+        self._done += 1
+        place = tuple(slice(start, start + part) for start, part in zip(starts, self._extents, strict=True))
+        return self._network(self._padded[place][None, None])[0].float()
 
 
 def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:
     """Zeros (the mean, after z-scoring) behind the far end of each axis, up to :func:`padded_extents`."""
     extents = padded_extents(volume.shape, divisors)
     missing = [target - extent for target, extent in zip(extents, volume.shape, strict=True)]
+    if not any(missing):
+        return volume
     return functional.pad(volume, [0, missing[2], 0, missing[1], 0, missing[0]])
 
 
@@ -141,17 +156,3 @@ def placed(network: Network, device: torch.device, precision: Precision, home: t
             return network(window.to(device)).to(home or device)
 
     return run
-
-
-def _largest_class(blended: Tensor, plan: SpacingPlan, shape: Sequence[int]) -> Tensor:
-    """Arg max over the classes on the scan's own grid: (classes, r', a', s') logits -> (r, a, s) uint8.
-
-    Class by class with a running maximum, so memory on the scan's grid does not grow with the number of classes.
-    """
-    best = resample(blended[0], plan.working_mm, plan.native_mm, shape)
-    labels = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
-    for value in range(1, blended.shape[0]):
-        candidate = resample(blended[value], plan.working_mm, plan.native_mm, shape)
-        labels.masked_fill_(candidate > best, value)
-        best = torch.maximum(best, candidate)
-    return labels

@@ -5,19 +5,14 @@ operator simulates a coarser acquisition in training and evaluation, and serves 
 production, so the networks meet in production what they were trained on.
 """
 
-import math
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from unet_factory.domain.errors import NoContrast
 from unet_factory.domain.spacing import resampled_shape
-
-FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
-
-_CACHED_OPERATORS = 256  # a megabyte each at 512 voxels: a worker that sees ever new grids must not keep them all
+from unet_factory.model.sampling import AxisSampling
 
 
 def resample(
@@ -35,37 +30,23 @@ def resample(
         (*, r', a', s'), the centre of the field of view where it was.
     """
     extents = volume.shape[-3:]
-    for axis, extent in enumerate(shape or resampled_shape(extents, spacing_mm, target_mm)):
-        if extent == extents[axis] and spacing_mm[axis] == target_mm[axis]:
-            continue
-        operator = _sampling_matrix(extents[axis], extent, target_mm[axis] / spacing_mm[axis]).to(volume)
-        operator = operator @ smoothing_matrix(extents[axis], target_mm[axis] / spacing_mm[axis]).to(volume)
-        volume = torch.tensordot(volume, operator, dims=([volume.dim() - 3 + axis], [1])).movedim(-1, axis - 3)
-    return volume.contiguous()
+    targets = shape or resampled_shape(extents, spacing_mm, target_mm)
+    samplings = [AxisSampling.of(*axis) for axis in zip(extents, targets, spacing_mm, target_mm, strict=True)]
+    r, a, s = (slice(*each.samples_of(0, each.results)) for each in samplings)
+    return sampled(volume[..., r, a, s], samplings, [(0, target) for target in targets])
 
 
-@lru_cache(maxsize=_CACHED_OPERATORS)
-def smoothing_matrix(extent: int, ratio: float) -> Tensor:
-    """(extent, extent): Gaussian slice profile that a voxel ``ratio`` times as large adds; identity for ``ratio`` <= 1.
+def sampled(volume: Tensor, samplings: Sequence[AxisSampling], results: Sequence[tuple[int, int]]) -> Tensor:
+    """A part of the result of :func:`resample`: from the first to the end of ``results`` along each axis.
 
-    The full width at half maximum of the coarser voxel's profile is the voxel; the finer voxel already contributed its
-    own, and variances add. Rows sum to one.
+    Args:
+        volume: (*, r, a, s), of each axis just the samples that these results depend on.
     """
-    if ratio <= 1:
-        return torch.eye(extent)
-    sigma_voxels = math.sqrt(ratio**2 - 1) / FWHM_PER_SIGMA
-    index = torch.arange(extent, dtype=torch.float64)
-    weights = torch.exp(-0.5 * ((index[:, None] - index[None, :]) / sigma_voxels) ** 2)
-    return (weights / weights.sum(dim=1, keepdim=True)).float()
-
-
-@lru_cache(maxsize=_CACHED_OPERATORS)
-def _sampling_matrix(extent_in: int, extent_out: int, ratio: float) -> Tensor:
-    """(extent_out, extent_in): linear interpolation at steps of ``ratio`` voxels around the common centre, clamped."""
-    index = torch.arange(extent_out, dtype=torch.float64)
-    position = ((index - (extent_out - 1) / 2) * ratio + (extent_in - 1) / 2).clamp(0, extent_in - 1)
-    distance = (position[:, None] - torch.arange(extent_in, dtype=torch.float64)[None, :]).abs()
-    return (1 - distance).clamp(min=0).float()
+    # first the axis that shrinks most, or grows least, and then the one whose neighbours lie closest in memory
+    growth = [(stop - start) / extent for (start, stop), extent in zip(results, volume.shape[-3:], strict=True)]
+    for axis in sorted(range(3), key=lambda axis: (growth[axis], -axis)):
+        volume = samplings[axis].apply(volume, volume.dim() - 3 + axis, *results[axis])
+    return volume.contiguous()
 
 
 def resample_labels(
@@ -95,7 +76,7 @@ def zscore(volume: Tensor) -> Tensor:
     """
     volume = volume.float()
     mean, spread = intensity_scale(volume)
-    return (volume - mean) / spread
+    return (volume - mean).div_(spread)
 
 
 def intensity_scale(volume: Tensor) -> tuple[Tensor, Tensor]:
