@@ -5,6 +5,8 @@ A job is claimed by lease, so that it outlives any worker and never runs twice t
 
 import json
 import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from redis import Redis
@@ -20,6 +22,8 @@ log = logging.getLogger(__name__)
 
 TOMBSTONE_S = 7 * 24 * 3600
 
+_DELETIONS_AT_ONCE = 8
+
 
 class JobLifecycle:
     """Synchronous; safe to share between threads. ``blobs`` holds the jobs' files."""
@@ -30,7 +34,6 @@ class JobLifecycle:
         self._renew = redis.register_script(lua("renew_lease"))
         self._update = redis.register_script(lua("update_job"))
         self._end = redis.register_script(lua("end_job"))
-        self._count_bytes = redis.register_script(lua("count_bytes"))
         self._requeue = redis.register_script(lua("requeue_job"))
         self._purge = redis.register_script(lua("purge_job"))
 
@@ -51,14 +54,20 @@ class JobLifecycle:
 
     def finish(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
         """End the job, as its owner; False if another process ended it first. Its files count as stored."""
-        if not self._ended(job_id, owner, state, **fields):
-            return False
-        self._count_bytes(args=[job_id, self._blobs.stored_bytes(job_id)])
-        return True
+        return self._ended(job_id, owner, state, self._blobs.stored_bytes(job_id), **fields)
 
     def cancel(self, job_id: str) -> bool:
         """End a job from outside; False when it had ended already. Its worker notices at the next window."""
         return self._ended(job_id, "", JobState.CANCELLED)
+
+    def cancel_all(self, job_ids: Sequence[str]) -> None:
+        """:meth:`cancel` for many, whose writes wait for the disk together."""
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                self._end(args=[job_id, "", "", *flat(encode({"state": JobState.CANCELLED}))], client=pipeline)
+            models: list[Any] = pipeline.execute()
+        for model in filter(None, models):
+            _count(model, JobState.CANCELLED)
 
     def fail(self, job_id: str, problem: Problem) -> bool:
         """Give up a job from outside; False when it had ended already."""
@@ -68,18 +77,37 @@ class JobLifecycle:
         """Put a running job whose lease has ended back to queued."""
         return bool(self._requeue(args=[job_id]))
 
-    def purge(self, job_id: str) -> None:
-        """Forget a job, cancelling one that still runs, and delete its files; a tombstone says that there was one.
+    def purge(self, *job_ids: str) -> None:
+        """Forget jobs, cancelling those that still run, and delete their files; a tombstone says that there was one.
 
-        The record goes before the files: a worker that puts down a result meanwhile sees that the job is gone.
+        The records go before the files, all at once, as each write of its own would wait for the disk: a worker that
+        puts down a result meanwhile sees that the job is gone.
+
+        Raises:
+            OSError: files of one could not be deleted; those of the others were.
         """
-        model: Any = self._purge(args=[job_id, TOMBSTONE_S, SEALED])
-        if model:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for job_id in job_ids:
+                self._purge(args=[job_id, TOMBSTONE_S, SEALED], client=pipeline)
+            models: list[Any] = pipeline.execute()
+        for model in filter(None, models):
             _count(model, JobState.CANCELLED)
-        self._blobs.delete(job_id)
+        with ThreadPoolExecutor(_DELETIONS_AT_ONCE) as threads:  # each waits for the disk
+            failures = list(filter(None, threads.map(self._files_left, job_ids)))
+        if failures:
+            raise failures[0]
 
-    def _ended(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
-        model: Any = self._end(args=[job_id, owner, *flat(encode({"state": state, **fields}))])
+    def _files_left(self, job_id: str) -> OSError | None:
+        """Why a job's files could not be deleted; None: they are gone."""
+        try:
+            self._blobs.delete(job_id)
+        except OSError as error:
+            return error
+        return None
+
+    def _ended(self, job_id: str, owner: str, state: JobState, stored_bytes: int | None = None, **fields: Any) -> bool:
+        noted_bytes = "" if stored_bytes is None else stored_bytes
+        model: Any = self._end(args=[job_id, owner, noted_bytes, *flat(encode({"state": state, **fields}))])
         if not model:
             return False
         _count(model, state)

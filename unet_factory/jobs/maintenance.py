@@ -17,7 +17,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, WorkerLost
-from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState
+from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState, Job
 from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.keys import PURGED
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -37,6 +37,7 @@ _ORPHANS_INTERVAL_S = 60.0  # a listing of the whole store
 _SCRATCH_INTERVAL_S = 60.0
 _RESEND_ANYWAY_S = 600.0
 _DELIVERING_RECHECK_S = 10.0
+_PURGED_AT_ONCE = 100
 _FORGET_EVERY = 5  # intervals of maintenance: the server writes its file anew
 
 
@@ -80,12 +81,15 @@ class Maintenance:
             self._send(job_id)
 
     def purge_expired(self) -> None:
-        for job_id in self._jobs.expired_ids():
-            self._lifecycle.cancel(job_id)
-            if self._still_delivering(job_id):
+        """Jobs whose time is over, many at once; those that have not ended are cancelled, and say so to who waits."""
+        expired = self._jobs.expired_ids()
+        for start in range(0, len(expired), _PURGED_AT_ONCE):
+            job_ids = expired[start : start + _PURGED_AT_ONCE]
+            self._lifecycle.cancel_all([job.id for job in self._jobs.get_all(job_ids) if not job.state.final])
+            needed = {job.id for job in self._jobs.get_all(job_ids) if self._still_delivering(job)}
+            for job_id in needed:
                 self._postpone_purge(args=[job_id, _DELIVERING_RECHECK_S])
-            else:
-                self._lifecycle.purge(job_id)
+            self._lifecycle.purge(*(job_id for job_id in job_ids if job_id not in needed))
 
     def purge_scratch(self) -> None:
         """Temporary folders of this machine's killed processes."""
@@ -123,19 +127,15 @@ class Maintenance:
             if time.time() - modified > ORPHAN_AGE_S and not self._is_known(job_id):
                 self._blobs.delete(job_id)
 
-    def _still_delivering(self, job_id: str) -> bool:
+    def _still_delivering(self, job: Job) -> bool:
         """Whether its files are needed for a delivery that may still succeed; too old a one is given up."""
-        try:
-            job = self._jobs.get(job_id)
-        except (JobUnknown, JobExpired):
-            return False
         pending = [delivery for delivery in job.deliveries if delivery.state is DeliveryState.PENDING]
         started = [delivery.since or job.finished or job.expires for delivery in pending]
         if started and now_s(self._redis) - min(started) < self._settings.delivery_max_age_s:
             return True
         for delivery in pending:
             metrics.DELIVERIES.labels(delivery.kind.value, DeliveryState.DEAD.value).inc()
-            log.error("job %s expires with a delivery (%s) that could not be made", job_id, delivery.kind)
+            log.error("job %s expires with a delivery (%s) that could not be made", job.id, delivery.kind)
         return False
 
     def _retry_or_give_up(self, job_id: str) -> None:

@@ -93,6 +93,13 @@ class JobStore:
             found: list[dict[bytes, bytes]] = pipeline.execute()
         return [_job(_named(fields)) for fields in found if b"state" in fields]
 
+    def assignment(self, job_id: str) -> tuple[Job, SegmentationRequest]:
+        """The job and what it was asked to do, as a worker needs them. Raises like :meth:`get`."""
+        fields: Any = self._redis.hgetall(job_key(job_id))
+        if b"state" not in fields:
+            raise self._missing(job_id)
+        return _job(_named(fields)), SegmentationRequest.model_validate_json(fields[b"request"])
+
     def request(self, job_id: str) -> SegmentationRequest:
         """What the job was asked to do. Raises like :meth:`get`."""
         value: Any = self._redis.hget(job_key(job_id), "request")

@@ -5,16 +5,16 @@
 --@include now
 --@include stored_bytes
 local id, expires, owner, fetch_queue = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local bytes, allowed_bytes = tonumber(ARGV[5]), tonumber(ARGV[6])
+local bytes, allowed_bytes, current = tonumber(ARGV[5]), tonumber(ARGV[6]), now()
 if allowed_bytes > 0 and stored_bytes(owner) + bytes > allowed_bytes then return 0 end
 if owner ~= '' then redis.call('HSET', stored_key(owner), id, bytes) end
 redis.call('HSET', job_key(id), unpack(ARGV, 7))
-redis.call('ZADD', ACTIVE, now(), id)
+redis.call('ZADD', ACTIVE, current, id)
 redis.call('ZADD', EXPIRY, expires, id)
-redis.call('ZADD', listing_key(owner), now(), id)
-if owner ~= '' then redis.call('ZADD', owner_key(owner), now(), id) end
+redis.call('ZADD', listing_key(owner), current, id)
+if owner ~= '' then redis.call('ZADD', owner_key(owner), current, id) end
 if fetch_queue ~= '' then
-    redis.call('ZADD', fetch_queue, now(), id .. '-fetch')
+    redis.call('ZADD', fetch_queue, current, id .. '-fetch')
     redis.call('SADD', DELIVERY_QUEUES, fetch_queue)
 end
 return 1

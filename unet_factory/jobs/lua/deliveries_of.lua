@@ -1,6 +1,6 @@
--- The deliveries of a job's hash, its fetch among them: {id, name, delivery} each. Needs: keys.
-local function deliveries_of(job_id)
-    local found, fields = {}, redis.call('HGETALL', job_key(job_id))
+-- The deliveries of a job with these fields, its fetch among them: {id, name, delivery} each. Needs: keys.
+local function deliveries_of(job_id, fields)
+    local found = {}
     for i = 1, #fields, 2 do
         local name = delivery_name(fields[i])
         if name then

@@ -4,10 +4,13 @@
 -- Returns the model (JSON) of a job that had not ended, else nothing.
 --@include keys
 --@include states
+--@include fields
 --@include deliveries_of
 local id, tombstone_s, sealed = ARGV[1], ARGV[2], ARGV[3]
-local state, owner, idempotency, model = unpack(redis.call('HMGET', job_key(id), 'state', 'owner', 'idempotency', 'model'))
-for _, one in ipairs(deliveries_of(id)) do
+local fields = fields_of(id)
+local state, owner = field(fields, 'state'), field(fields, 'owner')
+local idempotency, model = field(fields, 'idempotency'), field(fields, 'model')
+for _, one in ipairs(deliveries_of(id, fields)) do
     redis.call('ZREM', delivery_queue(one.delivery), one.id)
     redis.call('ZREM', DEAD_DELIVERIES, one.id)
     redis.call('DEL', delivery_lease_key(one.id))

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- One look at all jobs that have not ended. ARGV: the queue of their messages; seconds after which a job is sent again
--- where messages are missing, and where none is. Returns the running jobs that nobody holds, and the queued ones to be
--- sent again, which count as sent now. A score in the future is of a clock that was set back since.
+-- where messages are missing (as many as are, those first that were sent longest ago), and where none is. Returns the
+-- running jobs that nobody holds, and the queued ones to be sent again, which count as sent now. A score in the future
+-- is of a clock that was set back since.
 --@include keys
 --@include now
 --@include states
@@ -22,12 +23,12 @@ for i = 1, #active, 2 do
     elseif state == QUEUED then
         if is_ready(id) then ready[#ready + 1] = {id, score} end
     else
-        close_job(id)
+        close_job(id, redis.call('HGET', job_key(id), 'owner'), current)
     end
 end
-local again_after_s = tonumber(redis.call('LLEN', ARGV[1]) < #ready and ARGV[2] or ARGV[3])
-local again = {}
+local again, missing = {}, #ready - redis.call('LLEN', ARGV[1])
 for _, one in ipairs(ready) do
+    local again_after_s = tonumber(#again < missing and ARGV[2] or ARGV[3])
     if one[2] <= current - again_after_s or one[2] > current then
         redis.call('ZADD', ACTIVE, 'XX', current, one[1])
         again[#again + 1] = one[1]
