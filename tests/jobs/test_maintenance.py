@@ -10,7 +10,16 @@ from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
 from unet_factory.domain.errors import JobExpired
-from unet_factory.domain.jobs import Job, JobState, PolicyReport, SegmentationRequest, new_job_id
+from unet_factory.domain.jobs import (
+    SEGMENT_QUEUE,
+    Delivery,
+    DeliveryKind,
+    Job,
+    JobState,
+    PolicyReport,
+    SegmentationRequest,
+    new_job_id,
+)
 from unet_factory.domain.spacing import OutsidePolicy
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import ORPHAN_AGE_S, Maintenance
@@ -116,6 +125,36 @@ def test_a_thousand_waiting_jobs_cost_one_short_look(
     assert len(sent) == len(ids), "each counts as sent now"
 
 
+def test_only_as_many_jobs_are_sent_again_as_messages_are_missing(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, sent: list[str], tmp_path: Path
+) -> None:
+    """Those first that were sent longest ago; as long as one is missing, the others follow one by one."""
+    ids = [record(JobStore(redis), blobs, tmp_path, lasts_s=600) for _ in range(5)]
+    redis.zadd("jobs:active", {job_id: time.time() - 100 + place for place, job_id in enumerate(ids)})
+    redis.lpush(SEGMENT_QUEUE, *range(3))
+    maintenance.reap()
+    assert sent == ids[:2]
+    maintenance.reap()
+    assert sent == ids[:4]
+    redis.lpush(SEGMENT_QUEUE, *range(2))
+    maintenance.reap()
+    assert sent == ids[:4]
+
+
+def test_many_that_expired_go_together_but_for_one_whose_webhook_is_still_to_be_told(
+    maintenance: Maintenance, redis: Redis, blobs: BlobStore, tmp_path: Path, lifecycle: JobLifecycle
+) -> None:
+    jobs = JobStore(redis)
+    ids = [record(jobs, blobs, tmp_path, lasts_s=-1) for _ in range(230)]
+    told = record(jobs, blobs, tmp_path, lasts_s=-1, deliveries=(Delivery(kind=DeliveryKind.WEBHOOK, destination=""),))
+    assert lifecycle.cancel(ids[0])
+    maintenance.purge_expired()
+    assert [job_id for job_id, _ in blobs.job_ids()] == [told]
+    assert jobs.get_all([*ids, told]) == [jobs.get(told)]
+    assert jobs.get(told).state is JobState.CANCELLED
+    assert jobs.expired_ids() == []
+
+
 @pytest.mark.parametrize("clock_off_s", [-3600.0, 3600.0])
 def test_a_clock_that_is_wrong_in_one_process_delays_nothing(
     redis: Redis,
@@ -197,13 +236,16 @@ def test_the_server_drops_the_past_after_a_purge_and_not_before(
         time.sleep(0.05)
 
 
-def record(jobs: JobStore, blobs: BlobStore, folder: Path, lasts_s: float) -> str:
+def record(
+    jobs: JobStore, blobs: BlobStore, folder: Path, lasts_s: float, deliveries: tuple[Delivery, ...] = ()
+) -> str:
     """A queued job with its upload."""
     job_id, now = new_job_id(), time.time()
     blobs.put(job_id, "input.nii", written(folder / "scan"))
     request = SegmentationRequest(model="tiny", checkpoint_digest="0" * 64, input_name="input.nii")
     policy = PolicyReport(outside=OutsidePolicy.CLAMP)
-    jobs.create(Job(id=job_id, model="tiny", policy=policy, created=now, expires=now + lasts_s), request)
+    job = Job(id=job_id, model="tiny", policy=policy, created=now, expires=now + lasts_s, deliveries=deliveries)
+    jobs.create(job, request)
     return job_id
 
 

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel, Observation
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange
-from unet_factory.domain.jobs import PREVIEW_NAME, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.domain.jobs import PREVIEW_NAME, Job, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
     Finding,
@@ -39,11 +39,11 @@ from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance, write_dicom_results
 from unet_factory_worker.inference_stage import InferenceStage
+from unet_factory_worker.job_record import JobRecord
 from unet_factory_worker.lease import JobHold, JobLost
 
 log = logging.getLogger(__name__)
 
-PROGRESS_INTERVAL_S = 0.25
 _CALIBRATE = "calibrate"
 
 
@@ -55,14 +55,15 @@ def run_job(job_id: str, context: WorkerContext) -> None:
         log.info("job %s is held by another worker, or has ended", job_id)
         return
     try:
-        request = context.jobs.request(job_id)
+        job, request = context.jobs.assignment(job_id)
     except (JobUnknown, JobExpired):
         log.info("job %s was purged", job_id)
         return
     with JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease:
         log.info("job %s starts", job_id)
         try:
-            Attempt(job_id, owner, request, context, lease, PeakMemory(context.device)).run()
+            record = JobRecord(context.lifecycle, job_id, owner)
+            Attempt(job, owner, request, context, lease, record, PeakMemory(context.device)).run()
         except RedisError as error:
             log.warning("job %s will be queued again when its lease ends: %s", job_id, type(error).__name__)
     return_freed_memory()
@@ -81,17 +82,21 @@ def _problem_of(job_id: str, error: Exception) -> Problem:
 class Attempt:
     """One try at one job, by one owner."""
 
-    job_id: str
+    job: Job
     owner: str
     request: SegmentationRequest
     context: WorkerContext
     lease: JobHold
+    record: JobRecord
     memory: PeakMemory
     timings_s: dict[str, float] = field(default_factory=dict)
     implausible: tuple[Finding, ...] = ()
     _budget: BudgetReport | None = None
     _started: float = field(default_factory=time.perf_counter)
-    _told: float = 0.0
+
+    @property
+    def job_id(self) -> str:
+        return self.job.id
 
     def run(self) -> None:
         """Do the job, or write to it why it cannot be done.
@@ -116,7 +121,7 @@ class Attempt:
     def _succeed(self) -> None:
         request, context = self.request, self.context
         manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
-        self._tell(device=str(context.device), precision=context.precision)
+        self.record.note(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
             with self._stage("fetch"):
                 source = stack.enter_context(context.blobs.local(self.job_id, request.input_name))
@@ -134,8 +139,9 @@ class Attempt:
                 unet, cached = context.factory.network(
                     request.model, request.checkpoint_digest, plan.snapped, request.conditions
                 )
+            self.record.write()
             with self._stage("infer"):
-                stage = InferenceStage(self.job_id, request, context, manifest, self._tell, self._on_window)
+                stage = InferenceStage(self.job_id, request, context, manifest, self.record.note, self._on_window)
                 way, labels = stage.run(unet, volume, choice)
             plan = way.plan
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
@@ -164,7 +170,7 @@ class Attempt:
         elapsed = time.perf_counter() - started
         self.timings_s[name] = round(elapsed, 6)
         metrics.JOB_STAGE_SECONDS.labels(name).observe(elapsed)
-        self._tell(timings_s=self.timings_s)
+        self.record.note(timings_s=self.timings_s)
 
     def _choose(self, volume: Volume, manifest: Manifest) -> Choice:
         """The working spacing, told to the caller.
@@ -188,7 +194,7 @@ class Attempt:
         if plan.out_of_range:
             metrics.SPACING_OUT_OF_RANGE.inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
-        self._tell(
+        self.record.note(
             spacing=spacing,
             policy=_report(plan, request),
             postprocessing=manifest.postprocessing_in_words,
@@ -221,20 +227,17 @@ class Attempt:
         """
         if findings:
             self.implausible += findings
-            self._tell(implausible=self.implausible)
+            self.record.note(implausible=self.implausible)
         refuse_implausible(self.request.implausible, self.implausible, manifest.name)
 
     def _notes(self, volume: Volume) -> tuple[str, ...]:
         """What was noted while the scan was read, after what a courier noted while it was fetched."""
-        return tuple(dict.fromkeys((*self.context.jobs.get(self.job_id).notes, *volume.header.notes)))
+        return tuple(dict.fromkeys((*self.job.notes, *volume.header.notes)))
 
     def _on_window(self, done: int, total: int) -> None:
         self.lease.check()
-        now = time.monotonic()
-        if now - self._told >= PROGRESS_INTERVAL_S:
-            self._told = now
-            with suppress(RedisError):  # whether we may go on is the lease's to say
-                self._tell(progress=round(done / total, 4))
+        with suppress(RedisError):  # whether we may go on is the lease's to say
+            self.record.note(progress=round(done / total, 4))
 
     def _write(self, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
         with self.context.blobs.scratch() as folder:
@@ -258,7 +261,7 @@ class Attempt:
     def _provenance(self, manifest: Manifest, plan: SpacingPlan, policy: PolicyReport) -> Provenance:
         return Provenance(
             job_id=self.job_id,
-            created=self.context.jobs.get(self.job_id).created,
+            created=self.job.created,
             model=manifest.name,
             checkpoint_digest=self.request.checkpoint_digest,
             labels=manifest.labels,
@@ -274,15 +277,6 @@ class Attempt:
         if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
             raise JobLost
         self.context.blobs.put(self.job_id, result.name, result)
-
-    def _tell(self, **fields: Any) -> None:
-        """Write to the job's record.
-
-        Raises:
-            JobLost: it is no longer ours.
-        """
-        if not self.context.lifecycle.update(self.job_id, self.owner, **fields):
-            raise JobLost
 
     def _fail(self, problem: Problem) -> None:
         log.warning("job %s failed: %s", self.job_id, problem.type)
@@ -308,8 +302,7 @@ class Attempt:
         fields |= {"timings_s": self.timings_s, "peak_bytes": peak_bytes}
         if self._budget is not None:
             fields["budget"] = self._budget.spent(self._spent_s, peak_bytes)
-        if not self.context.lifecycle.finish(self.job_id, self.owner, state, **fields):
-            raise JobLost
+        self.record.finish(state, **fields)
         if self.implausible:
             metrics.IMPLAUSIBLE_RESULTS.labels(self.request.model).inc()
         return peak_bytes
