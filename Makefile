@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test bench fuzz mutants check format settings vendor clean
+.PHONY: setup dist demo test bench fuzz mutants check format settings vendor clean
 
 setup: $(VENV)/.complete
 
@@ -14,6 +14,11 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
 	touch $@
+
+# Wheels: the software, a package for each shipped model, and the demo's scans.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./packages/*
 
 demo: setup
 	$(BIN)/unet-factory demo

@@ -8,7 +8,18 @@ import typer
 from unet_factory import __version__
 from unet_factory_cli import delivery_commands, key_commands, training_commands
 from unet_factory_cli.failures import FAILED, clear_errors
-from unet_factory_cli.options import DEFAULT_URL, ApiKey, Conditions, DataDir, Host, ModelName, Outside, Port, Url
+from unet_factory_cli.options import (
+    DEFAULT_URL,
+    ApiKey,
+    Conditions,
+    DataDir,
+    Host,
+    ModelName,
+    Models,
+    Outside,
+    Port,
+    Url,
+)
 from unet_factory_cli.user_data import user_data_dir
 
 DEFAULT_PORT = 8000
@@ -30,7 +41,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Port = DEFAULT_PORT,
     data_dir: Annotated[Path | None, typer.Option(help="Jobs and files; default: your user data folder.")] = None,
-    models: Annotated[Path, typer.Option(envvar="UNET_FACTORY_MODELS_DIR", help="Folder of models.")] = Path("models"),
+    models: Models = Path("models"),
     workers: Annotated[int, typer.Option(help="How many workers.", min=1)] = 1,
 ) -> None:
     """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL is set, Redis servers too."""
@@ -177,13 +188,14 @@ def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture.")] = Path("demo-output"),
-    models: Annotated[Path | None, typer.Option(help="Folder of models; default: the project's own.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder of models; default: the shipped ones.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="At two spacings instead of six.")] = False,
 ) -> None:
     """Show everything on real scans: start the factory, segment at many spacings, compare with experts, stop it."""
     with clear_errors("demo"):
-        from unet_factory_cli.demo import run_demo
+        from unet_factory_cli.demo import QUICK, SPACINGS, run_demo
 
-        run_demo(output, models)
+        run_demo(output, models, QUICK if quick else SPACINGS)
 
 
 def _version(wanted: bool) -> None:

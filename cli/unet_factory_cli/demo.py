@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from unet_factory.domain.spacing import SpacingMm
+from unet_factory.platform.installed_models import EXAMPLES_GROUP, installed_folders
 from unet_factory_cli.demo_picture import draw_overlay
 from unet_factory_cli.demo_scans import DemoScan, Segmented, labels_in_process, read_scans, simulate
 from unet_factory_cli.demo_service import running_service
@@ -22,9 +23,10 @@ NATIVE: SpacingMm = (1.0, 1.0, 1.0)
 PROOF: SpacingMm = (1.0, 0.5, 0.5)
 # coarse slices, coarse, very coarse, finer than acquired, and the first again: its networks are ready by then
 SPACINGS: tuple[SpacingMm, ...] = (NATIVE, (1.0, 1.0, 3.0), (2.0,) * 3, (3.0,) * 3, (0.7,) * 3, PROOF, NATIVE)
+QUICK: tuple[SpacingMm, ...] = (NATIVE, PROOF, NATIVE)
 LOWEST_CREDIBLE_DICE = 0.7
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[2]  # of a checkout; without one, models and scans are those that are installed
 
 
 def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm] = SPACINGS) -> None:
@@ -38,7 +40,7 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
     """
     started = time.monotonic()
     console = Console()
-    scans = read_scans(_ROOT / "examples" / "hippocampus")
+    scans = read_scans(_examples())
     output.mkdir(parents=True, exist_ok=True)
     with _clear_failures(), tempfile.TemporaryDirectory(prefix="unet-factory-demo-") as scratch:
         folder = Path(scratch)
@@ -51,6 +53,18 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
     draw_overlay(output / "overlay.png", [results[0] for results in segmented[:-1]])
     console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in total", soft_wrap=True)
     _check_dice(_rows(segmented)[0])
+
+
+def _examples() -> Path:
+    """
+    Raises:
+        CommandFailed: the scans are not installed.
+    """
+    own = _ROOT / "examples" / "hippocampus"
+    found = next(iter([own] if own.is_dir() else installed_folders(EXAMPLES_GROUP)), None)
+    if found is None:
+        raise CommandFailed("the demo's scans are missing; install them: pip install 'unet-factory[models]'")
+    return found
 
 
 def _segment_all(

@@ -67,7 +67,7 @@ def read_scans(folder: Path) -> list[DemoScan]:
     """
     scans = [_read_scan(path, folder / "labels" / path.name) for path in sorted((folder / "images").glob("*.nii.gz"))]
     if not scans:
-        raise CommandFailed(f"there are no scans in {folder}: the demo runs from a checkout of the project")
+        raise CommandFailed(f"there are no scans in {folder}")
     return scans
 
 

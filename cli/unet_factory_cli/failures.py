@@ -40,7 +40,15 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
+_UNIX_MODULES = ("fcntl", "grp", "pwd", "resource", "termios")
+
+
 def _missing(package: str, extra: str) -> str:
+    if package in _UNIX_MODULES:
+        return (
+            "this command needs Linux or macOS (on Windows: WSL);"
+            " segment, unet, models, quote and the Python client work here"
+        )
     if package.partition(".")[0] == "unet_factory_research":
         return "the experiments are not installed with the package; run them from the project's source: make setup"
     return f"the package {package} is missing; install it: pip install 'unet-factory[{extra}]'"

@@ -199,7 +199,9 @@ def _program(
 def _check_models(folder: Path) -> None:
     if not ModelRegistry.scan(folder).all():
         raise CommandFailed(
-            f"there is no model (*.safetensors) in {folder.resolve()}; name a folder with --models", MISUSED
+            f"there is no model (*.safetensors) in {folder.resolve()}, and none is installed;"
+            " name a folder with --models, or: pip install 'unet-factory[models]'",
+            MISUSED,
         )
 
 

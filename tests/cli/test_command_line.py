@@ -1,5 +1,6 @@
 """What a user may do wrong at the command line, and that asking for help costs nothing."""
 
+import os
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 import unet_factory
-from tests.fixtures.project import PROJECT
+from tests.fixtures.project import HIPPOCAMPUS, PROJECT
 from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory_cli.commands import app
 
@@ -116,3 +117,34 @@ def test_segment_has_an_option_for_every_parameter() -> None:
     otherwise = {"output": "--output", "conditions": "--condition"}
     for name in PARAMETERS:
         assert otherwise.get(name, "--" + name.replace("_", "-")) in shown.output
+
+
+WITHOUT_UNIX = """
+import sys
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))
+from unet_factory_cli.commands import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("command", [["serve"], ["gateway"], ["worker"], ["keys", "list"]])
+def test_a_command_that_needs_unix_says_so_where_there_is_none(command: list[str]) -> None:
+    said = without_unix(*command)
+    assert said.returncode == 1
+    assert "this command needs Linux or macOS" in said.stderr
+    assert len(said.stderr.splitlines()) == 1
+
+
+def test_clients_commands_and_local_segmentation_work_without_unix(tmp_path: Path, tiny_models: Path) -> None:
+    assert f"no gateway answers at {NOBODY}" in without_unix("models", "--url", NOBODY).stderr
+    scan = str(HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz")
+    done = without_unix("segment", scan, "-o", str(tmp_path / "x.nrrd"), "--local", "--models", str(tiny_models))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x.nrrd").exists()
+
+
+def without_unix(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As on Windows, where the name of the user comes from the environment."""
+    command = [sys.executable, "-c", WITHOUT_UNIX, *arguments]
+    environment = os.environ | {"USERNAME": "somebody"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -55,11 +55,11 @@ def test_a_role_imports_only_what_its_extra_declares(role: str, imports: grimp.I
     assert undeclared == {}
 
 
-def test_all_is_every_extra_but_those_of_developers(project: dict[str, Any]) -> None:
+def test_all_is_every_extra_but_models_and_those_of_developers(project: dict[str, Any]) -> None:
     every = {
         line
         for name in project["optional-dependencies"]
-        if name not in ("dev", "mutants")
+        if name not in ("dev", "models", "mutants")
         for line in role_requirements(name)
     }
     assert set(role_requirements("all")) == every

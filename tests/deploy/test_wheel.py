@@ -6,7 +6,7 @@ import subprocess
 import sys
 import venv
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from email import message_from_bytes
 from importlib.metadata import distribution
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.fixtures.project import PROJECT
+from tests.deploy.test_extras import role_requirements
+from tests.fixtures.project import MODELS, PROJECT
 from unet_factory.model.checkpoint import load_checkpoint, standalone_bytes
 
 pytestmark = pytest.mark.slow
@@ -29,6 +30,11 @@ with torch.no_grad():
 absent = {"numpy", "nibabel", "redis", "fsspec", "monai", "httpx"}
 print(sorted(absent & sys.modules.keys()))
 """
+WHERE_FROM = """
+import importlib.util
+for name in ("unet_factory", "unet_factory_cli", "unet_factory_worker", "unet_factory_model_hippocampus_mr"):
+    print(importlib.util.find_spec(name).origin)
+"""
 ASK_NOBODY = """
 import httpx
 from unet_factory_client import FactoryClient
@@ -39,21 +45,35 @@ except httpx.ConnectError:
 """
 
 
+def build(folder: Path, *projects: Path) -> None:
+    """From this checkout by the build backend that is installed, so that no index is asked."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", str(folder), *map(str, projects)], check=True)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from this checkout by the build backend that is installed, so that no index is asked."""
     folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "--wheel-dir", str(folder), str(PROJECT)], check=True)
+    build(folder, PROJECT)
     (built,) = folder.glob("*.whl")
     return built
 
 
+@pytest.fixture(scope="module")
+def data_wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The models' and the scans'."""
+    folder = tmp_path_factory.mktemp("data")
+    build(folder, *(PROJECT / "packages").iterdir())
+    return sorted(folder.glob("*.whl"))
+
+
 @pytest.fixture
 def install(wheel: Path, tmp_path: Path) -> Install:
-    """``install(*names)``: the Python of an environment that holds the wheel, the distributions named and theirs."""
+    """``install(*names, wheels=())``: the Python of an environment that holds the wheel, the distributions named and
+    theirs, and further wheels.
+    """
 
-    def install(*names: str) -> Path:
+    def install(*names: str, wheels: Sequence[Path] = ()) -> Path:
         environment = tmp_path / "environment"
         venv.create(environment, symlinks=True)
         (site,) = environment.glob("lib/python*/site-packages")
@@ -63,7 +83,7 @@ def install(wheel: Path, tmp_path: Path) -> Install:
                     (site / entry.name).symlink_to(entry)
         python = environment / "bin" / "python"
         pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-        subprocess.run([*pip, str(wheel)], check=True)
+        subprocess.run([*pip, str(wheel), *map(str, wheels)], check=True)
         return python
 
     return install
@@ -126,6 +146,39 @@ def test_a_role_names_the_extra_that_it_lacks(command: list[str], said: str, ins
     told = run(python, "-m", "unet_factory_cli", *(word.format(config=config) for word in command), fails=True).stderr
     assert said in told
     assert "Traceback" not in told
+
+
+def test_each_model_travels_with_its_licence_and_card_in_a_package_of_its_own(data_wheels: list[Path]) -> None:
+    shipped = {path.stem for path in MODELS.glob("*.safetensors")}
+    found = set()
+    for built in data_wheels:
+        with zipfile.ZipFile(built) as archive:
+            names = archive.namelist()
+            (licence,) = (archive.read(name).decode() for name in names if name.endswith("LICENSE"))
+        assert "Please cite" in licence
+        models = {Path(name).stem for name in names if name.endswith(".safetensors")}
+        cards = {Path(name).stem for name in names if name.endswith("-mr.md")}
+        assert models == cards
+        found |= models
+    assert found == shipped
+
+
+@pytest.mark.timeout(400)
+def test_from_installed_wheels_alone_the_demo_draws_and_a_scan_is_segmented(
+    install: Install, data_wheels: list[Path], tmp_path: Path
+) -> None:
+    """``demo`` starts and stops ``serve``; nothing comes from a checkout."""
+    wheels = [wheel for wheel in data_wheels if "hippocampus" in wheel.name or "example" in wheel.name]
+    python = install(*(Requirement(line).name for line in role_requirements("demo")), wheels=wheels)
+    out = tmp_path / "out"
+    said = run(python, "-m", "unet_factory_cli", "demo", "--quick", "-o", str(out)).stdout
+    assert "the same label as the gateway: 100.00%" in said
+    assert (out / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    (scan,) = python.parents[1].glob("lib/python*/site-packages/unet_factory_example_scans/images/*_004.nii.gz")
+    run(python, "-m", "unet_factory_cli", "segment", str(scan), "-o", str(out / "x.nii.gz"), "--local")
+    where = run(python, "-c", WHERE_FROM).stdout.split()
+    assert where
+    assert all(path.startswith(str(python.parents[1])) for path in where)
 
 
 def run(python: Path, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:

@@ -61,3 +61,36 @@ def test_a_replaced_file_is_noticed(tmp_path: Path, tiny_models: Path) -> None:
     time.sleep(LOOK_EVERY_S)
     with pytest.raises(ModelUnknown):
         registry.get()
+
+
+def install(site: Path, name: str, model: Path, default: str = "") -> None:
+    """A package with a model, as a wheel would lay it down."""
+    package, info = site / f"model_{name}", site / f"model_{name}-1.dist-info"
+    for folder in (package, info):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(model, package / f"{name}.safetensors")
+    if default:
+        (package / DEFAULT_FILE).write_text(default)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: model-{name}\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[unet_factory.models]\n{name} = model_{name}\n")
+
+
+def test_models_are_found_in_packages_and_the_folders_own_comes_first(
+    tmp_path: Path, tiny_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site, own = tmp_path / "site", tmp_path / "own"
+    install(site, "heart", MODELS / "heart-mr.safetensors")
+    install(site, "lumbar", MODELS / "lumbar-mr.safetensors", default="lumbar-mr")
+    install(site, "broken", tiny_models / "tiny.safetensors")
+    shutil.rmtree(site / "model_broken")
+    monkeypatch.syspath_prepend(site)
+    registry = ModelRegistry.scan(own)
+    assert {model.manifest.name for model in registry.all()} == {"heart-mr", "lumbar-mr"}
+    assert registry.get().manifest.name == "lumbar-mr", "as the package says"
+    assert "model_broken" in caplog.text
+    own.mkdir()
+    shutil.copy(tiny_models / "tiny.safetensors", own)
+    assert ModelRegistry.scan(own).get().manifest.name == "tiny"
+    shutil.copy(MODELS / "heart-mr.safetensors", own / "mine.safetensors")
+    assert ModelRegistry.scan(own).get("heart-mr").path == own / "mine.safetensors"

@@ -39,7 +39,10 @@ class Settings(BaseSettings):
         description="Bytes that uploads leave free on the disk of a local `UNET_FACTORY_BLOB_URL` (507 beyond it), for "
         "the jobs' journal and results; unset: 256 MiB, or a fifth of a disk smaller than 1.25 GiB.",
     )
-    models_dir: Path = Field(default=Path("models"), description="Folder of the models (`*.safetensors`).")
+    models_dir: Path = Field(
+        default=Path("models"),
+        description="Folder of models (`*.safetensors`), besides those that are installed as packages.",
+    )
 
     max_upload_bytes: int = Field(default=2 * 2**30, description="Largest upload (2 GiB).")
     max_decompressed_bytes: int = Field(

@@ -1,0 +1,1 @@
+"""The model heart-mr of U-Net factory: files only."""

@@ -1,0 +1,1 @@
+"""The model hippocampus-mr of U-Net factory: files only."""

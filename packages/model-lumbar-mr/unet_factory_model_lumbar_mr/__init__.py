@@ -1,0 +1,1 @@
+"""The model lumbar-mr of U-Net factory: files only."""
