@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from unet_factory.domain.conditions import Condition
+from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Architecture, Label
 from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
@@ -27,6 +28,7 @@ class ModelDescription(BaseModel):
     grid_step_mm: float
     conditions: tuple[Condition, ...] = ()
     metrics: tuple[dict[str, Any], ...] = ()
+    dice_by_spacing: DiceBySpacing | None = None
     seen: Seen | None = None
     postprocessing: Postprocessing = AS_GIVEN
     licence: str = ""

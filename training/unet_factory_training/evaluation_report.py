@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from unet_factory_training.config import TrainingConfig
-from unet_factory_training.datasets import Split, read_split
-from unet_factory_training.evaluation import DRAW_SEED, Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.datasets import Split, find_subjects, read_split
+from unet_factory_training.dice_fit import Measurements
+from unet_factory_training.evaluation import DRAW_SEEDS, Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
 from unet_factory_training.model_card import fill_marked
 
@@ -32,19 +34,25 @@ class Region:
     spacings: tuple[SnappedSpacing | None, ...]
 
 
-def evaluate(
-    checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path
-) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Evaluation:
+    """``figures``: one for each region; ``measured``: mean Dice of every scan at every spacing that all scans have."""
+
+    figures: list[dict[str, Any]]
+    measured: Measurements
+
+
+def evaluate(checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path) -> Evaluation:
     """Score a checkpoint on a split, used as configured and in the precision it was trained in.
 
-    One JSON line per scan and spacing goes to ``out``. Returns the figures.
+    One JSON line per scan and spacing goes to ``out``.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     checkpoint = replace(checkpoint, manifest=as_configured(checkpoint.manifest, config))
     scans = read_split(config.dataset, split, config.architecture.classes)
-    figures = []
+    figures, at_shared_spacings = [], []
     with out.open("w") as lines:
-        for region in regions(config, draws):
+        for region in regions(config, split, draws):
             scores = score_scans(
                 checkpoint.hypernetwork,
                 checkpoint.manifest,
@@ -55,24 +63,36 @@ def evaluate(
             )
             lines.writelines(_json_line(region, score) for score in scores)
             figures.append(_figure(region, scores, checkpoint, split))
+            at_shared_spacings += scores if None not in region.spacings else []
             log.info("%s: Dice %.4f", region.name, figures[-1]["dice_mean"])
-    return figures
+    patients = {subject.name: subject.patient or subject.name for subject in find_subjects(config.dataset, split)}
+    return Evaluation(figures, Measurements.of(at_shared_spacings, patients))
 
 
-def publish(checkpoint_path: Path, figures: Sequence[dict[str, Any]], config: TrainingConfig, target: Path) -> str:
-    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest."""
+def publish(
+    checkpoint_path: Path,
+    figures: Sequence[dict[str, Any]],
+    config: TrainingConfig,
+    target: Path,
+    dice_by_spacing: DiceBySpacing | None = None,
+) -> str:
+    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest.
+
+    Without ``dice_by_spacing`` the checkpoint's own stays.
+    """
     checkpoint = load_checkpoint(checkpoint_path)
-    manifest = as_configured(checkpoint.manifest, config).model_copy(update={"metrics": tuple(figures)})
+    found = {"dice_by_spacing": dice_by_spacing} if dice_by_spacing else {}
+    manifest = as_configured(checkpoint.manifest, config).model_copy(update={"metrics": tuple(figures), **found})
     return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
 
 
 def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:
     """The manifest that ``config`` gives, but for what only the checkpoint knows: the shape of its hypernetwork, how it
-    was compressed, what training saw, and what was decided about its label maps.
+    was compressed, what training saw, what was decided about its label maps, and what Dice to expect.
     """
     configured = manifest_of(config)
     compression = {name: value for name, value in manifest.training.items() if name == "compression"}
-    kept = {name: getattr(manifest, name) for name in ("hypernetwork", "seen", "postprocessing")}
+    kept = {name: getattr(manifest, name) for name in ("hypernetwork", "seen", "postprocessing", "dice_by_spacing")}
     return configured.model_copy(update={**kept, "training": configured.training | compression})
 
 
@@ -86,13 +106,14 @@ def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:
     fill_marked(card, CARD_MARK, [heading, *([figure["region"], *_rounded(figure)] for figure in figures)])
 
 
-def regions(config: TrainingConfig, draws: int) -> list[Region]:
+def regions(config: TrainingConfig, split: Split, draws: int) -> list[Region]:
     """Native, the configured spacings, and a Monte-Carlo draw over the trained range (paper, Table 2)."""
+    drawn = draw_spacings(config.grid, draws, DRAW_SEEDS[split])
     reported = [config.grid.snap(mm) for mm in config.report_at_mm]
     return [
         Region("native", (None,)),
         *(Region(f"{spacing} mm", (spacing,)) for spacing in reported),
-        Region(f"trained range, {draws} drawn spacings", tuple(draw_spacings(config.grid, draws, DRAW_SEED))),
+        Region(f"trained range, {draws} drawn spacings", tuple(drawn)),
     ]
 
 
@@ -112,6 +133,7 @@ def _figure(region: Region, scores: Sequence[Score], checkpoint: Checkpoint, spl
     values = torch.tensor([score.dice for score in scores])
     names = [label.name for label in checkpoint.manifest.labels[1:]]
     per_scan = values.nanmean(dim=1)
+    per_scan = per_scan[~per_scan.isnan()]
     return {
         "region": region.name,
         "split": split,
@@ -119,7 +141,7 @@ def _figure(region: Region, scores: Sequence[Score], checkpoint: Checkpoint, spl
         "scores": len(scores),
         "dice": dict(zip(names, [round(value, 4) for value in values.nanmean(dim=0).tolist()], strict=True)),
         "dice_mean": round(mean_dice(scores), 4),
-        "dice_std": round(float(per_scan[~per_scan.isnan()].std()), 4),
+        "dice_std": round(float(per_scan.std(correction=min(1, len(per_scan) - 1))), 4),
     }
 
 

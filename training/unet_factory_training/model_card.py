@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def fill_marked(card: Path, mark: str, rows: Sequence[Sequence[str]]) -> None:
-    """Put a Markdown table, whose first row is its heading, between ``<!-- MARK -->`` and ``<!-- /MARK -->``.
+def fill_marked(card: Path, mark: str, rows: Sequence[Sequence[str]], below: str = "") -> None:
+    """Put a Markdown table, whose first row is its heading, between ``<!-- MARK -->`` and ``<!-- /MARK -->``,
+    and Markdown text ``below`` it.
 
     Raises:
         ValueError: the card lacks the marks.
@@ -17,4 +18,5 @@ def fill_marked(card: Path, mark: str, rows: Sequence[Sequence[str]]) -> None:
         raise ValueError(f"{card} has no lines {start} and {end}")
     heading, *others = rows
     table = "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *others))
-    card.write_text(f"{before}{start}\n{table}\n{end}{after}")
+    text = f"{table}\n\n{below}" if below else table
+    card.write_text(f"{before}{start}\n{text}\n{end}{after}")

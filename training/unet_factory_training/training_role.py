@@ -11,6 +11,8 @@ from unet_factory.domain.plausibility import Seen
 from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory_training.config import read_config
 from unet_factory_training.datasets import Split
+from unet_factory_training.dice_fit import fit_dice
+from unet_factory_training.dice_picture import fill_expected_dice
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation_report import evaluate, fill_card, publish
 from unet_factory_training.loop import train
@@ -59,19 +61,23 @@ def run_evaluation(
     """Score ``checkpoint`` on a split, as configured but for ``overrides``; scores go to ``CHECKPOINT.SPLIT.jsonl``.
 
     With ``publish_to`` a copy of the checkpoint with the figures in its manifest is written there, with ``card`` they
-    are put into a model card. Returns the figures.
+    are put into a model card. The validation split, with enough draws, also gives the Dice to expect at any spacing.
+    Returns the figures.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_config(config_path, overrides)
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
-    figures = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
+    found = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
+    expected = fit_dice(found.measured) if split == "validation" else None
     if publish_to is not None:
-        publish(checkpoint, figures, config, publish_to)
+        publish(checkpoint, found.figures, config, publish_to, expected)
     if card is not None:
-        fill_card(card, figures)
-    return figures
+        fill_card(card, found.figures)
+    if card is not None and expected is not None:
+        fill_expected_dice(card, found.measured, expected, config.report_at_mm)
+    return found.figures
 
 
 def run_description(

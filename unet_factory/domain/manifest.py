@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
+from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
@@ -151,6 +152,7 @@ class Manifest(Frozen):
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
     wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
     ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
+    ``dice_by_spacing``: what to expect on the scans of the validation split.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
@@ -170,6 +172,7 @@ class Manifest(Frozen):
     metrics: tuple[dict[str, Any], ...] = ()
     seen: Seen | None = None
     postprocessing: Postprocessing = AS_GIVEN
+    dice_by_spacing: DiceBySpacing | None = None
     training: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pydantic import Field
 from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel, Price
 from unet_factory.domain.errors import BudgetTooSmall
+from unet_factory.domain.dice_by_spacing import DiceBySpacing, ExpectedDice
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import (
@@ -34,14 +35,6 @@ class WorkerKind(Frozen):
     version: str
 
 
-class ExpectedDice(Frozen):
-    """Mean Dice over a model's labels on test scans at this spacing, with its 95 % interval."""
-
-    dice: float
-    low: float
-    high: float
-
-
 class QuotePolicy(Frozen):
     """What the policy does at this spacing: nothing is adjusted silently."""
 
@@ -64,7 +57,9 @@ class QuoteOption(Frozen):
     seconds_high: float | None = Field(description="kept by 95 of 100 jobs; budgets are held against this figure")
     peak_bytes: int | None = Field(description="memory that the job adds to its worker at its peak")
     peak_bytes_high: int | None = Field(description="as `seconds_high`, for `peak_bytes`")
-    expected_dice: ExpectedDice | None = Field(description="null where the model's card has no figures")
+    expected_dice: ExpectedDice | None = Field(
+        description="of scans acquired at this spacing, scored there; null where the model does not say"
+    )
     policy: QuotePolicy
 
 
@@ -161,11 +156,15 @@ def budget_too_small(priced: Sequence[PricedPlan], budget: Budget, model: str) -
     )
 
 
-def quote_options(priced: Sequence[PricedPlan], shape_ras: Sequence[int], outside: OutsidePolicy) -> list[QuoteOption]:
-    return [_option(one, shape_ras, outside, native=one is priced[0]) for one in priced]
+def quote_options(
+    priced: Sequence[PricedPlan], shape_ras: Sequence[int], outside: OutsidePolicy, dice: DiceBySpacing | None = None
+) -> list[QuoteOption]:
+    return [_option(one, shape_ras, outside, dice, native=one is priced[0]) for one in priced]
 
 
-def _option(one: PricedPlan, shape_ras: Sequence[int], outside: OutsidePolicy, *, native: bool) -> QuoteOption:
+def _option(
+    one: PricedPlan, shape_ras: Sequence[int], outside: OutsidePolicy, dice: DiceBySpacing | None, *, native: bool
+) -> QuoteOption:
     plan, work, price = one
     r, a, s = resampled_shape(shape_ras, plan.native_mm, plan.working_mm)
     return QuoteOption(
@@ -177,7 +176,7 @@ def _option(one: PricedPlan, shape_ras: Sequence[int], outside: OutsidePolicy, *
         seconds_high=None if price is None else round(price.seconds_high, 4),
         peak_bytes=None if price is None else price.peak_bytes,
         peak_bytes_high=None if price is None else price.peak_bytes_high,
-        expected_dice=None,
+        expected_dice=None if dice is None else dice.expected_dice(plan.working_mm),
         policy=QuotePolicy(outside=outside, out_of_range=plan.out_of_range, resampled=plan.resampled),
     )
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel
 
 from unet_factory.domain.conditions import Condition
+from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
 from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.postprocessing import Postprocessing
@@ -34,6 +35,7 @@ class ModelDescription(BaseModel):
     normalisation: Normalisation
     postprocessing: Postprocessing
     metrics: tuple[dict[str, Any], ...]
+    dice_by_spacing: DiceBySpacing | None
     seen: Seen | None
     licence: str
     citation: str
@@ -58,6 +60,7 @@ class ModelDescription(BaseModel):
             normalisation=manifest.preprocessing.normalisation,
             postprocessing=manifest.postprocessing,
             metrics=manifest.metrics,
+            dice_by_spacing=manifest.dice_by_spacing,
             seen=manifest.seen,
             licence=manifest.licence,
             citation=manifest.citation,

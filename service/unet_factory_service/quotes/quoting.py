@@ -55,7 +55,7 @@ def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, bud
         worker=kind,
         measurements=0 if costs is None else costs.observations,
         queue=_wait(gateway, len(workers)),
-        options=tuple(quote_options(priced, scan.shape, scan.outside)),
+        options=tuple(quote_options(priced, scan.shape, scan.outside, model.manifest.dice_by_spacing)),
         chosen=None if chosen is None else priced.index(chosen),
     )
 
