@@ -12,6 +12,7 @@ from unet_factory.platform.manifest_file import read_manifest
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import LabelledScan, Subject, find_subjects, read_scan
+from unet_factory_training.dice_picture import rows_of as expected_rows
 from unet_factory_training.evaluation import mean_dice, score_scans
 from unet_factory_training.seen_scans import rows_of
 
@@ -74,6 +75,17 @@ def test_every_card_shows_what_the_model_saw(path: Path) -> None:
     card = (PROJECT / manifest.card).read_text()
     for row in rows_of(manifest.seen):
         assert f"| {' | '.join(row)} |" in card
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_card_shows_the_dice_that_the_manifest_expects(path: Path) -> None:
+    manifest, config = read_manifest(path), read_config(PROJECT / "configs" / f"{path.stem}.yaml")
+    if manifest.dice_by_spacing is None:
+        pytest.skip("it does not say what Dice to expect")
+    card = PROJECT / manifest.card
+    assert card.with_suffix(".dice.png").is_file()
+    for row in expected_rows(manifest.dice_by_spacing, config.report_at_mm):
+        assert f"| {' | '.join(row)} |" in card.read_text()
 
 
 @needs_data

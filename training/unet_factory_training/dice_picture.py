@@ -1,5 +1,6 @@
 """The expected Dice of a model card: a picture of the curve with what it was fitted to, and a table."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,11 +26,12 @@ def fill_expected_dice(
         ValueError: the card lacks the marks.
     """
     picture = card.with_suffix(".dice.png")
-    below = (
-        f"Fitted to {fitted.spacings} spacings ({fitted.form}) on {fitted.scans} {fitted.split} scans of "
+    told = (
+        f"Fitted to {fitted.spacings} spacings (form: {fitted.form}) on {fitted.scans} {fitted.split} scans of "
         f"{fitted.patients} patients; a spacing left out of the fit is predicted to within {fitted.fit_error:.3f} "
-        f"(root mean square).\n\n![Expected Dice against voxel size]({picture.name})"
+        "(root mean square)."
     )
+    below = f"{textwrap.fill(told, 120)}\n\n![Expected Dice against voxel size]({picture.name})"
     fill_marked(card, CARD_MARK, rows_of(fitted, reported_mm), below)
     draw(picture, measured, fitted)
 
