@@ -7,8 +7,8 @@ from pydantic import Field
 
 from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel, Price
-from unet_factory.domain.errors import BudgetTooSmall
 from unet_factory.domain.dice_by_spacing import DiceBySpacing, ExpectedDice
+from unet_factory.domain.errors import BudgetTooSmall
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import (
