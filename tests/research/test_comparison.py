@@ -69,11 +69,6 @@ def written(config: TrainingConfig, folder: Path, **changes: Any) -> Comparison:
     return read_comparison(folder / "small.yaml")
 
 
-def contenders(comparison: Comparison, output: Path) -> dict[str, Contender]:
-    found = contenders_of(comparison, runs_of(comparison, output), {}, torch.device("cpu"))
-    return {contender.arm: contender for contender in found}
-
-
 def test_a_whole_comparison_and_that_nothing_is_done_twice(
     comparison: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +161,20 @@ def test_an_arm_may_work_at_the_fixed_spacing(comparison: Comparison, tmp_path: 
     assert torch.equal(predicted, back.argmax(dim=0).to(torch.uint8))
 
 
+def test_with_folds_each_subject_is_scored_where_it_was_left_out(config: TrainingConfig, tmp_path: Path) -> None:
+    folded = written(config, tmp_path, folds=2, seeds=[1, 2], splits=["validation"], segments=[])
+    table = score_all(folded, contenders_untrained(folded, tmp_path), tmp_path / "scores")
+    left_out = {seed: set(table[table["seed"] == seed]["scan"]) for seed in (1, 2)}
+    for seed, scans in left_out.items():
+        dataset = folded.training_config("HyperSpace", seed).dataset
+        assert scans == {subject.name for subject in find_subjects(dataset, "validation")}
+    assert not left_out[1] & left_out[2]
+    summary = summarise(folded, table, None, learning_curves([]))
+    assert summary["subjects"] == len(left_out[1] | left_out[2]) == 5
+    with pytest.raises(ValidationError, match=r"with folds, splits must be \[validation\]"):
+        written(config, tmp_path, folds=2)
+
+
 def test_policies_differ_only_outside_the_trained_range(comparison: Comparison, tmp_path: Path) -> None:
     arms = untrained(comparison, tmp_path)
     clamped, unclamped = arms["HyperSpace"], arms["HyperSpace unclamped"]
@@ -182,6 +191,10 @@ def test_policies_differ_only_outside_the_trained_range(comparison: Comparison, 
 
 
 def untrained(comparison: Comparison, folder: Path) -> dict[str, Contender]:
+    return {contender.arm: contender for contender in contenders_untrained(comparison, folder)}
+
+
+def contenders_untrained(comparison: Comparison, folder: Path) -> list[Contender]:
     """Every arm with random weights, for what does not depend on how good they are."""
     from unet_factory.model.checkpoint import save_checkpoint
     from unet_factory.model.hypernetwork import Hypernetwork
@@ -195,7 +208,7 @@ def untrained(comparison: Comparison, folder: Path) -> dict[str, Contender]:
         with torch.no_grad():
             hypernetwork.heads.normal_(std=0.3)
         save_checkpoint(run.checkpoint, hypernetwork, manifest)
-    return contenders(comparison, folder)
+    return contenders_of(comparison, runs_of(comparison, folder), {}, torch.device("cpu"))
 
 
 def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> None:

@@ -9,10 +9,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from unet_factory.domain.errors import DatasetInvalid
-from unet_factory_training.dataset_config import DatasetConfig
+from unet_factory_training.dataset_config import DatasetConfig, Fold
 from unet_factory_training.datasets import find_subjects, read_scan
+from unet_factory_training.datasets.splitting import subjects_of_fold
+from unet_factory_training.datasets.subject import Split, Subject
 
 DATA = os.environ.get("UNET_FACTORY_DATA")
 needs_data = pytest.mark.skipif(DATA is None, reason="UNET_FACTORY_DATA, the folder of the full data sets, is not set")
@@ -139,3 +142,35 @@ def _save_acdc_frame(folder: Path, name: str, *, labelled: bool = True) -> None:
         image.header.set_sform(np.diag([-1.0, -1.0, 1.0, 1.0]), code=2)
         image.header.set_zooms((1.5625, 1.5625, 10.0))
         nibabel.save(image, folder / f"{name}{suffix}.nii.gz")
+
+
+SPLITS: tuple[Split, Split] = ("train", "validation")
+
+
+def test_folds_divide_the_patients_that_are_not_tested(dataset_root: Path) -> None:
+    """Each validates once; no fold's training knows its validation; the test split stays as it is."""
+    plain = DatasetConfig(root=str(dataset_root))
+    wanted = {one.name for split in SPLITS for one in find_subjects(plain, split)}
+    validated: list[str] = []
+    for number in range(3):
+        folded = plain.model_copy(update={"fold": Fold(number=number, of=3)})
+        train, validation = ([one.name for one in find_subjects(folded, split)] for split in SPLITS)
+        test = [one.name for one in find_subjects(folded, "test")]
+        assert set(train) | set(validation) == wanted
+        assert not set(train) & set(validation)
+        assert test == [one.name for one in find_subjects(plain, "test")]
+        validated += validation
+    assert sorted(validated) == sorted(wanted)
+
+
+def test_frames_of_a_patient_stay_in_one_fold() -> None:
+    frames = [Subject(f"p{n}_{frame}", Path(), Path(), f"p{n}") for n in range(7) for frame in ("ed", "es")]
+    for number in range(3):
+        fold = Fold(number=number, of=3)
+        train, validation = ({one.patient for one in subjects_of_fold(frames, split, fold)} for split in SPLITS)
+        assert not train & validation
+        assert len(validation) in (2, 3)
+    with pytest.raises(DatasetInvalid, match="7 patients cannot be divided into 8 folds"):
+        subjects_of_fold(frames, "train", Fold(number=0, of=8))
+    with pytest.raises(ValidationError, match="fold 3 of 3"):
+        Fold(number=3, of=3)

@@ -77,6 +77,8 @@ class Comparison(Frozen):
 
     Scored are the scans of ``splits``, the first ``max_scans`` of each, or all. Each gets ``draws`` spacings of its own
     from every interval, a draw that depends on its name alone.
+    ``folds``: cross-validation over so many parts of the training and validation patients. Seed n leaves out part
+    n - 1 (modulo the number of parts) and is scored on it alone; ``splits`` must be validation.
     ``inversion_times_ms``: where contrasts are simulated, each scan is also scored at each of these, at its spacing.
     ``precision``: the arithmetic of the networks while they are scored.
     """
@@ -95,6 +97,7 @@ class Comparison(Frozen):
     precision: Precision = "float32"
     splits: tuple[Split, ...] = ("test",)
     max_scans: int | None = Field(default=None, ge=1)
+    folds: int | None = Field(default=None, ge=2)
     seeds: tuple[int, ...] = (1,)
     cost: CostConfig | None = None
     expectations: tuple[Expectation, ...] = ()
@@ -108,6 +111,8 @@ class Comparison(Frozen):
         self.check_arms(named)
         if chained := [name for name, source in sources.items() if source in sources]:
             raise ValueError(f"{', '.join(chained)}: the source of an arm must be a trained arm")
+        if self.folds is not None and self.splits != ("validation",):
+            raise ValueError(f"with folds, splits must be [validation], not {list(self.splits)}")
         regions = {*self.regions, *(segment.region for segment in self.segments)}
         if missing := {region for expected in self.expectations for region in expected.regions} - regions:
             raise ValueError(f"no such region: {', '.join(sorted(missing))}; there are {', '.join(sorted(regions))}")
@@ -141,7 +146,9 @@ class Comparison(Frozen):
         """
         arm = self.arms[arm_name]
         inherited = {} if arm.source is None else self.arms[arm.source].overrides
-        own = {"name": f"{self.name}-{slug(arm_name)}", "seed": seed}
+        own: dict[str, Any] = {"name": f"{self.name}-{slug(arm_name)}", "seed": seed}
+        if self.folds is not None:
+            own["dataset.fold"] = {"number": (seed - 1) % self.folds, "of": self.folds}
         return read_config(self.base, {**self.overrides, **inherited, **arm.overrides, **own})
 
 

@@ -34,7 +34,7 @@ def page_of(comparison: Comparison, summary: Summary, command: str, figures: Seq
         f"# {summary['title']}",
         f"Written by\n\n```\n{command}\n```\n\n"
         f"on {summary['scans']} scans of {summary['subjects']} subjects ({' and '.join(comparison.splits)} split), "
-        f"{len(comparison.seeds)} training{'s' if len(comparison.seeds) > 1 else ''} of each arm.",
+        f"{_trainings(comparison)} of each arm.",
         _arms(comparison),
         _expectations(summary),
         _regions(summary),
@@ -58,6 +58,12 @@ def index_of(summaries: Mapping[str, Summary], commands: Mapping[str, str], fold
             _expectations(summary, heading=False),
         ]
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
+
+
+def _trainings(comparison: Comparison) -> str:
+    count = f"{len(comparison.seeds)} training{'s' if len(comparison.seeds) > 1 else ''}"
+    folds = comparison.folds
+    return count if folds is None else f"{count} (cross-validation in {folds} parts, each scored where it was left out)"
 
 
 def _arms(comparison: Comparison) -> str:

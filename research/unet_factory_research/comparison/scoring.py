@@ -95,7 +95,27 @@ def score_all(
     hd95_mm, assd_mm, volume_bias, seconds, peak_bytes. Scored at the working resolution: on the label map at the
     simulated spacing. ``peak_bytes`` is the device's, and empty on a CPU.
     """
-    config = comparison.training_config(comparison.reference, comparison.seeds[0])
+    configs = {seed: comparison.training_config(comparison.reference, seed) for seed in comparison.seeds}
+    parts = []
+    for config in _of_different_scans(list(configs.values())):
+        own = [contender for contender in contenders if configs[contender.seed].dataset == config.dataset]
+        parts += _score_subjects(comparison, config, own, folder, wanted)
+    return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+
+
+def _of_different_scans(configs: Sequence[TrainingConfig]) -> list[TrainingConfig]:
+    """One of all whose scans are the same: a single one, but for the folds of a cross-validation."""
+    datasets = [config.dataset for config in configs]
+    return [config for number, config in enumerate(configs) if config.dataset not in datasets[:number]]
+
+
+def _score_subjects(
+    comparison: Comparison,
+    config: TrainingConfig,
+    contenders: Sequence[Contender],
+    folder: Path,
+    wanted: Collection[str],
+) -> list[pd.DataFrame]:
     subjects = [
         subject
         for split in comparison.splits
@@ -119,7 +139,7 @@ def score_all(
         if missing:
             log.info("scan %d of %d: %.0f s", number + 1, len(subjects), time.perf_counter() - started)
         parts += [pd.read_csv(path).assign(arm=c.arm, seed=c.seed) for c, path in files.items() if path.exists()]
-    return pd.concat(parts, ignore_index=True)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)
+    return parts
 
 
 SPACING_COLUMNS = ["spacing_r_mm", "spacing_a_mm", "spacing_s_mm"]

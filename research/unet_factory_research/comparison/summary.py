@@ -25,6 +25,8 @@ def summarise(
     """
     of_case = ["arm", "seed", "region", "subject", "scan", *SPACING_COLUMNS]
     cases = scores.groupby(of_case, as_index=False)[MEASURES].mean()
+    if comparison.folds is not None:  # each subject is scored by the trainings that left it out: one value for each
+        cases = cases.assign(seed=0)
     subjects = cases.groupby(["arm", "seed", "region", "subject"], as_index=False)[MEASURES].mean()
     differences = _differences(comparison, subjects)
     return {

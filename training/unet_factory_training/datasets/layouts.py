@@ -14,6 +14,7 @@ from unet_factory_training.datasets.mmwhs import SEVEN_STRUCTURES, find_mmwhs
 from unet_factory_training.datasets.msd import find_msd
 from unet_factory_training.datasets.spider import VERTEBRAE_AND_CANAL, find_spider
 from unet_factory_training.datasets.split_files import find_split_files
+from unet_factory_training.datasets.splitting import subjects_of_fold
 from unet_factory_training.datasets.subject import Split, Subject
 
 
@@ -43,7 +44,7 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
             ``config.channel`` names none of them.
     """
     root = _root(config)
-    subjects = [_of_channel(one, config.channel) for one in LAYOUTS[config.layout].find(root, split)]
+    subjects = [_of_channel(one, config.channel) for one in _found(root, config, split)]
     if config.conditions is not None:
         told = read_conditions(root / config.conditions)
         subjects = [replace(one, conditions=told.get(one.name, told.get(one.patient or "", {}))) for one in subjects]
@@ -52,6 +53,13 @@ def find_subjects(config: DatasetConfig, split: Split) -> list[Subject]:
             if not path.is_file():
                 raise DatasetInvalid(f"split {split!r} of {root.name} names {path.name}, but there is no such file")
     return subjects
+
+
+def _found(root: Path, config: DatasetConfig, split: Split) -> list[Subject]:
+    find = LAYOUTS[config.layout].find
+    if config.fold is None or split == "test":
+        return find(root, split)
+    return subjects_of_fold([*find(root, "train"), *find(root, "validation")], split, config.fold)
 
 
 def _of_channel(subject: Subject, channel: int | None) -> Subject:

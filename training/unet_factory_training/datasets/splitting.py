@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unet_factory.domain.errors import DatasetInvalid
+from unet_factory_training.dataset_config import Fold
 from unet_factory_training.datasets.description import names_in_split
 from unet_factory_training.datasets.subject import Split, Subject
 
@@ -44,6 +45,25 @@ def subjects_in_split(
     if missing := [patient for patient in patients if patient not in subjects]:
         raise DatasetInvalid(f"{root.name} holds no labelled scans of {', '.join(missing)}")
     return [subject for patient in patients for subject in subjects[patient]]
+
+
+def subjects_of_fold(subjects: Sequence[Subject], split: Split, fold: Fold) -> list[Subject]:
+    """Of all subjects that are not tested, those of the part that validates, or of the others, which train.
+
+    Patients are put in the order of the SHA-256 of their names and dealt out in turn; their scans stay together.
+
+    Raises:
+        DatasetInvalid: there are fewer patients than parts.
+    """
+    patients = sorted({_patient(one) for one in subjects}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(patients) < fold.of:
+        raise DatasetInvalid(f"{len(patients)} patients cannot be divided into {fold.of} folds; take fewer folds")
+    validating = set(patients[fold.number :: fold.of])
+    return [one for one in subjects if (_patient(one) in validating) is (split == "validation")]
+
+
+def _patient(subject: Subject) -> str:
+    return subject.patient or subject.name
 
 
 def split_by_hash(patients: Sequence[str], split: Split, sizes: SplitSizes) -> list[str]:
