@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -32,7 +33,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_services_are_those_that_operators_know(compose: dict[str, Any]) -> None:
-    beside = {"listener", "pacs-key", "orthanc", "redis-jobs", "redis-cache", "prometheus", "grafana"}
+    beside = {"listener", "pacs-key", "orthanc", "redis-jobs", "redis-cache", "prometheus", "alertmanager", "grafana"}
     assert set(compose["services"]) == {*OURS, *beside}
 
 
@@ -196,8 +197,7 @@ def test_prometheus_finds_the_ports_that_the_roles_listen_on() -> None:
 
 
 def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
-    dashboard = json.loads((PROJECT / "deploy/grafana/dashboards/unet-factory.json").read_text())
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+    expressions = [target["expr"] for panel in panels() for target in panel.get("targets", [])]
     recorded = set()
     for file in (PROJECT / "deploy/prometheus/rules").glob("*.yml"):
         for rule in (rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]):
@@ -208,15 +208,36 @@ def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
     assert used <= exported() | recorded
 
 
-def test_dashboard_asks_the_provisioned_data_source_and_shows_every_exported_family() -> None:
-    folder = PROJECT / "deploy/grafana"
-    source = yaml.safe_load((folder / "provisioning/datasources/prometheus.yml").read_text())["datasources"][0]
-    text = (folder / "dashboards/unet-factory.json").read_text()
-    panels = [panel for panel in json.loads(text)["panels"] if panel["type"] != "row"]
-    assert {target["datasource"]["uid"] for panel in panels for target in panel["targets"]} == {source["uid"]}
-    assert len({panel["id"] for panel in panels}) == len(panels)
-    missing = {name for name in families() if name not in text}
-    assert not missing
+def test_dashboards_ask_the_data_source_that_is_chosen_and_show_every_exported_family() -> None:
+    source = yaml.safe_load((PROJECT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
+    for dashboard in dashboards():
+        assert dashboard["templating"]["list"][0]["query"] == source["datasources"][0]["type"]
+        assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+        assert overlapping([panel["gridPos"] for panel in dashboard["panels"]]) == []
+    asked = {target["datasource"]["uid"] for panel in panels() for target in panel.get("targets", [])}
+    assert asked == {"${datasource}"}
+    assert len({dashboard["uid"] for dashboard in dashboards()}) == len(dashboards())
+    shown = " ".join(target["expr"] for panel in panels() for target in panel.get("targets", []))
+    assert not {name for name in families() if name not in shown}
+
+
+def dashboards() -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted((PROJECT / "deploy/grafana/dashboards").glob("*.json"))]
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for dashboard in dashboards() for panel in dashboard["panels"]]
+
+
+def overlapping(places: list[dict[str, int]]) -> list[tuple[int, int]]:
+    """Cells (x, y) of the grid that two panels take."""
+    cells = Counter(
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    )
+    return [cell for cell, count in cells.items() if count > 1]
 
 
 def stages() -> dict[str, str]:

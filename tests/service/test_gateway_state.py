@@ -97,7 +97,7 @@ def test_metrics_count_requests_by_route_and_queues_by_message(http: httpx.Clien
     assert grown(seconds, "GET", "/segmentations/{job_id}", "200") == 1
     assert grown(seconds, "GET", "unmatched", "404") == 1
     assert grown(seconds, "OTHER", "/livez", "405") == 1
-    assert grown("unet_factory_spacing_out_of_range_total") == 1
+    assert grown("unet_factory_spacing_out_of_range_total", "tiny") == 1
     assert samples["unet_factory_queue_depth", ("segmentations",)] == 1
     assert samples["unet_factory_queue_depth", ("weights",)] == 0
 

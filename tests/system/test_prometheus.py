@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +22,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.fixtures.project import DEPLOY
+from tests.fixtures.project import DEPLOY, PROJECT
+from tests.fixtures.webhook_receiver import Receiver, receiving
 from tests.system.processes import free_port, until
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
@@ -31,8 +34,8 @@ pytestmark = [
     pytest.mark.system,
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (shutil.which("prometheus") and shutil.which("promtool")),
-        reason="needs the programs prometheus and promtool (Debian package prometheus)",
+        not all(map(shutil.which, ("prometheus", "promtool", "prometheus-alertmanager"))),
+        reason="needs the Debian packages prometheus and prometheus-alertmanager",
     ),
 ]
 
@@ -79,12 +82,19 @@ def test_metrics_rules_and_configuration_are_clean(factory: "Factory") -> None:
     promtool("check", "rules", *map(str, (DEPLOY / "prometheus/rules").glob("*.yml")))
 
 
-def test_no_worker_raises_its_alert(factory: "Factory", prometheus: "Prometheus") -> None:
+def test_every_alert_fires_when_it_must_and_only_then() -> None:
+    promtool("test", "rules", str(PROJECT / "tests/deploy/alerts.yml"))
+
+
+def test_no_worker_raises_its_alert_and_the_receiver_is_told(
+    factory: "Factory", prometheus: "Prometheus", receiver: Receiver
+) -> None:
     """Last: it ends the worker."""
-    alert = 'ALERTS{alertname="UnetFactoryNoWorker"}'
+    alert = 'ALERTS{alertname="UnetFactoryNoWorker",alertstate="firing"}'
     assert prometheus.values(alert) == []
     factory.stop_worker()
     until(lambda: prometheus.values(alert) == [1.0])
+    until(lambda: any(b"UnetFactoryNoWorker" in body for _, _, body in receiver.requests))
 
 
 @dataclass
@@ -162,6 +172,7 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
         "UNET_FACTORY_REDIS_URL": server.redis_url,
         "UNET_FACTORY_BLOB_URL": (folder / "blobs").as_uri(),
         "UNET_FACTORY_MODELS_DIR": str(tiny_models),
+        "UNET_FACTORY_CALIBRATE": "false",  # its networks would count
     }
     command = [sys.executable, "-m", "unet_factory_cli"]
     gateway = subprocess.Popen([*command, "gateway", "--port", str(gateway_port)], env=environment)
@@ -184,12 +195,40 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory, factory: Factory) -> Iterator[Prometheus]:
-    """The deployed configuration, but for where and how often it scrapes."""
+def receiver() -> Iterator[Receiver]:
+    with receiving(200) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def alertmanager(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[str]:
+    """Its address; the deployed configuration, with a receiver and without pauses."""
+    folder, address = tmp_path_factory.mktemp("alertmanager"), f"127.0.0.1:{free_port()}"
+    config = yaml.safe_load((DEPLOY / "alertmanager/alertmanager.yml").read_text())
+    config["route"] |= {"group_wait": "0s", "group_interval": "1s"}
+    config["receivers"][0]["webhook_configs"] = [{"url": receiver.url}]
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    options = [f"--config.file={folder}/alertmanager.yml", f"--storage.path={folder}/data", "--log.level=error"]
+    addresses = [f"--web.listen-address={address}", "--cluster.listen-address="]
+    server = subprocess.Popen(["prometheus-alertmanager", *options, *addresses])
+    try:
+        until(lambda: answers(f"http://{address}/-/ready"))
+        yield address
+    finally:
+        stop(server)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory, factory: Factory, alertmanager: str) -> Iterator[Prometheus]:
+    """The deployed configuration, but for where and how often it scrapes, and that alerts fire at once."""
     folder, port = tmp_path_factory.mktemp("prometheus"), free_port()
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
+    config["rule_files"] = [str(folder / pattern) for pattern in config["rule_files"]]
+    config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+    (folder / "rules").mkdir()
+    for file in (DEPLOY / "prometheus/rules").glob("*.yml"):
+        (folder / "rules" / file.name).write_text(re.sub(r"^ +for: .*\n", "", file.read_text(), flags=re.MULTILINE))
     urls = {
         "unet-factory-gateway": factory.gateway_url,
         "unet-factory-worker": factory.worker_url,
@@ -213,12 +252,14 @@ def expressions() -> set[str]:
 
     Less ``or vector(0)``, which would hide that a selector finds nothing.
     """
-    dashboard = json.loads((DEPLOY / "grafana/dashboards/unet-factory.json").read_text())
-    found = {target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])}
+    dashboards = [json.loads(file.read_text()) for file in (DEPLOY / "grafana/dashboards").glob("*.json")]
+    panels = [panel for dashboard in dashboards for panel in dashboard["panels"]]
+    found = {target["expr"] for panel in panels for target in panel.get("targets", [])}
     for file in (DEPLOY / "prometheus/rules").glob("*.yml"):
         for rule in (rule for group in yaml.safe_load(file.read_text())["groups"] for rule in group["rules"]):
             found.add(rule["expr"] if "record" in rule else left_side(rule["expr"]))
-    return {text.replace("$__rate_interval", "30s").replace(" or vector(0)", "") for text in found}
+    chosen = {"$__rate_interval": "30s", "$model": ".*", " or vector(0)": ""}
+    return {reduce(lambda text, name: text.replace(name, chosen[name]), chosen, text) for text in found}
 
 
 def left_side(comparison: str) -> str:

@@ -10,10 +10,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import REGISTRY
 
+from unet_factory import __version__
 from unet_factory.domain.jobs import DeliveryKind
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STAGE_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+_VOLUME_BUCKETS_ML = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 _SPACING_BUCKETS_MM = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10)
 
 HTTP_REQUEST_SECONDS = Histogram(
@@ -23,7 +25,19 @@ HTTP_REQUEST_SECONDS = Histogram(
     buckets=_REQUEST_BUCKETS,
 )
 JOB_STAGE_SECONDS = Histogram(
-    "unet_factory_job_stage_seconds", "Time of each stage of a job", ["stage"], buckets=_STAGE_BUCKETS
+    "unet_factory_job_stage_seconds", "Time of each stage of a job", ["model", "stage"], buckets=_STAGE_BUCKETS
+)
+JOB_WAIT_SECONDS = Histogram(
+    "unet_factory_job_wait_seconds",
+    "Time from a job's acceptance to its first start",
+    ["model"],
+    buckets=_STAGE_BUCKETS,
+)
+JOB_SECONDS = Histogram(
+    "unet_factory_job_seconds",
+    "Time from a job's acceptance to its result",
+    ["model", "device"],
+    buckets=_STAGE_BUCKETS,
 )
 JOBS = Counter("unet_factory_jobs", "Jobs that ended", ["model", "outcome"])
 RECEIVED_INSTANCES = Counter("unet_factory_received_instances", "DICOM instances received", ["outcome"])
@@ -66,7 +80,9 @@ IMPLAUSIBLE_RESULTS = Counter(
     "Scans and results that are far from what their model was trained on, refused ones too",
     ["model"],
 )
-SPACING_OUT_OF_RANGE = Counter("unet_factory_spacing_out_of_range", "Requested spacings outside the trained range")
+SPACING_OUT_OF_RANGE = Counter(
+    "unet_factory_spacing_out_of_range", "Requested spacings outside the trained range", ["model"]
+)
 DELIVERIES = Counter(
     "unet_factory_deliveries", "Attempts to deliver (or to fetch), by how they ended", ["kind", "outcome"]
 )
@@ -80,7 +96,14 @@ for _step in ("windows", "spacing", "cpu"):
 for _kind in DeliveryKind:
     for _outcome in ("delivered", "retried", "dead", "skipped"):
         DELIVERIES.labels(_kind.value, _outcome)
-SPACING_MM = Histogram("unet_factory_spacing_mm", "Native spacing of the scans", ["axis"], buckets=_SPACING_BUCKETS_MM)
+SPACING_MM = Histogram(
+    "unet_factory_spacing_mm", "Native spacing of the scans", ["model", "axis"], buckets=_SPACING_BUCKETS_MM
+)
+LABEL_VOLUME_ML = Histogram(
+    "unet_factory_label_volume_ml", "Volumes that were found", ["model", "label"], buckets=_VOLUME_BUCKETS_ML
+)
+BUILD_INFO = Gauge("unet_factory_build_info", "1, for the version that runs", ["version"], multiprocess_mode="livemax")
+BUILD_INFO.labels(__version__).set(1)
 
 
 def scrape_registry() -> CollectorRegistry:

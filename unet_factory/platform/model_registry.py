@@ -154,7 +154,8 @@ class ModelRegistry:
                 log.error("the model file %s is refused: %s", file, reason)
         metrics.MODELS_REFUSED.set(len(refused))
         for name in models:
-            metrics.IMPLAUSIBLE_RESULTS.labels(name)  # from the start: the first must show as an increase
+            for counter in (metrics.IMPLAUSIBLE_RESULTS, metrics.SPACING_OUT_OF_RANGE):
+                counter.labels(name)  # from the start: the first must show as an increase
         self._models, self._refused = models, refused
 
 

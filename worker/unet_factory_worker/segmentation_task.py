@@ -61,6 +61,8 @@ def run_job(job_id: str, context: WorkerContext) -> None:
         return
     with JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease:
         log.info("job %s starts", job_id)
+        if job.attempts == 1:
+            metrics.JOB_WAIT_SECONDS.labels(job.model).observe(max(0.0, time.time() - job.created))
         try:
             record = JobRecord(context.lifecycle, job_id, owner)
             Attempt(job, owner, request, context, lease, record, PeakMemory(context.device)).run()
@@ -80,7 +82,7 @@ def _problem_of(job_id: str, error: Exception) -> Problem:
 
 @dataclass
 class Attempt:
-    """One try at one job, by one owner."""
+    """One try at one job, by one owner; ``job`` is its record as the try began."""
 
     job: Job
     owner: str
@@ -158,6 +160,7 @@ class Attempt:
         peak_bytes = self._finish(
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
+        self._count(found_ml)
         if not way.smaller_windows:
             work = workload_of(manifest, volume.header.shape_ras, plan, dicom=self.request.is_dicom)
             self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
@@ -169,7 +172,7 @@ class Attempt:
         yield
         elapsed = time.perf_counter() - started
         self.timings_s[name] = round(elapsed, 6)
-        metrics.JOB_STAGE_SECONDS.labels(name).observe(elapsed)
+        metrics.JOB_STAGE_SECONDS.labels(self.request.model, name).observe(elapsed)
         self.record.note(timings_s=self.timings_s)
 
     def _choose(self, volume: Volume, manifest: Manifest) -> Choice:
@@ -180,7 +183,7 @@ class Attempt:
         """
         request, native_mm = self.request, volume.spacing_ras_mm
         for axis, mm in zip("RAS", native_mm, strict=True):
-            metrics.SPACING_MM.labels(axis).observe(mm)
+            metrics.SPACING_MM.labels(request.model, axis).observe(mm)
         try:
             if request.budget.limited:
                 costs = self._costs()
@@ -188,11 +191,11 @@ class Attempt:
             else:
                 choice = own_spacing(request, manifest, volume.header)
         except SpacingOutOfRange:
-            metrics.SPACING_OUT_OF_RANGE.inc()
+            metrics.SPACING_OUT_OF_RANGE.labels(request.model).inc()
             raise
         plan, self._budget = choice.plan, choice.budget
         if plan.out_of_range:
-            metrics.SPACING_OUT_OF_RANGE.inc()
+            metrics.SPACING_OUT_OF_RANGE.labels(request.model).inc()
         spacing = Spacings(native=native_mm, requested=request.working_spacing_mm, working=plan.working_mm)
         self.record.note(
             spacing=spacing,
@@ -281,6 +284,12 @@ class Attempt:
     def _fail(self, problem: Problem) -> None:
         log.warning("job %s failed: %s", self.job_id, problem.type)
         self._finish(JobState.FAILED, error=problem)
+
+    def _count(self, found_ml: Mapping[str, float]) -> None:
+        model, device = self.request.model, str(self.context.device)
+        metrics.JOB_SECONDS.labels(model, device).observe(max(0.0, time.time() - self.job.created))
+        for label, ml in found_ml.items():
+            metrics.LABEL_VOLUME_ML.labels(model, label).observe(ml)
 
     def _clean_up(self) -> None:
         """A result put down just after a purge must not stay."""

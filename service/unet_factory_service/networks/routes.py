@@ -91,10 +91,10 @@ class NetworkChoice:
         try:
             resolved = model.manifest.grid.resolve(requested_mm, query.outside)
         except SpacingOutOfRange:
-            SPACING_OUT_OF_RANGE.inc()
+            SPACING_OUT_OF_RANGE.labels(model.manifest.name).inc()
             raise
         if resolved.out_of_range:
-            SPACING_OUT_OF_RANGE.inc()
+            SPACING_OUT_OF_RANGE.labels(model.manifest.name).inc()
         return cls(model, requested_mm, resolved, conditions, query)
 
     @property

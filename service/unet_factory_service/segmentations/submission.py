@@ -95,7 +95,7 @@ def _accept_upload(
     try:
         plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, asked.outside, asked.working_spacing_mm)
     except SpacingOutOfRange:
-        SPACING_OUT_OF_RANGE.inc()
+        SPACING_OUT_OF_RANGE.labels(model.manifest.name).inc()
         raise
     check_working_size(header.shape_ras, plan, gateway.settings.max_voxels)
     refuse_unaffordable(gateway, model, _quoted(header, asked), asked.budget)
