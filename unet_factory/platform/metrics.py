@@ -4,13 +4,13 @@ With ``PROMETHEUS_MULTIPROC_DIR`` set, all processes on the host write to one fo
 """
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import REGISTRY
 
-from unet_factory import __version__
 from unet_factory.domain.jobs import DeliveryKind
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -103,7 +103,7 @@ LABEL_VOLUME_ML = Histogram(
     "unet_factory_label_volume_ml", "Volumes that were found", ["model", "label"], buckets=_VOLUME_BUCKETS_ML
 )
 BUILD_INFO = Gauge("unet_factory_build_info", "1, for the version that runs", ["version"], multiprocess_mode="livemax")
-BUILD_INFO.labels(__version__).set(1)
+BUILD_INFO.labels(version("unet-factory")).set(1)
 
 
 def scrape_registry() -> CollectorRegistry:
