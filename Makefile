@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist demo test bench fuzz mutants check format settings vendor clean
+.PHONY: setup dist demo test bench fuzz mutants check format settings vendor screenshots clean
 
 setup: $(VENV)/.complete
 
@@ -72,6 +72,10 @@ vendor:
 	    test -d "$$folder" || { mkdir -p "$$folder" && tar -xz -C "$$folder" -f "build/npm/$$(npm pack --silent --pack-destination build/npm "$$package")"; } || exit 1; \
 	    install -D -m 644 "$$folder/package/$$file" "$(PAGE)/static/vendor/$$served" || exit 1; \
 	done
+
+# The README's picture of the page, in Debian's chromium; says how long a large scan takes to appear, too.
+screenshots: setup
+	$(BIN)/python -m tests.screenshots
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -186,6 +186,17 @@ def test_a_dropped_scan_is_shown_segmented_and_downloaded(visit: Visit, tmp_path
     assert coloured(visit.pixels()) == 0
 
 
+def test_a_spacing_outside_the_trained_range_is_a_warning(visit: Visit) -> None:
+    visit.see(EXAMPLE.name, EXAMPLE.read_bytes())
+    visit.page.get_by_text("More options").click()
+    corrected = visit.page.get_by_label("Correct the spacing")
+    corrected.fill("9,9,9")
+    visit.segment()
+    expect(visit.page.get_by_role("list", name="Warnings")).to_contain_text("outside the range")
+    corrected.fill("")
+    visit.page.get_by_text("More options").click()
+
+
 def test_a_zipped_dicom_series_gives_dicom_results(visit: Visit, tmp_path: Path) -> None:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

@@ -8,7 +8,7 @@ import { Panes } from "./panes.js";
 import { hideProblem, showProblem, withKey } from "./problems.js";
 import { captionOf, showProgress, showResults } from "./result.js";
 import { droppedFiles, readScan } from "./scan.js";
-import { fillModels, modelNamed, setScan, settings } from "./settings.js";
+import { fillModels, modelNamed, setScan, settings, showPrices } from "./settings.js";
 import { showSystem } from "./system.js";
 import { bytesText, spacingText } from "./units.js";
 
@@ -31,6 +31,7 @@ async function choose(files) {
     forgetResults();
     scan = await readScan(files);
     byId("scan-name").textContent = scan.name;
+    byId("segment").classList.add("has-scan");
     byId("scan-facts").textContent = bytesText(scan.upload.size);
     setBusy(false);
     await showScan(scan);
@@ -77,6 +78,7 @@ async function segment(beside) {
   });
   if (running?.aborts === aborts) running = null;
   setBusy(running !== null);
+  await withKey(showPrices);
 }
 
 async function showEnd(job, chosen, beside) {

@@ -44,7 +44,8 @@ function showModel() {
   return showPrices();
 }
 
-function showPrices() {
+// Jobs that have ended since may have made the prices better, or known.
+export function showPrices() {
   return quote(byId("model").value, scan, byId("outside").value);
 }
 

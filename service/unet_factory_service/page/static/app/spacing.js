@@ -2,13 +2,14 @@
 
 import { json } from "./api.js";
 import { byId, show } from "./elements.js";
-import { spacingText } from "./units.js";
+import { bytesText, spacingText } from "./units.js";
 
 const WIDTH = 300;
 const HEIGHT = 90;
 const MARGIN = 8;
 
 let options = [];
+let quoted = null; // the scan that they are for
 
 // The chosen spacing in mm (R,A,S); null for the finest one, which is the server's default.
 export function chosenSpacing() {
@@ -31,8 +32,10 @@ export async function quote(model, scan, outside) {
     byId("wait").textContent = `No prediction: ${error.detail ?? error.message}`;
   }
   const slider = byId("spacing");
+  const chosen = scan === quoted ? slider.value : 0;
+  quoted = scan;
   slider.max = Math.max(0, options.length - 1);
-  slider.value = 0;
+  slider.value = chosen;
   slider.disabled = options.length < 2;
   showChoice();
 }
@@ -44,7 +47,7 @@ export function showChoice() {
   byId("spacing-text").textContent = option ? `${spacingText(option.spacing)} mm` : "the scan’s own";
   byId("spacing").setAttribute("aria-valuetext", byId("spacing-text").textContent + (own ? " (the scan’s own)" : ""));
   fill("price-seconds", option?.seconds, (seconds) => `${brief(seconds)} s`);
-  fill("price-memory", option?.peak_bytes, (bytes) => `${brief(bytes / 1e9)} GB`);
+  fill("price-memory", option?.peak_bytes, bytesText);
   fill("price-dice", option?.expected_dice, ({ dice, low, high }) => `${dice.toFixed(2)} (${low.toFixed(2)}–${high.toFixed(2)})`);
   drawCurve(at);
 }
