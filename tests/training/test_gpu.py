@@ -44,7 +44,7 @@ def test_steps_lose_as_much_as_on_a_cpu(scans: list[LabelledScan], config: Train
     losses = {}
     for device in ("cpu", "cuda"):
         trainer = Trainer(exact, start_engine(exact, device))
-        losses[device] = [trainer.step([batches[iteration]]) for iteration in range(5)]
+        losses[device] = [float(trainer.step([batches[iteration]])) for iteration in range(5)]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
 
 

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -59,7 +60,11 @@ def test_a_killed_run_resumes_to_the_same_checkpoint(config: TrainingConfig, tmp
     name = f"{config.name}.safetensors"
     assert (interrupted / name).read_bytes() == (whole / name).read_bytes()
     scalars = EventAccumulator(str(whole / "tensorboard")).Reload()
-    assert "loss" in scalars.Tags()["scalars"]
+    assert [event.step for event in scalars.Scalars("loss")] == list(range(1, config.optimisation.iterations + 1))
+    log = (whole / "train.log").read_text()
+    assert re.search(
+        r"iteration 30 of 30: loss \d\.\d{4}, [\d.]+ iterations/s, \d+% waiting for batches, 0:00:00 left", log
+    )
 
 
 def test_it_learns(config: TrainingConfig, tmp_path: Path) -> None:

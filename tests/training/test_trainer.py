@@ -46,7 +46,7 @@ def test_the_loss_is_dice_and_cross_entropy_of_the_network_for_the_batchs_spacin
         mistaken = float(
             _soft_dice_loss(elsewhere, batch.labels) + functional.cross_entropy(elsewhere, batch.labels[:, 0])
         )
-        found = trainer.step([batch])
+        found = float(trainer.step([batch]))
         assert abs(found - expected) < 1e-4
         assert abs(mistaken - expected) > 1e-2, "the spacing has to matter for this test to say anything"
 
@@ -78,7 +78,7 @@ def test_a_step_follows_the_mean_gradient_of_its_batches(config: TrainingConfig,
     gradients, losses = [], []
     for batches in ([first], [second], [first, second]):
         trainer = exact_trainer(config, clip_norm=None)
-        losses.append(trainer.step(batches))
+        losses.append(float(trainer.step(batches)))
         gradients.append(_gradient(trainer))
     assert losses[2] == pytest.approx((losses[0] + losses[1]) / 2, abs=1e-6)
     torch.testing.assert_close(gradients[2], (gradients[0] + gradients[1]) / 2, rtol=1e-3, atol=1e-6)
@@ -166,7 +166,10 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_been(
     assert resumed.iteration == 2
     for batch in batches[2:]:
         assert resumed.step([batch]) == whole.step([batch])
-    for one, other in ((resumed.hypernetwork, whole.hypernetwork), (resumed.average, whole.average)):
+    for one, other in (
+        (resumed.hypernetwork, whole.hypernetwork),
+        (resumed.averaged_hypernetwork, whole.averaged_hypernetwork),
+    ):
         for name, tensor in one.state_dict().items():
             assert torch.equal(tensor, other.state_dict()[name]), name
 
@@ -216,6 +219,34 @@ def test_a_gradient_that_is_not_finite_stops_the_run(config: TrainingConfig, sca
     ):
         trainer.step(batches)
     assert torch.equal(trainer.hypernetwork.bias, before)
+
+
+def test_a_broken_step_changes_nothing_until_it_is_checked(
+    config: TrainingConfig, scans: list[LabelledScan], tmp_path: Path
+) -> None:
+    """As on a GPU, where the host does not wait for each step."""
+    trainer = exact_trainer(config, heads_decay=1.0)
+    trainer.check_every = 100
+    batches = [SpacingBatches(scans, config)[iteration] for iteration in (0, 1)]
+    trainer.step([batches[0]])
+    before = {name: tensor.clone() for name, tensor in trainer.hypernetwork.state_dict().items()}
+    trainer.step([replace(batches[1], images=batches[1].images * math.nan)])
+    for name, tensor in trainer.hypernetwork.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    with pytest.raises(TrainingDiverged, match=rf"the loss is nan at iteration 1: spacing {batches[1].spacing} mm"):
+        trainer.save(tmp_path / "state.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_steps_that_are_checked_late_are_the_same_steps(config: TrainingConfig, scans: list[LabelledScan]) -> None:
+    eager, late = exact_trainer(config, heads_decay=1.0), exact_trainer(config, heads_decay=1.0)
+    late.check_every = 100
+    for iteration in range(3):
+        batch = SpacingBatches(scans, config)[iteration]
+        assert float(eager.step([batch])) == float(late.step([batch]))
+    late.check()
+    for name, tensor in eager.averaged_hypernetwork.state_dict().items():
+        assert torch.equal(tensor, late.averaged_hypernetwork.state_dict()[name]), name
 
 
 def test_a_run_can_start_from_a_checkpoint_of_the_same_sizes(

@@ -162,7 +162,7 @@ def draw_patch(
     inside = (positions.abs() <= half_mm).all(dim=-1)
     sampled = _sample(scan, config.architecture.classes, positions, spacing)
     image = vary_intensity(sampled[0], inside, config.augmentation, generator)
-    return image * inside, sampled[1:].argmax(dim=0) * inside
+    return image * inside, _largest(sampled[1:]) * inside
 
 
 def _sample(scan: LabelledScan, classes: int, positions_mm: Tensor, spacing: SnappedSpacing) -> Tensor:
@@ -194,6 +194,19 @@ def _sample(scan: LabelledScan, classes: int, positions_mm: Tensor, spacing: Sna
         padding_mode="border",
         align_corners=False,
     )[0]
+
+
+def _largest(shares: Tensor) -> Tensor:
+    """(classes, r, a, s) -> (r, a, s) int64: the class with the largest share, the first of equals.
+
+    What argmax gives, which takes ten times as long over an axis of few, far apart values.
+    """
+    largest, labels = shares[0], torch.zeros_like(shares[0], dtype=torch.int64)
+    for value in range(1, len(shares)):
+        larger = shares[value] > largest
+        largest = torch.where(larger, shares[value], largest)
+        labels = torch.where(larger, value, labels)
+    return labels
 
 
 def _needed(index: Tensor, extent: int, ratio: float) -> tuple[int, int]:

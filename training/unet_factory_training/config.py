@@ -16,6 +16,7 @@ from unet_factory_training.contrast import InversionRecovery
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.overrides import Overrides, overridden
 
+Execution = Literal["eager", "overlapped", "compiled"]
 RangeMm = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """(min, max) mm per axis, order (R, A, S)."""
 
@@ -83,9 +84,13 @@ class OptimisationConfig(Frozen):
     the cosine follows the limit that is closest.
 
     ``batches_per_step``: how many batches, each of one spacing, an iteration takes together; a multiple of the number
-    of processes. ``compiled``: run the U-Net through ``torch.compile``. ``heads_decay``: after each step the heads, and
-    nothing else, are multiplied by 1 - learning rate * heads_decay, which pulls the weights for every spacing towards
-    the common ones unless the data says otherwise; 0 leaves them alone.
+    of processes. ``heads_decay``: after each step the heads, and nothing else, are multiplied by 1 - learning rate *
+    heads_decay, which pulls the weights for every spacing towards the common ones unless the data says otherwise; 0
+    leaves them alone.
+
+    ``execution``: how the U-Net is run. ``eager``: operation by operation. ``overlapped``, the same gradients to the
+    bit: where PyTorch has one thread on a CPU (``threads: 1``), a second works out those of the convolutions' weights
+    meanwhile; elsewhere as ``eager``. ``compiled``: through ``torch.compile``, once for all spacings of equal strides.
     """
 
     iterations: int = Field(ge=1)
@@ -99,12 +104,14 @@ class OptimisationConfig(Frozen):
     heads_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = 1.0
     precision: Precision = "bfloat16"
-    compiled: bool = False
+    execution: Execution = "overlapped"
 
 
 class TrainingConfig(Frozen):
     """``start_from``: a checkpoint file of the same sizes, whose parameters a new run starts with (fine-tuning).
 
+    ``log_every``: after how many iterations the losses and the pace are logged; on a GPU the host waits for the device
+    only then, and when it saves or validates.
     ``conditions``: what the hypernetwork is told besides the spacing. ``contrast``: scans are not seen as they are, but
     each batch at a simulated contrast of its own.
     """
@@ -133,8 +140,9 @@ class TrainingConfig(Frozen):
     start_from: str | None = None
     seed: int = 0
     report_at_mm: tuple[SpacingMm, ...] = ()
-    validate_every: int = 1000
-    save_every: int = 250
+    validate_every: int = Field(default=1000, ge=1)
+    save_every: int = Field(default=250, ge=1)
+    log_every: int = Field(default=50, ge=1)
     loader_workers: int = 1
     threads: int | None = None
 

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
+import torch
 from lightning_fabric import Fabric
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,6 +24,7 @@ from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
+from unet_factory_training.pace import Pace
 from unet_factory_training.seen_scans import seen_in
 from unet_factory_training.spent import Meter
 from unet_factory_training.trainer import Trainer
@@ -56,7 +59,8 @@ def train(config: TrainingConfig, run_dir: Path, fabric: Fabric) -> Path:
     log.info("training on %d scans from iteration %d", len(training), trainer.iteration)
     with _Reporter(trainer, manifest, validation, run_dir) as reporter, _stop_requests() as stop_requested:
         meter = Meter(fabric, trainer.spent)
-        for batches in takewhile(lambda _: trainer.share < 1, _shares(training, trainer)):
+        shares = reporter.pace.timed(_shares(training, trainer))
+        for batches in takewhile(lambda _: trainer.share < 1, shares):
             loss = trainer.step(batches)
             trainer.spent = meter.count(batches)
             reporter.report(loss, batches)
@@ -79,13 +83,15 @@ class _Reporter:
         self.trainer, self.manifest, self.run_dir = trainer, manifest, run_dir
         self.validation = [scan.to(trainer.fabric.device) for scan in validation]
         self.leads = trainer.fabric.is_global_zero
+        self.pace = Pace(trainer.iteration, trainer.share)
+        self._losses: list[Tensor] = []
 
     def __enter__(self) -> "_Reporter":
         config = self.trainer.config
         self.writer = SummaryWriter(str(self.run_dir / "tensorboard")) if self.leads else None
         self.progress = _progress(disable=not self.leads)
         self.bar = self.progress.add_task(
-            config.name, total=config.optimisation.iterations, completed=self.trainer.iteration
+            config.name, total=config.optimisation.iterations, completed=self.trainer.iteration, rate=0.0
         )
         self.progress.start()
         return self
@@ -95,25 +101,44 @@ class _Reporter:
         if self.writer is not None:
             self.writer.close()
 
-    def report(self, loss: float, batches: tuple[Batch, ...]) -> None:
-        """After each step."""
+    def report(self, loss: Tensor, batches: tuple[Batch, ...]) -> None:
+        """After each step; nothing here waits for a GPU but every ``log_every`` iterations."""
         if self.writer is None:
             return
         config, iteration = self.trainer.config, self.trainer.iteration
         ended = self.trainer.share >= 1
-        self.progress.update(self.bar, advance=1, description=f"{config.name} loss {loss:.3f}")
-        self.writer.add_scalar("loss", loss, iteration)
+        self._losses.append(loss)
+        self.progress.advance(self.bar)
         self.writer.add_scalar("spacing/volume_mm3", math.prod(batches[0].spacing.mm), iteration)
+        if iteration % config.log_every == 0 or ended:
+            self._log_losses(self.writer)
+        started = time.perf_counter()
         if iteration % config.save_every == 0 or ended:
             self.save()
         if iteration % config.validate_every == 0 or ended:
-            started = time.perf_counter()
-            dice = {name: mean_dice(scores) for name, scores in self._validate().items()}
-            record_validation(self.run_dir, iteration, self.trainer.spent, dice)
-            for name, value in dice.items():
-                self.writer.add_scalar(f"dice/{name}", value, iteration)
-                log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)
-            log.info("iteration %d: loss %.4f, validated in %.1f s", iteration, loss, time.perf_counter() - started)
+            self._record_validation(self.writer)
+        self.pace.paused(time.perf_counter() - started)
+
+    def _log_losses(self, writer: SummaryWriter) -> None:
+        """Those since the last time, and the pace."""
+        config, iteration = self.trainer.config, self.trainer.iteration
+        self.trainer.check()
+        losses, self._losses = torch.stack(self._losses).tolist(), []
+        for at, loss in enumerate(losses, start=iteration - len(losses) + 1):
+            writer.add_scalar("loss", loss, at)
+        rate, mean = self.pace.report(iteration, self.trainer.share), sum(losses) / len(losses)
+        writer.add_scalar("iterations_per_s", rate.iterations_per_s, iteration)
+        log.info("iteration %d of %d: loss %.4f, %s", iteration, config.optimisation.iterations, mean, rate)
+        self.progress.update(self.bar, description=f"{config.name} loss {mean:.3f}", rate=rate.iterations_per_s)
+
+    def _record_validation(self, writer: SummaryWriter) -> None:
+        iteration, started = self.trainer.iteration, time.perf_counter()
+        dice = {name: mean_dice(scores) for name, scores in self._validate().items()}
+        record_validation(self.run_dir, iteration, self.trainer.spent, dice)
+        for name, value in dice.items():
+            writer.add_scalar(f"dice/{name}", value, iteration)
+            log.info("iteration %d: validation Dice %s %.4f", iteration, name, value)
+        log.info("iteration %d: validated in %.1f s", iteration, time.perf_counter() - started)
 
     def save(self) -> None:
         if self.leads:
@@ -188,5 +213,10 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
 def _progress(*, disable: bool) -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=disable
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.2f}/s"),
+        TimeRemainingColumn(),
+        disable=disable,
     )

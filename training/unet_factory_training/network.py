@@ -7,19 +7,22 @@ from torch.func import functional_call
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.manifest import Strides
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.model.hypernetwork import Hypernetwork, Weights
 from unet_factory.model.unet import UNet, empty_unet
+from unet_factory_training.config import Execution
+from unet_factory_training.overlap import OverlappedConvolutions
 
 
 class SpacingConditionedUNet(nn.Module):
     """U_{H(r)} (paper, equation 1): its parameters are the hypernetwork's alone.
 
-    ``compiled``: the U-Net runs through ``torch.compile``, once for all spacings of equal strides.
+    How the U-Net is run changes no result: see :class:`OptimisationConfig`.
     """
 
-    def __init__(self, hypernetwork: Hypernetwork, *, compiled: bool = False) -> None:
+    def __init__(self, hypernetwork: Hypernetwork, execution: Execution = "eager") -> None:
         super().__init__()
-        self.hypernetwork, self.compiled = hypernetwork, compiled
+        self.hypernetwork, self.execution = hypernetwork, execution
+        self._overlapped = OverlappedConvolutions() if execution == "overlapped" else None
         self._unets: dict[Strides, UNet] = {}
 
     def forward(self, images: Tensor, spacing: SnappedSpacing, conditions: SnappedConditions | None = None) -> Tensor:
@@ -33,7 +36,15 @@ class SpacingConditionedUNet(nn.Module):
         if not low_precision:
             images = images.float()  # the engine hands them over in its own precision
         with torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low_precision):
+            return self._run(unet, weights, images)
+
+    def _run(self, unet: UNet, weights: Weights, images: Tensor) -> Tensor:
+        if self._overlapped is None or images.device.type != "cpu" or torch.get_num_threads() > 1:
             logits: Tensor = functional_call(unet, weights, (images,), strict=True)
+        else:
+            weights = self._overlapped.joined(weights)
+            with self._overlapped:
+                logits = functional_call(unet, weights, (images,), strict=True)
         return logits
 
     def _unet(self, spacing: SnappedSpacing) -> UNet:
@@ -41,7 +52,7 @@ class SpacingConditionedUNet(nn.Module):
         strides = architecture.strides(spacing)
         if strides not in self._unets:
             unet = empty_unet(architecture, spacing)
-            if self.compiled:
+            if self.execution == "compiled":
                 unet.compile(dynamic=True)
             self._unets[strides] = unet
         return self._unets[strides]

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,36 +41,52 @@ class Trainer:
         optimisation = config.optimisation
         self.config, self.fabric, self.iteration, self.spent = config, fabric, 0, Spent()
         self.hypernetwork = _initial_hypernetwork(config).to(fabric.device)
-        self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
-        network = SpacingConditionedUNet(self.hypernetwork, compiled=optimisation.compiled)
-        adam = torch.optim.Adam(self.hypernetwork.parameters(), lr=optimisation.learning_rate, fused=True)
-        self.network, self.optimiser = fabric.setup(network, adam)
+        self.average: AveragedModel | None = None
+        if optimisation.ema_decay:
+            self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
+        network = SpacingConditionedUNet(self.hypernetwork, optimisation.execution)
+        self.adam = torch.optim.Adam(self.hypernetwork.parameters(), lr=optimisation.learning_rate, fused=True)
+        self.network, self.optimiser = fabric.setup(network, self.adam)
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.check_every = 1 if fabric.device.type == "cpu" else config.log_every
+        self._unchecked: list[_Unchecked] = []
 
-    def step(self, batches: Sequence[Batch]) -> float:
-        """One optimisation step from this process's share of its batches; returns their mean loss.
+    def step(self, batches: Sequence[Batch]) -> Tensor:
+        """One optimisation step from this process's share of its batches; returns their mean loss, (), on the device.
+
+        A step whose loss or gradient is not finite changes nothing. On a CPU it raises at once; on a GPU, where asking
+        would keep the host waiting for the device, :meth:`check` tells, here after every ``log_every`` iterations.
 
         Raises:
-            TrainingDiverged: the loss or its gradient is not finite; the message names the batches. Parameters stay.
+            TrainingDiverged: as :meth:`check`.
         """
         learning_rate = learning_rate_at(self.iteration, self.config.optimisation, self.share)
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         self.optimiser.zero_grad(set_to_none=True)
         last = len(batches) - 1
-        losses = [self._accumulate(batch, len(batches), last=number == last) for number, batch in enumerate(batches)]
-        if (clip_norm := self.config.optimisation.clip_norm) is not None:
-            norm = self.fabric.clip_gradients(
-                self.network, self.optimiser, max_norm=clip_norm, error_if_nonfinite=False
-            )
-            if norm is not None and not torch.isfinite(norm):
-                raise self._not_finite("the gradient", float(norm), batches)
-        self.optimiser.step()
-        with torch.no_grad():
-            self.hypernetwork.heads.mul_(1 - learning_rate * self.config.optimisation.heads_decay)
-        self.average.update_parameters(self.hypernetwork)
+        losses = torch.stack(
+            [self._accumulate(batch, len(batches), last=number == last) for number, batch in enumerate(batches)]
+        )
+        norm = self._clipped_norm()
+        self._unchecked.append(_Unchecked(self.iteration, losses, norm, [_described(batch) for batch in batches]))
+        if (self.iteration + 1) % self.check_every == 0:
+            self.check()
+        broken = ~(torch.isfinite(losses).all() & torch.isfinite(norm))
+        self._change_parameters(learning_rate, broken)
         self.iteration += 1
-        return sum(losses) / len(losses)
+        return losses.mean()
+
+    def check(self) -> None:
+        """Wait for the steps so far.
+
+        Raises:
+            TrainingDiverged: the loss or its gradient was not finite in one of them; the message names its batches.
+                That step has changed no parameter.
+        """
+        unchecked, self._unchecked = self._unchecked, []
+        for step in unchecked:
+            step.check()
 
     @property
     def share(self) -> float:
@@ -79,6 +95,9 @@ class Trainer:
 
     @property
     def averaged_hypernetwork(self) -> Hypernetwork:
+        """The exponential average of the parameters, or the parameters where nothing is averaged."""
+        if self.average is None:
+            return self.hypernetwork
         averaged = self.average.module
         assert isinstance(averaged, Hypernetwork)
         return averaged
@@ -88,12 +107,14 @@ class Trainer:
 
         Raises:
             StorageFull: there is no room; the message says what is still there.
+            TrainingDiverged: as :meth:`check`; nothing is saved.
         """
+        self.check()
         state = {
             "iteration": self.iteration,
             "spent": asdict(self.spent),
             "hypernetwork": self.hypernetwork.state_dict(),
-            "average": self.average.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
         kept = f"{path} still holds the last state that was saved" if path.exists() else "no state was saved yet"
@@ -111,31 +132,67 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
         self.iteration, self.spent = state["iteration"], Spent(**state["spent"])
         self.hypernetwork.load_state_dict(state["hypernetwork"])
-        self.average.load_state_dict(state["average"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
 
-    def _accumulate(self, batch: Batch, share: int, *, last: bool) -> float:
-        """Add a batch's part of the gradients; processes meet at the last one."""
+    def _accumulate(self, batch: Batch, share: int, *, last: bool) -> Tensor:
+        """Add a batch's part of the gradients, and return its loss; processes meet at the last one."""
         with self.fabric.no_backward_sync(self.network, enabled=not last):
             loss = self._loss_of(batch)
-            if not torch.isfinite(loss):
-                raise self._not_finite("the loss", loss.item(), [batch])
             self.fabric.backward(loss / share)
-        return loss.item()
+        return loss.detach()
 
-    def _not_finite(self, what: str, value: float, batches: Sequence[Batch]) -> TrainingDiverged:
-        found = "; ".join(
-            f"spacing {batch.spacing} mm, "
-            + "".join(f"condition {value:g}, " for value in batch.conditions)
-            + f"scans {', '.join(batch.names)}"
-            for batch in batches
-        )
-        return TrainingDiverged(f"{what} is {value} at iteration {self.iteration}: {found}")
+    def _clipped_norm(self) -> Tensor:
+        """The gradient's norm before it was clipped; 0 where nothing is clipped."""
+        clip_norm = self.config.optimisation.clip_norm
+        norm = None
+        if clip_norm is not None:
+            norm = self.fabric.clip_gradients(
+                self.network, self.optimiser, max_norm=clip_norm, error_if_nonfinite=False
+            )
+        return torch.zeros((), device=self.fabric.device) if norm is None else norm
+
+    def _change_parameters(self, learning_rate: float, broken: Tensor) -> None:
+        """
+        Args:
+            broken: (), whether this step must change nothing.
+        """
+        decay, heads = learning_rate * self.config.optimisation.heads_decay, self.hypernetwork.heads
+        self.adam.found_inf = broken.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells a fused optimiser
+        self.optimiser.step()
+        if decay:
+            with torch.no_grad():
+                heads.mul_(torch.where(broken, 1.0, 1 - decay))
+        if self.average is not None:
+            self.average.update_parameters(self.hypernetwork)
 
     def _loss_of(self, batch: Batch) -> Tensor:
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
         loss: Tensor = self.loss(self.network(images, batch.spacing, batch.conditions).float(), labels)
         return loss
+
+
+@dataclass(frozen=True)
+class _Unchecked:
+    """A step that the device may not have finished: ``losses`` (batches,), ``norm`` (), and its batches in words."""
+
+    iteration: int
+    losses: Tensor
+    norm: Tensor
+    batches: list[str]
+
+    def check(self) -> None:
+        for loss, batch in zip(self.losses.tolist(), self.batches, strict=True):
+            if not math.isfinite(loss):
+                raise TrainingDiverged(f"the loss is {loss} at iteration {self.iteration}: {batch}")
+        if not math.isfinite(norm := float(self.norm)):
+            raise TrainingDiverged(f"the gradient is {norm} at iteration {self.iteration}: {'; '.join(self.batches)}")
+
+
+def _described(batch: Batch) -> str:
+    conditions = "".join(f"condition {value:g}, " for value in batch.conditions)
+    return f"spacing {batch.spacing} mm, {conditions}scans {', '.join(batch.names)}"
 
 
 def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
