@@ -176,8 +176,10 @@ def _learning(comparison: Comparison, learning: pd.DataFrame) -> Figure:
                     panel.plot(run[cost] / unit, run["dice"], color=colour, linewidth=0.6, alpha=0.5)
                 mean = rows.groupby(rows.groupby("seed").cumcount())[[cost, "dice"]].mean()
                 panel.plot(mean[cost] / unit, mean["dice"], color=colour, marker="o", markersize=2.5, label=arm)
-            panel.set(title=f"validation, {name}", xlabel=label)
+            panel.set(xlabel=label)
         row[0].set_ylabel("Dice")
+    for panel, name in zip(grid[0], sets, strict=True):
+        panel.set_title(f"validation, {name}")
     grid[0, 0].legend(fontsize=7)
     return figure
 

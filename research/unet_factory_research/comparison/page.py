@@ -71,7 +71,7 @@ def _arms(comparison: Comparison) -> str:
     for name, arm in comparison.arms.items():
         changes = "; ".join(f"`{key}: {value}`" for key, value in arm.overrides.items())
         network = f"that of {arm.source}" if arm.source else "its own"
-        working = "their spacing" if arm.working_mm is None else millimetres(arm.working_mm)
+        working = "native" if arm.working_mm is None else millimetres(arm.working_mm)
         rows.append([name, network, changes, working, str(arm.outside)])
     shared = "; ".join(f"`{key}: {value}`" for key, value in comparison.overrides.items())
     base = f"All arms share `configs/{comparison.base.name}`" + (f" with {shared}." if shared else ".")
@@ -79,7 +79,7 @@ def _arms(comparison: Comparison) -> str:
         "## Arms\n\n"
         + base
         + "\n\n"
-        + table(["arm", "network", "changes", "scans are segmented at", "outside the trained range"], rows)
+        + table(["arm", "network", "changes", "working spacing", "outside the trained range"], rows)
     )
 
 
