@@ -15,6 +15,7 @@ MAX_DEFLATE_RATIO = 1032  # what deflate can reach at best (zlib's technical det
 COMPRESSION_LEVEL = 4  # label maps shrink a hundredfold at any level
 TRAILING_SLACK_BYTES = 4096  # writers that pad to a disk block; more than that contradicts the header
 _PIECE_BYTES = 2**20
+_DEFLATED_BYTES = 2**16  # what is left of them is copied each time that a piece is full
 _GZIP_OR_ZLIB = 47  # zlib's window bits: detect either wrapper, and verify its checksum
 
 
@@ -26,7 +27,7 @@ def file_bytes(path: Path) -> int:
 
 def first_bytes(path: Path, count: int, *, deflated_from: int | None = None) -> bytes:
     """At most ``count`` bytes from the start of the file, or of what inflates from ``deflated_from``."""
-    with _opened(path, deflated_from) as stream:
+    with _opened(path, deflated_from, buffer_bytes=count) as stream:
         return stream.read(count)
 
 
@@ -91,7 +92,7 @@ class _Inflated(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         while not self._decoder.eof or self._begin_next_member():
-            chunk = self._decoder.unconsumed_tail or self._source.read(_PIECE_BYTES)
+            chunk = self._decoder.unconsumed_tail or self._source.read(_DEFLATED_BYTES)
             self._exhausted = not chunk
             data = self._decoder.decompress(chunk, len(buffer))
             if data or self._exhausted:
@@ -102,7 +103,7 @@ class _Inflated(io.RawIOBase):
     def _begin_next_member(self) -> bool:
         rest = self._decoder.unused_data
         if len(rest) < len(GZIP_MAGIC):
-            rest += self._source.read(_PIECE_BYTES)
+            rest += self._source.read(_DEFLATED_BYTES)
         if not rest.startswith(GZIP_MAGIC):
             return False  # padding
         self._decoder = zlib.decompressobj(_GZIP_OR_ZLIB)
@@ -122,10 +123,11 @@ def _reading(path: Path) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def _opened(path: Path, deflated_from: int | None) -> Iterator[io.BufferedReader]:
+def _opened(path: Path, deflated_from: int | None, buffer_bytes: int = _PIECE_BYTES) -> Iterator[io.BufferedReader]:
+    """The file, or what inflates from ``deflated_from``: as many bytes as ``buffer_bytes`` at once."""
     with _reading(path) as source:
         source.seek(deflated_from or 0)
-        yield source if deflated_from is None else io.BufferedReader(_Inflated(source), _PIECE_BYTES)
+        yield source if deflated_from is None else io.BufferedReader(_Inflated(source), buffer_bytes)
 
 
 def _skip(stream: io.BufferedReader, payload: Payload) -> None:
