@@ -16,12 +16,14 @@ import nibabel
 import numpy as np
 
 from benchmarks.models import HEART, HIPPOCAMPUS, SHIPPED
-from benchmarks.rows import Row, area, at_most
+from benchmarks.rows import Must, Row, area, at_least, at_most
 from unet_factory_cli.demo_service import running_service
-from unet_factory_client import FactoryClient, Job, Quote, SegmentationParameters
+from unet_factory_client import FactoryClient, FactoryProblem, Job, Quote, SegmentationParameters
 
 PAIRS = 60
 PRACTICE = 20
+TWICE = 15
+BUDGETS = 60
 CALIBRATED_WITHIN_S = 120.0
 
 Shape = tuple[int, int, int]
@@ -47,7 +49,7 @@ class Trial(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        return sum(self.job.timings_s.values())
+        return _seconds(self.job)
 
     @property
     def time_error(self) -> float:
@@ -66,22 +68,34 @@ class Trial(NamedTuple):
 @area("quote", "Prices before they are paid")
 def quote() -> Iterator[Row]:
     random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, running_service(Path(folder), SHIPPED.absolute()) as client:
+    with tempfile.TemporaryDirectory() as name, running_service(Path(name), SHIPPED.absolute()) as client:
+        folder = Path(name)
         _await_figures(client)
         for _ in range(PRACTICE):
             for model in RANGES:
-                _run(client, Path(folder), model, random)
+                _run(client, folder, model, random)
         trials: dict[str, list[Trial]] = {model: [] for model in RANGES}
         answered_ms: list[float] = []
         for _ in range(PAIRS):
             for model, done in trials.items():
-                done.append(_run(client, Path(folder), model, random))
+                done.append(_run(client, folder, model, random))
                 answered_ms.append(_answer_ms(client, done[-1]))
+        repeated = {model: [_repeated(client, folder, model, random) for _ in range(TWICE)] for model in RANGES}
+        outcomes = list(_budgets(client, folder, random))
     for model, done in trials.items():
-        yield _error_row(f"error of the time, {model}", [trial.time_error for trial in done], 15)
-        yield _error_row(f"error of the memory, {model}", [trial.memory_error for trial in done], 10)
+        yield _error_row(f"error of the time, {model}", [trial.time_error for trial in done], at_most(15))
+        yield _error_row(f"error of the time if the very same job ran just before, {model}", repeated[model])
+        yield _error_row(f"error of the memory, {model}", [trial.memory_error for trial in done], at_most(10))
+    kept = [outcome for outcome in outcomes if outcome is not None]
     yield Row(
-        name="a quote through HTTP",
+        name=f"budgets kept, of {BUDGETS}",
+        value=100 * statistics.fmean(kept),
+        unit="%",
+        must=at_least(95),
+        note=f"{len(outcomes) - len(kept)} more were refused before the scan was segmented",
+    )
+    yield Row(
+        name="a quote through HTTP, right after a job",
         value=statistics.median(answered_ms),
         unit="ms",
         spread=_quartiles(answered_ms),
@@ -95,6 +109,48 @@ def _run(client: FactoryClient, folder: Path, model: str, random: np.random.Gene
     scan = _scan(folder, shape, spacing, random)
     job = client.wait(client.submit(scan, SegmentationParameters(model=model)).id)
     return Trial(answer, job)
+
+
+def _repeated(client: FactoryClient, folder: Path, model: str, random: np.random.Generator) -> float:
+    """By how much a job's time differs from its own time just before: what no prediction can do better than."""
+    shape, spacing = _pair(RANGES[model], random)
+    scan, wishes = _scan(folder, shape, spacing, random), SegmentationParameters(model=model)
+    first, second = (client.wait(client.submit(scan, wishes).id) for _ in range(2))
+    return abs(_seconds(first) - _seconds(second)) / _seconds(second)
+
+
+def _budgets(client: FactoryClient, folder: Path, random: np.random.Generator) -> Iterator[bool | None]:
+    """Until enough were not refused."""
+    accepted = index = 0
+    while accepted < BUDGETS:
+        outcome = _budget_kept(client, folder, index, random)
+        accepted, index = accepted + (outcome is not None), index + 1
+        yield outcome
+
+
+def _budget_kept(client: FactoryClient, folder: Path, index: int, random: np.random.Generator) -> bool | None:
+    """Of a budget between what the coarsest and the finest spacing need, of seconds or of bytes; None: refused."""
+    model = list(RANGES)[index % 2]
+    shape, spacing = _pair(RANGES[model], random)
+    options, share = client.quote(shape, spacing, model=model).options, random.uniform(0.1, 1.0)
+    scan = _scan(folder, shape, spacing, random)
+    if index % 4 < 2:
+        needed_s = [option.seconds_high or 0.0 for option in options]
+        wishes = SegmentationParameters(model=model, budget_seconds=_between(needed_s, share))
+    else:
+        needed_bytes = [float(option.peak_bytes_high or 0) for option in options]
+        wishes = SegmentationParameters(model=model, budget_bytes=round(_between(needed_bytes, share)))
+    try:
+        job = client.wait(client.submit(scan, wishes).id)
+    except FactoryProblem as problem:
+        if problem.type.endswith(":budget-too-small"):
+            return None
+        raise
+    return job.budget is not None and bool(job.budget.kept)
+
+
+def _between(needed: list[float], share: float) -> float:
+    return min(needed) + share * (max(needed) - min(needed))
 
 
 def _pair(ranges: Ranges, random: np.random.Generator) -> tuple[Shape, Spacing]:
@@ -124,11 +180,14 @@ def _answer_ms(client: FactoryClient, trial: Trial) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _error_row(name: str, errors: list[float], must_percent: float) -> Row:
+def _seconds(job: Job) -> float:
+    return sum(job.timings_s.values())
+
+
+def _error_row(name: str, errors: list[float], must: Must | None = None) -> Row:
+    """The median."""
     percent = [100 * error for error in errors]
-    return Row(
-        name=name, value=statistics.median(percent), unit="%", spread=_quartiles(percent), must=at_most(must_percent)
-    )
+    return Row(name=name, value=statistics.median(percent), unit="%", spread=_quartiles(percent), must=must)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.volume import read_volume
 from unet_factory.volume.images import scan_file
 from unet_factory_cli.batch import OnProgress
+from unet_factory_cli.failures import say
 from unet_factory_cli.label_statistics import LabelStatistics, label_statistics
 from unet_factory_cli.outcome import Outcome, warn
 from unet_factory_cli.scans import Task
@@ -25,6 +26,7 @@ class ByGateway:
     def __init__(self, client: FactoryClient, parameters: SegmentationParameters, *, measure: bool) -> None:
         self._client, self._parameters, self._measure = client, parameters, measure
         self._running: set[str] = set()
+        self._have_coarse: set[str] = set()
         self._lock = threading.Lock()
 
     def segment(self, task: Task, progress: OnProgress) -> Outcome:
@@ -38,7 +40,7 @@ class ByGateway:
             self._running.add(job.id)
         doubts = job.implausible
         warn(job.model, doubts, str(task.scan or ""))  # in time to interrupt it
-        job = self._client.wait(job.id, lambda job: progress(0.99 * job.progress, job.state))
+        job = self._client.wait(job.id, lambda job: self._on_change(job, task, progress))
         self._save(job, task)
         with self._lock:
             self._running.discard(job.id)
@@ -52,6 +54,13 @@ class ByGateway:
         for job_id in running:
             with suppress(FactoryProblem, httpx.HTTPError):
                 self._client.delete(job_id)
+
+    def _on_change(self, job: Job, task: Task, progress: OnProgress) -> None:
+        progress(0.99 * job.progress, job.state)
+        coarse = task.output.with_name(f"{task.output.name.partition('.')[0]}.coarse.{self._parameters.output}")
+        if job.coarse is not None and not job.state.final and job.id not in self._have_coarse:
+            self._have_coarse.add(job.id)
+            say(f"coarse label map: {self._client.coarse_labelmap(job.id, coarse)}")
 
     def _save(self, job: Job, task: Task) -> None:
         if task.report is not None:

@@ -151,6 +151,10 @@ class FactoryClient:
         """Download a succeeded job's label map to ``to``: the whole file or none."""
         return self._download(f"/segmentations/{job_id}/labelmap", to)
 
+    def coarse_labelmap(self, job_id: str, to: Path) -> Path:
+        """Download the first label map of a job that was submitted with ``progressive=True``, while it goes on."""
+        return self._download(f"/segmentations/{job_id}/coarse-labelmap", to)
+
     def seg(self, job_id: str, to: Path) -> Path:
         """Download the DICOM segmentation that a succeeded job made of a DICOM scan."""
         return self._download(f"/segmentations/{job_id}/seg", to)

@@ -45,6 +45,10 @@ class NoPreview(FactoryError):
     slug, title = "no-preview", "The job has no preview"
 
 
+class NoCoarseLabelMap(FactoryError):
+    slug, title = "no-coarse-label-map", "The job has no coarse label map"
+
+
 class JobNotFinished(FactoryError):
     slug, title = "job-not-finished", "The job has no result yet"
 

@@ -31,6 +31,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.JobUnknown: 404,
     gateway_errors.NothingSegmented: 404,
     gateway_errors.NoPreview: 404,
+    gateway_errors.NoCoarseLabelMap: 404,
     errors.JobCancelled: 409,
     gateway_errors.IdempotencyConflict: 409,
     gateway_errors.JobNotFinished: 409,

@@ -91,6 +91,11 @@ class SegmentationRequest(SegmentationOptions):
         return f"labelmap.{self.output}"
 
     @property
+    def coarse_name(self) -> str:
+        """Of the label map that comes first in a progressive job."""
+        return f"coarse-labelmap.{self.output}"
+
+    @property
     def is_dicom(self) -> bool:
         """Whether the scan is a DICOM series: those are stored as one zip archive, however they came."""
         return self.input_name.endswith(".zip")
@@ -130,6 +135,13 @@ class PolicyReport(Frozen):
     )
 
 
+class CoarseResult(Frozen):
+    """The label map that a progressive job makes first, on the scan's grid but from a coarse working spacing."""
+
+    spacing: SpacingMm = Field(description="working spacing in mm, R,A,S")
+    seconds: float = Field(description="after a worker took the job")
+
+
 class Job(Frozen):
     """All that is known of a segmentation. Times are seconds since the epoch, ``timings_s`` seconds per stage."""
 
@@ -145,6 +157,9 @@ class Job(Frozen):
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int | None = None
     budget: BudgetReport | None = Field(default=None, description="only of a job with a budget, once a worker has it")
+    coarse: CoarseResult | None = Field(
+        default=None, description="with `progressive=true`: a first, coarse label map can be had meanwhile"
+    )
     weights_cached: bool | None = None
     volumes_ml: dict[str, float] | None = None
     implausible: tuple[Finding, ...] = Field(

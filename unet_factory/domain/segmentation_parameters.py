@@ -127,6 +127,11 @@ class SegmentationOptions(Frozen):
         " shortest by default",
     )
 
+    progressive: bool = Field(
+        default=False,
+        description="first make a label map at a coarse spacing, within a fifth of the job's time, to be fetched as"
+        " `coarse-labelmap` while the job goes on",
+    )
     preview: bool = Field(
         default=False,
         description="also draw `preview.png`: three planes through what was found, with the outlines of the labels",
@@ -134,8 +139,9 @@ class SegmentationOptions(Frozen):
 
     @property
     def budget(self) -> Budget:
-        """What the job may cost at most."""
-        return Budget(self.budget_seconds, self.budget_bytes)
+        """What the job may cost at most; a progressive one keeps a fifth of the time for its first label map."""
+        seconds = self.budget_seconds
+        return Budget(0.8 * seconds if seconds and self.progressive else seconds, self.budget_bytes)
 
     @property
     def image_choice(self) -> ImageChoice:

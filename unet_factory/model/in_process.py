@@ -104,7 +104,7 @@ class LocalSegmenter:
         Raises:
             FactoryError: whatever a gateway would refuse as well, for the same reasons.
         """
-        _refuse_budget(parameters)
+        _refuse_what_needs_a_factory(parameters)
         manifest, stage = self.manifest, _Stages()
         conditions = snap_conditions(manifest.conditions, parameters.conditions)
         with stage("load"):
@@ -173,9 +173,11 @@ class LocalSegmenter:
         return first_that_fits(ways(plan, (), self._device, cpu_allowed=False), attempt, fall_back)
 
 
-def _refuse_budget(parameters: SegmentationParameters) -> None:
+def _refuse_what_needs_a_factory(parameters: SegmentationParameters) -> None:
     if parameters.budget.limited:
         raise MalformedRequest(
             "budget_seconds and budget_bytes need a factory, which knows what jobs cost on its workers; without one, "
             "choose a working_spacing"
         )
+    if parameters.progressive:
+        raise MalformedRequest("progressive needs a factory, whose jobs can be asked while they run")

@@ -3,23 +3,23 @@
 import logging
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from redis.exceptions import RedisError
 
 from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel, Observation
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange
-from unet_factory.domain.jobs import PREVIEW_NAME, Job, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.domain.first_look import first_look
+from unet_factory.domain.jobs import CoarseResult, Job, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
     Finding,
+    ImplausiblePolicy,
     field_of_view_findings,
     refuse_implausible,
     volume_findings,
@@ -30,20 +30,21 @@ from unet_factory.domain.workload import workload_of
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.process_memory import return_freed_memory
-from unet_factory.volume import Volume, VolumeHeader, read_volume, volumes_ml, write_labelmap
-from unet_factory.volume.dicom import DicomSeries, DicomVolume
-from unet_factory.volume.preview import draw_preview
+from unet_factory.volume import Volume, read_volume, volumes_ml
+from unet_factory.volume.dicom import DicomVolume
 from unet_factory_worker.budgeting import Choice, finest_affordable, own_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
-from unet_factory_worker.dicom_results import Provenance, write_dicom_results
+from unet_factory_worker.dicom_results import Provenance
 from unet_factory_worker.inference_stage import InferenceStage
 from unet_factory_worker.job_record import JobRecord
 from unet_factory_worker.lease import JobHold, JobLost
+from unet_factory_worker.result_files import ResultFiles
 
 log = logging.getLogger(__name__)
 
+NO_FIRST_LOOK = "there is no coarse label map: no coarser spacing would be there in a fifth of the time"
 _CALIBRATE = "calibrate"
 
 
@@ -122,6 +123,7 @@ class Attempt:
 
     def _succeed(self) -> None:
         request, context = self.request, self.context
+        files = ResultFiles(self.job_id, self.owner, request, context)
         manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
         self.record.note(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
@@ -137,6 +139,8 @@ class Attempt:
             choice = self._choose(volume, manifest)
             plan = choice.plan
             self._judge(field_of_view_findings(manifest.seen, volume.header.shape_ras, plan.native_mm), manifest)
+            if request.progressive:
+                self._look_first(volume, plan, manifest, partial(files.write_labelmap, source=source))
             with self._stage("weights"):
                 unet, cached = context.factory.network(
                     request.model, request.checkpoint_digest, plan.snapped, request.conditions
@@ -149,14 +153,14 @@ class Attempt:
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
             self._judge(volume_findings(manifest.seen, found_ml), manifest)
             with self._stage("write"):
-                self._write(labels, source, volume.header)
+                files.write_labelmap(request.output_name, labels, source, volume.header)
             if request.preview:
                 with self._stage("preview"):
-                    self._draw(volume, labels, found_ml)
+                    files.draw_preview(volume, labels, found_ml)
             policy = way.told(_report(plan, request))
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
-                    self._write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
+                    files.write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
         peak_bytes = self._finish(
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
@@ -206,6 +210,29 @@ class Attempt:
         )
         return choice
 
+    def _look_first(self, volume: Volume, plan: SpacingPlan, manifest: Manifest, write: Callable[..., None]) -> None:
+        """Make a coarse label map, or tell that there is none worth making."""
+        request, context = self.request, self.context
+        costs = context.costs.model(context.kind, request.checkpoint_digest)
+        coarse = first_look(manifest, volume.header.shape_ras, plan, request.outside, costs)
+        if coarse is None:
+            self.record.note(notes=(*self._notes(volume), NO_FIRST_LOOK))
+            return
+        with self._stage("coarse"):
+            network = context.factory.network(
+                request.model, request.checkpoint_digest, coarse.snapped, request.conditions
+            ).unet
+            stage = InferenceStage(
+                self.job_id, request, context, manifest, self.record.note, lambda *_: self.lease.check()
+            )
+            _, labels = stage.run(network, volume, Choice(coarse))
+            found_ml = volumes_ml(labels, coarse.native_mm, manifest.labels)
+            if request.implausible is ImplausiblePolicy.REJECT and volume_findings(manifest.seen, found_ml):
+                return
+            write(request.coarse_name, labels, header=volume.header)
+        self.record.note(coarse=CoarseResult(spacing=coarse.working_mm, seconds=round(self._spent_s, 4)))
+        self.record.write()
+
     def _costs(self) -> CostModel:
         """What jobs cost here; measured now where nobody knows, which the budget does not pay for."""
         context, digest = self.context, self.request.checkpoint_digest
@@ -213,6 +240,7 @@ class Attempt:
             return known
         with self._stage(_CALIBRATE):
             seen = context.calibration.measure_all(self.request.model, digest, self.lease.check)
+        self.memory = PeakMemory(context.device)
         fitted = CostModel.fit(seen)
         assert fitted is not None, "a calibration is enough to fit"
         return fitted
@@ -242,25 +270,6 @@ class Attempt:
         with suppress(RedisError):  # whether we may go on is the lease's to say
             self.record.note(progress=round(done / total, 4))
 
-    def _write(self, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
-        with self.context.blobs.scratch() as folder:
-            result = folder / self.request.output_name
-            write_labelmap(result, labels, source, header)
-            self._put(result)
-
-    def _draw(self, volume: Volume, labels: NDArray[np.uint8], found_ml: Mapping[str, float]) -> None:
-        with self.context.blobs.scratch() as folder:
-            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm, found_ml)
-            self._put(folder / PREVIEW_NAME)
-
-    def _write_dicom(
-        self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], series: DicomSeries, provenance: Provenance
-    ) -> None:
-        seg_type = self.request.seg_type
-        with self.context.blobs.scratch() as folder:
-            for result in write_dicom_results(folder, labels, found_ml, series, provenance, seg_type):
-                self._put(result)
-
     def _provenance(self, manifest: Manifest, plan: SpacingPlan, policy: PolicyReport) -> Provenance:
         return Provenance(
             job_id=self.job_id,
@@ -275,11 +284,6 @@ class Attempt:
             postprocessing=manifest.postprocessing_in_words,
             implausible=self.implausible,
         )
-
-    def _put(self, result: Path) -> None:
-        if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
-            raise JobLost
-        self.context.blobs.put(self.job_id, result.name, result)
 
     def _fail(self, problem: Problem) -> None:
         log.warning("job %s failed: %s", self.job_id, problem.type)

@@ -60,6 +60,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /segmentations/{job_id}": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/events": AccessRule(Scope.READ, Action.READ_JOB),
     "GET /segmentations/{job_id}/labelmap": _READ_RESULT,
+    "GET /segmentations/{job_id}/coarse-labelmap": _READ_RESULT,
     "GET /segmentations/{job_id}/seg": _READ_RESULT,
     "GET /segmentations/{job_id}/report": _READ_RESULT,
     "GET /segmentations/{job_id}/preview.png": _READ_RESULT,

@@ -23,7 +23,8 @@ LABELMAP_RESPONSES: Responses = {
 
 EVENTS_RESPONSES: Responses = {
     200: {
-        "description": "Server-sent events named `job`; the data of each is the job as JSON. Ends after a final state.",
+        "description": "Server-sent events named `job`; the data of each is the job as JSON. Ends after a final state. "
+        "One named `coarse` comes once the coarse label map of a progressive job can be fetched.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     }
 }

@@ -13,7 +13,7 @@ from unet_factory.domain.jobs import PREVIEW_NAME, Job
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.documentation import Responses, file_of, problems
-from unet_factory_service.errors import NoPreview
+from unet_factory_service.errors import NoCoarseLabelMap, NoPreview
 from unet_factory_service.preferences import parse_prefer
 from unet_factory_service.public_url import public_location
 from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
@@ -134,6 +134,31 @@ def get_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) ->
 
 
 @router.get(
+    "/{job_id}/coarse-labelmap",
+    operation_id="get_coarse_labelmap",
+    summary="The first label map of a progressive job, from a coarse spacing",
+    response_class=Response,
+    responses=LABELMAP_RESPONSES | problems(404, 409, 410, 413, 415, 416, 422, 500, 503, 504),
+)
+def get_coarse_labelmap(request: Request, job_id: JobId, gateway: GatewayDependency) -> Response:
+    """On the scan's own grid, while the job goes on. `X-Working-Spacing` says from which spacing (mm, R,A,S).
+
+    404 until it is there, and for a job that was not submitted with `progressive=true`.
+    """
+    job = gateway.jobs.get(job_id)
+    if job.state.final:
+        check_has_result(job)
+    if (coarse := job.coarse) is None:
+        raise NoCoarseLabelMap(
+            f"job {job_id} has no coarse label map, or not yet; submit it with progressive=true", id=job_id
+        )
+    asked = gateway.jobs.request(job_id)
+    response = result_response(request, gateway, job_id, asked.coarse_name, _MEDIA_TYPES[asked.output])
+    response.headers["X-Working-Spacing"] = ",".join(f"{mm:g}" for mm in coarse.spacing)
+    return response
+
+
+@router.get(
     "/{job_id}/preview.png",
     operation_id="get_preview",
     summary="A picture of three planes with the outlines of the labels",
@@ -166,8 +191,12 @@ def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
 
 async def _events(gateway: GatewayContext, job_id: str, caller: Caller) -> AsyncIterator[ServerSentEvent]:
     """A job that is purged while it is followed simply ends the stream: asking for it says the rest."""
+    told_of_coarse = False
     try:
         async for job in job_changes(gateway, job_id, caller):
+            if job.coarse is not None and not told_of_coarse and not job.state.final:
+                told_of_coarse = True
+                yield ServerSentEvent(job.model_dump_json(), event="coarse")
             yield ServerSentEvent(job.model_dump_json(), event="job")
     except JobExpired:
         return
