@@ -21,8 +21,8 @@ from unet_factory_cli.demo_service import running_service
 from unet_factory_client import FactoryClient, FactoryProblem, Job, Quote, SegmentationParameters
 
 PAIRS = 60
-PRACTICE = 20
-TWICE = 15
+PRACTICE = 12
+TWICE = 8
 BUDGETS = 60
 CALIBRATED_WITHIN_S = 120.0
 
@@ -38,8 +38,8 @@ class Ranges(NamedTuple):
 
 
 RANGES = {
-    HIPPOCAMPUS.stem: Ranges(((16, 72),) * 3, ((0.5, 2.5),) * 3),
-    HEART.stem: Ranges(((64, 176), (64, 176), (6, 16)), ((1.0, 2.5), (1.0, 2.5), (5.0, 10.0))),
+    HIPPOCAMPUS.stem: Ranges(((16, 56),) * 3, ((0.5, 2.5),) * 3),
+    HEART.stem: Ranges(((48, 128), (48, 128), (6, 14)), ((1.0, 2.5), (1.0, 2.5), (5.0, 10.0))),
 }
 
 
