@@ -44,5 +44,5 @@ def finest_affordable(
     chosen = finest_within(priced, request.budget)
     if chosen is None or chosen.price is None:
         raise budget_too_small(priced, request.budget, manifest.name)
-    coarser = tuple(one.plan for one in priced[priced.index(chosen) + 1 :])
-    return Choice(chosen.plan, coarser, BudgetReport.of(request.budget, chosen.price))
+    coarser = plans[plans.index(chosen.plan) + 1 :]
+    return Choice(chosen.plan, tuple(coarser), BudgetReport.of(request.budget, chosen.price))
