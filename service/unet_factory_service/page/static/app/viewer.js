@@ -137,7 +137,7 @@ export class Viewer {
     if (!count) return;
     const [i, j, k] = sums.map((sum) => sum / count);
     const mm = image.hdr.affine.slice(0, 3).map((row) => row[0] * i + row[1] * j + row[2] * k + row[3]);
-    this.niivue.scene.crosshairPos = this.niivue.mm2frac(mm);
+    this.niivue.scene.crosshairPos = this.niivue.mm2frac(mm, 0, true);
     this.niivue.createOnLocationChange();
     this.niivue.drawScene();
   }
