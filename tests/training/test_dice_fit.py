@@ -64,7 +64,7 @@ def test_a_known_dependence_is_found_again(form: str) -> None:
 def test_the_interval_holds_nine_new_patients_in_ten() -> None:
     """Of many fits to few patients, each judged by patients that it did not see: Student's interval is exact."""
     held = []
-    for seed in range(60):
+    for seed in range(20):
         few = {f"patient{number}": f"patient{number}" for number in range(6)}
         fitted = fit_dice(made("constant", 0.3, seed, spacings=LEAST_SPACINGS, patients=few))
         assert fitted is not None

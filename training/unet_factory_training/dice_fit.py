@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 from scipy.stats import t as student_t
 
 from unet_factory.domain.dice_by_spacing import AXIS_PAIRS, DiceBySpacing, polynomial_terms
@@ -18,6 +19,7 @@ LEAST_SPACINGS = 40
 
 COVERAGE = 0.9
 _LEAST_ERROR = 1e-4  # 1 - Dice of a perfect result, which has no logarithm
+_USUAL_RESIDUAL = 0.05  # of log(1 - Dice); far larger ones count by their size, not by its square
 _DECIMALS = 5
 
 _Array = NDArray[np.float64]
@@ -91,13 +93,24 @@ class _Fit:
 
     @classmethod
     def of(cls, design: _Array, target: _Array) -> "_Fit":
-        """Least squares; leaving a point out by the hat matrix's diagonal (the PRESS residual)."""
-        inverse = np.linalg.pinv(design)
-        coefficients = inverse @ target
-        leverage = np.einsum("ij,ji->i", design, inverse)
-        left_out = target - (target - design @ coefficients) / np.maximum(1 - leverage, 1e-9)
+        kept = ~np.eye(len(target), dtype=bool)
+        left_out = [row @ _robust(design[others], target[others]) for row, others in zip(design, kept, strict=True)]
         error = np.exp(left_out) - np.exp(target)
-        return cls(coefficients, float(np.sqrt(np.mean(error**2))))
+        return cls(_robust(design, target), float(np.sqrt(np.mean(error**2))))
+
+
+def _robust(design: _Array, target: _Array) -> _Array:
+    """Least squares in which a spacing where one scan failed does not bend the curve."""
+
+    def residuals(coefficients: _Array) -> _Array:
+        return design @ coefficients - target
+
+    def slopes(_: _Array) -> _Array:
+        return design
+
+    start = np.linalg.pinv(design) @ target
+    found: _Array = least_squares(residuals, start, slopes, loss="soft_l1", f_scale=_USUAL_RESIDUAL).x
+    return found
 
 
 def _forms() -> dict[str, _Array]:

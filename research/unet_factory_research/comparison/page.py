@@ -47,9 +47,12 @@ def page_of(comparison: Comparison, summary: Summary, command: str, figures: Seq
     return "\n\n".join(section.strip() for section in sections if section) + "\n"
 
 
-def index_of(summaries: Mapping[str, Summary], commands: Mapping[str, str], folder: str) -> str:
-    """The page of all comparisons: what was expected of each, and what came out; pages lie in ``folder``."""
-    parts = ["# Results", "Every figure here is written by the command beside it."]
+def index_of(summaries: Mapping[str, Summary], commands: Mapping[str, str], folder: str, written: str = "") -> str:
+    """The page of all comparisons: what was expected of each, and what came out; pages lie in ``folder``.
+
+    ``written``: Markdown by hand, to stand before them.
+    """
+    parts = ["# Results", "Every figure here stands beside the command that makes it.", written]
     for name, summary in summaries.items():
         parts += [
             f"## [{summary['title']}]({folder}/{name}.md)",

@@ -15,6 +15,7 @@ from unet_factory_research.comparison.summary import summarise
 
 SCORES_FILE, COST_FILE, LEARNING_FILE = "scores.csv", "cost.csv", "learning.csv"
 _SUMMARY_FILE, _SUBJECTS_FILE = "summary.json", "subjects.csv"
+_BY_HAND = "<!-- by hand -->", "<!-- /by hand -->"
 
 
 def write_report(comparison: Comparison, output: Path, learning: pd.DataFrame) -> None:
@@ -33,7 +34,10 @@ def write_report(comparison: Comparison, output: Path, learning: pd.DataFrame) -
 
 
 def publish_report(comparison: Comparison, output: Path, folder: Path) -> None:
-    """Copy page, figures and small tables to ``folder`` and write the index of all that it holds to ``folder.md``."""
+    """Copy page, figures and small tables to ``folder`` and write the index of all that it holds to ``folder.md``.
+
+    What stands there between ``<!-- by hand -->`` and ``<!-- /by hand -->`` is kept.
+    """
     assets = folder / comparison.name
     shutil.rmtree(assets, ignore_errors=True)
     shutil.copytree(output / comparison.name, assets)
@@ -42,12 +46,19 @@ def publish_report(comparison: Comparison, output: Path, folder: Path) -> None:
         path.parent.name: json.loads(path.read_text()) for path in sorted(folder.glob(f"*/{_SUMMARY_FILE}"))
     }
     commands = {name: command_of(name) for name in summaries}
-    folder.with_suffix(".md").write_text(index_of(summaries, commands, folder.name))
+    index = folder.with_suffix(".md")
+    index.write_text(index_of(summaries, commands, folder.name, _written_by_hand(index)))
 
 
 def command_of(name: str) -> str:
     """How the results were made."""
     return f"unet-factory compare research/configs/{name}.yaml --output runs/compare/{name} --publish docs/results"
+
+
+def _written_by_hand(index: Path) -> str:
+    start, end = _BY_HAND
+    _, found, rest = (index.read_text() if index.is_file() else "").partition(start)
+    return f"{start}{rest.partition(end)[0]}{end}" if found else ""
 
 
 def _per_subject(scores: pd.DataFrame) -> pd.DataFrame:
