@@ -33,6 +33,7 @@ EXAMPLE = HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz"
 LONG, SHORT = 144, 16  # voxels per axis: some seconds in windows of 32, and no time at all
 ASKERS = 20
 RETENTION_S = 8.0  # long enough for a busy machine to see a job at work before it expires
+KNOWN_WITHIN_S = 150.0  # a second or two where nothing else runs
 THREADS = 1
 FAST_RECOVERY = {
     "lease_s": 2,
@@ -61,6 +62,19 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
     assert time.monotonic() - started < STOPS_WITHIN_S
     assert not [pid for pid in members if alive(pid)]
     assert "did not stop in time" not in serve.log
+
+
+def test_a_factory_that_has_done_nothing_yet_knows_its_prices(factory: ServeProcess) -> None:
+    """Its worker measures itself while it is idle; a quote asks nobody and queues nothing."""
+    with factory.client as client:
+        until(lambda: client.quote((LONG,) * 3, (1.0, 1.0, 1.0)).measurements > 0, KNOWN_WITHIN_S)
+        quote = client.quote((LONG,) * 3, (1.0, 1.0, 1.0))
+    assert (quote.queue.jobs, quote.queue.workers, quote.queue.seconds) == (0, 1, 0.0)
+    assert quote.worker is not None
+    assert (quote.worker.threads, quote.worker.precision) == (THREADS, "float32")
+    finest, coarsest = quote.options[0], quote.options[-1]
+    assert 0 < (coarsest.seconds or 0.0) < (finest.seconds or 0.0)
+    assert 0 < (coarsest.peak_bytes or 0) < (finest.peak_bytes or 0)
 
 
 def test_a_real_scan_through_the_command_line_comes_back_on_its_own_grid(factory: ServeProcess, tmp_path: Path) -> None:
