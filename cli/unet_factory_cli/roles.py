@@ -188,6 +188,21 @@ def run_choice_of_postprocessing(
     _print_table(rows_of(run(config, checkpoint, target, draws, card, overrides), labels))
 
 
+def run_choice_of_windows(config: Path, checkpoint: Path, target: Path, card: Path | None, changes: list[str]) -> None:
+    """
+    Raises:
+        CommandFailed: a file cannot be read, or, with the changes, is no configuration.
+    """
+    overrides = _check_training_config(config, changes)
+    _check_files(checkpoint, card, target)
+    from unet_factory.platform.manifest_file import read_manifest
+    from unet_factory_training.faster_inference import rows_of
+    from unet_factory_training.training_role import run_choice_of_windows as run
+
+    labels = read_manifest(checkpoint).labels
+    _print_table(rows_of(*run(config, checkpoint, target, card, overrides), labels))
+
+
 def run_compression(checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None) -> None:
     """
     Raises:

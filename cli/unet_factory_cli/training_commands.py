@@ -107,6 +107,21 @@ def choose_postprocessing(
 
 
 @app.command()
+def choose_windows(
+    config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
+    card: Annotated[Path | None, typer.Option(help="A model card into which the table is written.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Let windows overlap less where that loses no Dice on the validation split; shows what bfloat16 costs too."""
+    with clear_errors("training"):
+        from unet_factory_cli.roles import run_choice_of_windows
+
+        run_choice_of_windows(config, checkpoint, output or checkpoint, card, changes or [])
+
+
+@app.command()
 def compress(
     checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,

@@ -66,7 +66,8 @@ def segment_simulated(
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside, working_mm)
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
     unet = hypernetwork.unet(plan.snapped, conditions)
-    execution = Execution(hypernetwork.bias.device, manifest.window_at(plan.snapped), unet.divisors, precision)
+    window, overlap = manifest.window_at(plan.snapped), manifest.window_overlap
+    execution = Execution(hypernetwork.bias.device, window, unet.divisors, precision, overlap=overlap)
     return segment_scan(unet, simulated.image, plan, execution, postprocessing=manifest.postprocessing)
 
 

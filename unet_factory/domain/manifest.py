@@ -16,6 +16,7 @@ from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
+from unet_factory.domain.windows import WINDOW_OVERLAP
 
 CodeTriple = tuple[str, str, str]
 """Coding scheme, code value and meaning, as in DICOM."""
@@ -149,8 +150,9 @@ class Preprocessing(Frozen):
 class Manifest(Frozen):
     """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it.
 
-    A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in overlapping windows: instance norm
-    wants windows like the crops of the training. ``conditions``: what the weights depend on besides the spacing.
+    A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in windows, of which neighbours share at
+    least ``window_overlap``: instance norm wants windows like the crops of the training. ``conditions``: what the
+    weights depend on besides the spacing.
     ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
     ``dice_by_spacing``: what to expect on the scans of the validation split.
     """
@@ -165,6 +167,7 @@ class Manifest(Frozen):
     preprocessing: Preprocessing = Preprocessing()
     window: tuple[int, int, int] = (96, 96, 96)
     window_mm: SpacingMm | None = None
+    window_overlap: float = Field(default=WINDOW_OVERLAP, ge=0, lt=1)
     modality: str = "MR"
     licence: str
     citation: str = ""
@@ -244,6 +247,7 @@ class StandaloneManifest(Frozen):
     preprocessing: Preprocessing
     postprocessing: Postprocessing = AS_GIVEN
     window: tuple[int, int, int]
+    window_overlap: float = Field(default=WINDOW_OVERLAP, ge=0, lt=1)
     licence: str
     citation: str = ""
 
@@ -265,6 +269,7 @@ class StandaloneManifest(Frozen):
             preprocessing=manifest.preprocessing,
             postprocessing=manifest.postprocessing,
             window=manifest.window_at(snapped),
+            window_overlap=manifest.window_overlap,
             licence=manifest.licence,
             citation=manifest.citation,
         )

@@ -53,7 +53,7 @@ def workload_of(
     return Workload(
         input_voxels=math.prod(shape_ras),
         working_voxels=math.prod(padded),
-        windows=count_windows(padded, piece),
+        windows=count_windows(padded, piece, manifest.window_overlap),
         window_voxels=voxels,
         window_multiplications=voxels * multiplications_per_voxel(architecture, strides),
         activations=voxels * activations_per_voxel(architecture, strides),

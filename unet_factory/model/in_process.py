@@ -155,7 +155,8 @@ class LocalSegmenter:
         """
 
         def attempt(way: Way) -> NDArray[np.uint8]:
-            execution = Execution(way.device, self.manifest.window_at(way.plan.snapped), network.divisors)
+            window, overlap = self.manifest.window_at(way.plan.snapped), self.manifest.window_overlap
+            execution = Execution(way.device, window, network.divisors, overlap=overlap)
             return segment_scan(
                 network,
                 torch.from_numpy(volume.data),

@@ -44,12 +44,12 @@ class Execution:
     overlap: float = WINDOW_OVERLAP
 
     def reduced(self) -> "Execution":
-        """The same in less memory: windows of half the extent, stitched on the host."""
+        """The same in less memory: windows of half the extent that overlap by half, stitched on the host."""
         r, a, s = (
             max(2 * divisor, extent // 2 // divisor * divisor)
             for extent, divisor in zip(self.window, self.divisors, strict=True)
         )
-        return replace(self, window=(r, a, s), stitch_on_host=True)
+        return replace(self, window=(r, a, s), stitch_on_host=True, overlap=WINDOW_OVERLAP)
 
 
 def segment_scan(

@@ -7,6 +7,7 @@ input: two of them where the axis is refined, as many as the slice profile cover
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Self
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 _CACHED = 256  # up to a megabyte each at 512 voxels: a worker that sees ever new grids must not keep them all
-_IN_CACHE = 2**16  # values of a result that are made at once on a CPU, so that its memory is passed over only once
+_AT_ONCE = 2**14  # values made at once on a CPU: they stay in its cache, and PyTorch starts no threads for so few
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +121,26 @@ def _sampling(extent_in: int, extent_out: int, ratio: float) -> tuple[Tensor, Te
 def _interpolate(lines: Tensor, lower: Tensor, upper: Tensor, weight: Tensor) -> Tensor:
     """(outer, samples, inner) -> (outer, results, inner)."""
     outer, results, inner = len(lines), len(lower), lines.shape[2]
-    at_once = _IN_CACHE if lines.device.type == "cpu" else lines.numel() + outer * results * inner
-    outers = max(1, at_once // (results * inner))
-    rows = results if outers > 1 else max(1, at_once // inner)
     found = lines.new_empty(outer, results, inner)
-    for line in range(0, outer, outers):
-        given = lines[line : line + outers]
-        for row in range(0, results, rows):
-            these = slice(row, row + rows)
-            first, second = given.index_select(1, lower[these]), given.index_select(1, upper[these])
-            found[line : line + outers, these] = first.lerp_(second, weight[these, None])
+    at_once = _AT_ONCE if lines.device.type == "cpu" else found.numel()
+    if inner > at_once // 4:
+        _interpolate_row_by_row(lines, lower.tolist(), upper.tolist(), weight.tolist(), found, at_once)
+        return found
+    rows = min(results, at_once // inner)
+    outers = max(1, at_once // (rows * inner))
+    for line, row in product(range(0, outer, outers), range(0, results, rows)):
+        given, these = lines[line : line + outers], slice(row, row + rows)
+        first, second = given.index_select(1, lower[these]), given.index_select(1, upper[these])
+        found[line : line + outers, these] = first.lerp_(second, weight[these, None])
     return found
+
+
+def _interpolate_row_by_row(
+    lines: Tensor, lower: list[int], upper: list[int], weight: list[float], found: Tensor, at_once: int
+) -> None:
+    """Long rows need no gathering: each result lies between two slices."""
+    for line, into in zip(lines, found, strict=True):
+        for first, second, share, result in zip(lower, upper, weight, into, strict=True):
+            for value in range(0, len(result), at_once):
+                part = slice(value, value + at_once)
+                torch.lerp(line[first, part], line[second, part], share, out=result[part])

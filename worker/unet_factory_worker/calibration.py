@@ -133,7 +133,9 @@ class Calibration:
                 volume = read_volume(source)
             with _timed(timings_s, "weights"):
                 unet, cached = self.factory.network(name, digest, trial.plan.snapped)
-            execution = Execution(self.device, trial.window, unet.divisors, self.precision)
+            execution = Execution(
+                self.device, trial.window, unet.divisors, self.precision, overlap=manifest.window_overlap
+            )
             with _timed(timings_s, "infer"):
                 labels = segment_scan(
                     unet,

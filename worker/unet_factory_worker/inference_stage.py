@@ -67,7 +67,8 @@ class InferenceStage:
     def _segment(self, network: UNet, volume: Volume, way: Way) -> NDArray[np.uint8]:
         context, window = self.context, self.manifest.window_at(way.plan.snapped)
         precision = "float32" if way.moved_to_cpu else context.precision
-        execution = Execution(way.device, window, network.divisors, precision)
+        overlap = self.manifest.window_overlap
+        execution = Execution(way.device, window, network.divisors, precision, overlap=overlap)
         return segment_scan(
             network,
             torch.from_numpy(volume.data),

@@ -1,0 +1,197 @@
+"""From a scan to its label map on a CPU: against plain float32, against PyTorch's own interpolation, and memory."""
+
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional
+
+from benchmarks.models import HEART, HIPPOCAMPUS
+from benchmarks.rows import Row, area, at_least, at_most
+from benchmarks.timing import Sample, interleaved, timed_row
+from unet_factory.domain.manifest import Architecture
+from unet_factory.domain.precision import Precision
+from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm, SpacingPlan, plan_spacing
+from unet_factory.model.checkpoint import load_checkpoint
+from unet_factory.model.inference import Execution, segment_scan
+from unet_factory.model.preprocessing import resample
+from unet_factory.model.unet import UNet
+from unet_factory.platform.process_memory import keep_freed_memory, peak_bytes, reset_peak_bytes
+from unet_factory.volume import read_volume
+
+ROUNDS = 5
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
+EXAMPLES = Path("examples/hippocampus/images")
+
+
+class Case(NamedTuple):
+    """A shipped model on noise of a scan's shape and spacing."""
+
+    name: str
+    model: Path
+    shape: tuple[int, int, int]
+    spacing_mm: SpacingMm
+
+
+class Way(NamedTuple):
+    """``overlap`` None: as the model's manifest says."""
+
+    precision: Precision
+    kept_memory: bool
+    overlap: float | None = None
+
+
+CASES = {
+    Case("hippocampus-mr, 64x64x64", HIPPOCAMPUS, (64, 64, 64), (1.0, 1.0, 1.0)): (0.8, 0.36),
+    Case("heart-mr, 256x256x12", HEART, (256, 256, 12), (1.5, 1.5, 10.0)): (0.8, 0.31),
+    Case("heart-mr, 128x128x128", HEART, (128, 128, 128), (1.5, 1.5, 5.0)): (0.8, 0.25),
+}
+EAGER, KEPT, FAST = Way("float32", False, 0.5), Way("float32", True, 0.5), Way("bfloat16", True)
+
+
+@area("inference", "Segmenting on a CPU")
+def inference() -> Iterator[Row]:
+    for case, (float32_bound, bfloat16_bound) in CASES.items():
+        samples = _in_processes(case, {"eager": EAGER, "kept memory": KEPT, "as shipped": FAST})
+        row = partial(timed_row, samples=samples, against="eager", cpu=True)
+        yield row(f"float32 with kept memory, bit-equal: {case.name}", ours="kept memory", must=at_most(float32_bound))
+        yield row(f"as a worker does: {case.name}", ours="as shipped", must=at_most(bfloat16_bound))
+    yield Row(
+        name="voxels with the same label in bfloat16 as in float32, three hippocampus scans",
+        value=_same_labels(),
+        unit="of 1",
+        must=at_least(0.999),
+    )
+
+
+@area("resampling", "Resampling to the scan's grid")
+def resampling() -> Iterator[Row]:
+    for given, wanted in (
+        ((440, 440, 22), (512, 512, 22)),
+        ((128, 128, 80), (256, 256, 160)),
+        ((256, 256, 64), (256, 256, 160)),
+    ):
+        volume = torch.randn(given)
+        spacing_mm = tuple(after / before for after, before in zip(wanted, given, strict=True))
+        samples = interleaved(
+            {
+                "ours": partial(resample, volume, spacing_mm, (1.0, 1.0, 1.0), wanted),
+                "interpolate": partial(functional.interpolate, volume[None, None], wanted, mode="trilinear"),
+            }
+        )
+        name = f"{_text(given)} to {_text(wanted)}"
+        yield timed_row(name, samples, "ours", "interpolate", must=at_most(1.3), cpu=True)
+
+
+@area("memory", "Memory of segmenting")
+def memory() -> Iterator[Row]:
+    """Paper-size channels with random weights, in windows of 64 voxels."""
+    shape = (128, 128, 200)
+    few, many = (_peak_in_process(shape, classes) for classes in (2, 100))
+    voxels = math.prod(shape)
+    yield Row(name=f"2 classes, {_text(shape)}", value=few / voxels, unit="B/voxel", before="109")
+    yield Row(
+        name=f"100 classes, {_text(shape)}",
+        value=many / voxels,
+        unit="B/voxel",
+        against="2 classes",
+        ratio=many / few,
+        must=at_most(1.25),
+        before="610",
+        note="one window's logits alone are 4 x 100 bytes a voxel of the window, and the slab is as deep as a window",
+    )
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _in_processes(case: Case, ways: Mapping[str, Way]) -> dict[str, Sample]:
+    """Each way in a process of its own, as what malloc does is decided once in each; they take turns."""
+    context = multiprocessing.get_context("spawn")
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    ends = {}
+    for name, way in ways.items():
+        ends[name], theirs = context.Pipe()
+        context.Process(target=_serve, args=(theirs, case, way), daemon=True).start()
+    for number in range(ROUNDS + 1):
+        for name, end in ends.items():
+            end.send(True)
+            taken = end.recv()
+            if number:
+                times[name].append(taken)
+    for end in ends.values():
+        end.send(False)
+    return {
+        name: Sample(tuple(wall for wall, _ in taken), tuple(cpu for _, cpu in taken)) for name, taken in times.items()
+    }
+
+
+def _serve(connection: Connection, case: Case, way: Way) -> None:
+    """Segment once for each True that comes, and answer with the seconds by the clock and of CPU."""
+    if way.kept_memory:
+        keep_freed_memory()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    checkpoint, scan = load_checkpoint(case.model), torch.randn(case.shape)
+    manifest = checkpoint.manifest
+    plan = plan_spacing(case.spacing_mm, manifest.grid, OutsidePolicy.CLAMP)
+    unet, overlap = checkpoint.hypernetwork.unet(plan.snapped), way.overlap
+    execution = Execution(
+        torch.device("cpu"),
+        manifest.window_at(plan.snapped),
+        unet.divisors,
+        way.precision,
+        overlap=manifest.window_overlap if overlap is None else overlap,
+    )
+    while connection.recv():
+        started, cpu_started = time.perf_counter(), time.process_time()
+        segment_scan(unet, scan, plan, execution)
+        connection.send((time.perf_counter() - started, time.process_time() - cpu_started))
+
+
+def _same_labels() -> float:
+    """Mean over the example scans."""
+    checkpoint, shares = load_checkpoint(HIPPOCAMPUS), []
+    for path in sorted(EXAMPLES.glob("*.nii.gz")):
+        scan = read_volume(path)
+        plan = plan_spacing(scan.spacing_ras_mm, checkpoint.manifest.grid, OutsidePolicy.REJECT)
+        unet, window = checkpoint.hypernetwork.unet(plan.snapped), checkpoint.manifest.window_at(plan.snapped)
+        exact, fast = (
+            segment_scan(
+                unet,
+                torch.from_numpy(scan.data),
+                plan,
+                Execution(torch.device("cpu"), window, unet.divisors, precision),
+            )
+            for precision in PRECISIONS
+        )
+        shares.append(float((exact == fast).double().mean()))
+    return sum(shares) / len(shares)
+
+
+def _peak_in_process(shape: tuple[int, int, int], classes: int) -> int:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(_peak, shape, classes).result()
+
+
+def _peak(shape: tuple[int, int, int], classes: int) -> int:
+    """Bytes that segmenting noise of ``shape`` adds to this process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    spacing = SnappedSpacing(1000, 1000, 1000)
+    plan = SpacingPlan(spacing.mm, spacing.mm, spacing, out_of_range=False)
+    unet = UNet(Architecture(classes=classes, channels=(16, 32, 64, 128), blocks=3)).eval()
+    execution = Execution(torch.device("cpu"), (64, 64, 64), unet.divisors, "bfloat16")
+    segment_scan(unet, torch.randn(16, 16, 16), plan, execution)
+    scan = torch.randn(shape)
+    before = reset_peak_bytes()
+    segment_scan(unet, scan, plan, execution)
+    return peak_bytes() - before
