@@ -7,37 +7,44 @@ import { bytesText, spacingText } from "./units.js";
 const WIDTH = 300;
 const HEIGHT = 90;
 const MARGIN = 8;
+const NOTHING = { options: [], wait: "" };
 
 let options = [];
-let quoted = null; // the scan that they are for
+let quoted = {}; // the scan and the model that they are for
+let turns = 0;
 
 // The chosen spacing in mm (R,A,S); null for the finest one, which is the server's default.
 export function chosenSpacing() {
-  return options[Number(byId("spacing").value)]?.native === false ? options[Number(byId("spacing").value)].spacing : null;
+  const option = options[Number(byId("spacing").value)];
+  return option && !option.native ? option.spacing : null;
 }
 
 // Asks for prices anew; `scan` is {shape, spacing, isDicom}, or null where its header could not be read here.
 export async function quote(model, scan, outside) {
-  const body = scan && { model, outside, shape: scan.shape, spacing: scan.spacing, dicom: scan.isDicom };
-  options = [];
-  try {
-    if (body) {
-      const headers = { "Content-Type": "application/json" };
-      const answer = await json("quote", { method: "POST", headers, body: JSON.stringify(body) });
-      options = answer.options;
-      byId("wait").textContent = waitText(answer.queue);
-    }
-  } catch (error) {
-    if (error.status === 401) throw error;
-    byId("wait").textContent = `No prediction: ${error.detail ?? error.message}`;
-  }
+  const turn = ++turns;
+  const same = scan === quoted.scan && model === quoted.model;
+  if (!same) options = [];
+  const found = scan ? await ask({ model, outside, shape: scan.shape, spacing: scan.spacing, dicom: scan.isDicom }) : NOTHING;
+  if (turn !== turns) return; // asked again meanwhile
   const slider = byId("spacing");
-  const chosen = scan === quoted ? slider.value : 0;
-  quoted = scan;
+  const chosen = same ? slider.value : 0;
+  [options, quoted] = [found.options, { scan, model }];
   slider.max = Math.max(0, options.length - 1);
   slider.value = chosen;
   slider.disabled = options.length < 2;
+  byId("wait").textContent = found.wait;
   showChoice();
+}
+
+async function ask(body) {
+  try {
+    const headers = { "Content-Type": "application/json" };
+    const { options, queue } = await json("quote", { method: "POST", headers, body: JSON.stringify(body) });
+    return { options, wait: waitText(queue) };
+  } catch (error) {
+    if (error.status === 401) throw error;
+    return { options: [], wait: `No prediction: ${error.detail ?? error.message}` };
+  }
 }
 
 export function showChoice() {
