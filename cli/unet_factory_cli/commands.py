@@ -11,6 +11,7 @@ from unet_factory_cli.failures import FAILED, clear_errors
 from unet_factory_cli.options import (
     DEFAULT_URL,
     ApiKey,
+    AsJson,
     Conditions,
     DataDir,
     Host,
@@ -22,6 +23,7 @@ from unet_factory_cli.options import (
 )
 from unet_factory_cli.user_data import user_data_dir
 
+NETWORK_FILE = "Its suffix says the format: .safetensors, .onnx, .pt2 or, for a MONAI bundle, .zip."
 DEFAULT_PORT = 8000
 DEFAULT_DICOM_PORT = 11112
 
@@ -138,11 +140,19 @@ def segment(context: typer.Context) -> None:
 @app.command()
 def unet(
     spacing: Annotated[str, typer.Option(help="mm (R,A,S), such as 1,0.5,0.5.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="A safetensors file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file; its suffix says the format: .safetensors, .onnx, .pt2 or, for a MONAI bundle, .zip.",
+        ),
+    ],
     dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
     condition: Conditions = None,
     model: ModelName = None,
     outside: Outside = None,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -150,7 +160,8 @@ def unet(
     with clear_errors("cli"):
         from unet_factory_cli import remote
 
-        remote.unet(remote.Address.of(url, api_key), spacing, output, dtype, condition or [], model, outside)
+        at = remote.Address.of(url, api_key)
+        remote.unet(at, spacing, output, dtype, condition or [], model, outside, as_json=as_json)
 
 
 @app.command()
@@ -177,12 +188,12 @@ def quote(
 
 
 @app.command()
-def models(url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+def models(as_json: AsJson = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
     """List the gateway's models."""
     with clear_errors("cli"):
         from unet_factory_cli import remote
 
-        remote.models(remote.Address.of(url, api_key))
+        remote.models(remote.Address.of(url, api_key), as_json=as_json)
 
 
 @app.command()

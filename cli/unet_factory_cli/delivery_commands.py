@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from unet_factory_cli.failures import clear_errors
-from unet_factory_cli.options import DEFAULT_URL, ApiKey, Url
+from unet_factory_cli.options import DEFAULT_URL, ApiKey, AsJson, Url
 
 app = typer.Typer(help="Webhooks and transfers to archives that failed or are waiting.", no_args_is_help=True)
 
@@ -13,6 +13,7 @@ app = typer.Typer(help="Webhooks and transfers to archives that failed or are wa
 @app.command("list")
 def list_deliveries(
     state: Annotated[Literal["dead", "pending"], typer.Option(help="dead (given up) or pending (waiting).")] = "dead",
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -20,7 +21,7 @@ def list_deliveries(
     with clear_errors("cli"):
         from unet_factory_cli import remote, remote_deliveries
 
-        remote_deliveries.show(remote.Address.of(url, api_key), state)
+        remote_deliveries.show(remote.Address.of(url, api_key), state, as_json=as_json)
 
 
 @app.command()

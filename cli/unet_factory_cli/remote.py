@@ -1,5 +1,6 @@
 """The commands that talk to a running gateway."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,11 +8,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Self, cast
 
 import httpx
+import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Column, Table
 
 from unet_factory.domain.conditions import parse_conditions
 from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
+from unet_factory.domain.jobs import NetworkFormat
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.own_key import own_key
@@ -19,6 +23,12 @@ from unet_factory_cli.scans import check_folder
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
 DTYPES = ("float32", "float16")
+NETWORK_SUFFIXES: dict[str, NetworkFormat] = {
+    ".safetensors": "safetensors",
+    ".onnx": "onnx",
+    ".pt2": "pt2",
+    ".zip": "bundle",
+}
 _UNAUTHORIZED = 401
 
 
@@ -30,30 +40,60 @@ def unet(
     conditions: Sequence[str],
     model: str | None,
     outside: str | None,
+    *,
+    as_json: bool,
 ) -> None:
+    """The suffix of ``output`` says the format.
+
+    Raises:
+        CommandFailed: a value or a suffix that is not allowed, or the gateway refuses.
+    """
     if dtype not in DTYPES:
         raise CommandFailed(f"--dtype is {dtype!r}, allowed are {', '.join(DTYPES)}", MISUSED)
     wanted, known, policy = spacing_option(spacing), _conditions(conditions), policy_option(outside)
     assert wanted is not None
+    file_format = NETWORK_SUFFIXES.get(output.suffix)
+    if file_format is None:
+        raise CommandFailed(f"{output} must end with {', '.join(NETWORK_SUFFIXES)} (a MONAI bundle)", MISUSED)
     check_folder(output)
     with gateway(at) as client:
         network = client.unet(
             wanted,
             model=model,
+            file_format=file_format,
             dtype=cast(Literal["float32", "float16"], dtype),
             conditions=known,
             outside=policy,
         )
     network.save(output)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "output": str(output),
+                    "model": network.headers["x-model"],
+                    "checkpoint_digest": network.headers["x-checkpoint-digest"],
+                    "requested_mm": network.requested_mm,
+                    "snapped_mm": network.snapped_mm,
+                    "bytes": len(network.blob),
+                    "etag": network.etag,
+                }
+            )
+        )
+        return
     snapped = ",".join(f"{mm:g}" for mm in network.snapped_mm)
     made_for = network.headers.get("x-conditions")
     also = f" and {made_for}" if made_for else ""
-    say(f"{output}: {len(network.blob)} bytes, made for {snapped} mm (R,A,S){also}, ETag {network.etag}")
+    by = network.headers["x-model"]
+    say(f"{output}: {len(network.blob)} bytes, made by {by} for {snapped} mm (R,A,S){also}, ETag {network.etag}")
 
 
-def models(at: "Address") -> None:
+def models(at: "Address", *, as_json: bool) -> None:
     with gateway(at) as client:
         found = client.models()
+    if as_json:
+        typer.echo(TypeAdapter(list[ModelDescription]).dump_json(found, indent=2))
+        return
     table = Table(
         Column("name", no_wrap=True),
         "labels",

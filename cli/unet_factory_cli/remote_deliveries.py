@@ -3,6 +3,8 @@
 from datetime import UTC, datetime
 from typing import Literal
 
+import typer
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -11,9 +13,12 @@ from unet_factory_cli.remote import Address, gateway
 from unet_factory_client import DeliveryDescription
 
 
-def show(at: Address, state: Literal["dead", "pending"]) -> None:
+def show(at: Address, state: Literal["dead", "pending"], *, as_json: bool) -> None:
     with gateway(at) as client:
         found = client.deliveries(state)
+    if as_json:
+        typer.echo(TypeAdapter(list[DeliveryDescription]).dump_json(found, indent=2))
+        return
     table = Table(Column("id", no_wrap=True), "kind", "destination", "attempts", "next attempt (UTC)", "last error")
     for delivery in found:
         table.add_row(*_cells(delivery))

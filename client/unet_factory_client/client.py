@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import httpx
 
 from unet_factory.domain.conditions import conditions_text
-from unet_factory.domain.jobs import Job, JobState
+from unet_factory.domain.jobs import Job, JobState, NetworkFormat
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.domain.quote import Quote
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
@@ -176,14 +176,16 @@ class FactoryClient:
         spacing: Sequence[float],
         *,
         model: str | None = None,
+        file_format: NetworkFormat = "safetensors",
         dtype: Literal["float32", "float16"] = "float32",
         conditions: Mapping[str, float] | None = None,
         outside: OutsidePolicy | None = None,
     ) -> StandaloneNetwork:
-        """The standalone network for ``spacing`` (mm, R,A,S), a safetensors file's bytes."""
+        """The standalone network for ``spacing`` (mm, R,A,S), as the bytes of a file of ``file_format``."""
         query = {
             "spacing": _text(spacing),
             "model": model,
+            "format": file_format,
             "dtype": dtype,
             "conditions": conditions_text(conditions) if conditions else None,
             "outside": outside and str(outside),

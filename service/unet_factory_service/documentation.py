@@ -69,7 +69,8 @@ _UNET_HEADERS = {
 }
 
 UNET_RESPONSES: Responses = {
-    200: file_of("application/octet-stream", "A safetensors file with its manifest") | {"headers": _UNET_HEADERS},
+    200: file_of("application/octet-stream", "The network's file, with its manifest in it")
+    | {"headers": _UNET_HEADERS},
     202: {
         "description": "The network is still being generated; request the same URL again after `Retry-After` seconds",
         "content": {"application/json": {"example": {"state": "running", "location": "/unet?spacing=1,0.5,0.5"}}},

@@ -62,6 +62,7 @@ def test_version() -> None:
         (["models", "--url", NOBODY], 1, "start one with `unet-factory serve`"),
         ([*UNET, "one,two,three"], 2, "expected three comma-separated numbers"),
         ([*UNET, "0,1,1"], 2, "above 0"),
+        (["unet", "--spacing", "1,1,1", "-o", "{tmp}/x.pth"], 2, "must end with .safetensors, .onnx, .pt2, .zip"),
         ([*UNET, "1,1,1", "--dtype", "int4"], 2, "'int4', allowed are float32, float16"),
         ([*UNET, "1,1,1", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),
         (["models", "--url", NOBODY], 1, f"no gateway answers at {NOBODY}"),

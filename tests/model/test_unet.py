@@ -9,7 +9,8 @@ from torch.nn import functional
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization, Pooling
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
-from unet_factory.model.unet import UNet, UpBlock, empty_unet, unet_of, weight_shapes
+from unet_factory.model.plain_unet import UpBlock
+from unet_factory.model.unet import UNet, empty_unet, unet_of, weight_shapes
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)

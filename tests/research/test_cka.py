@@ -22,8 +22,9 @@ from unet_factory.domain.manifest import Architecture, HypernetworkShape, Manife
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.model.plain_unet import ConvBlock
 from unet_factory.model.preprocessing import resample
-from unet_factory.model.unet import ConvBlock, empty_unet
+from unet_factory.model.unet import empty_unet
 from unet_factory_cli.commands import app
 from unet_factory_research.cka.analysis import CannotCompare, analyse, batches_of
 from unet_factory_research.cka.crops import Crop, CropTooLarge, aligned, draw_crops, field_of

@@ -24,6 +24,9 @@ REPORT_NAME = "report.dcm"
 PREVIEW_NAME = "preview.png"
 
 
+NetworkFormat = Literal["safetensors", "onnx", "pt2", "bundle"]
+
+
 class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
@@ -190,7 +193,7 @@ class GenerationRequest(Frozen):
     checkpoint_digest: str
     snapped_um: tuple[int, int, int]
     conditions: SnappedConditions = ()
-    format: Literal["safetensors"] = "safetensors"
+    format: NetworkFormat = "safetensors"
     dtype: Literal["float32", "float16"] = "float32"
 
 

@@ -1,17 +1,17 @@
-"""The U-Net, once, for two and three dimensions (paper section 4.1).
+"""The U-Net of an architecture (paper section 4.1); its topology is that of ``plain_unet``, which users get as a file.
 
-The topology has no opinion on where its weights come from: standalone networks hold them as parameters, the
+It has no opinion on where its weights come from: standalone networks hold them as parameters, the
 hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from unet_factory.domain.manifest import Architecture, StandaloneManifest, Strides, divisors_of
+from unet_factory.domain.manifest import Architecture, StandaloneManifest, Strides
 from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.model.plain_unet import PlainUNet
 
 
 class OneDnnConv3d(nn.Conv3d):
@@ -37,110 +37,27 @@ def _is_for_onednn(volume: Tensor, weight: Tensor) -> bool:
     )
 
 
-_CONV: dict[int, Callable[..., nn.Module]] = {2: nn.Conv2d, 3: OneDnnConv3d}
-_TRANSPOSED: dict[int, Callable[..., nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+class UNet(PlainUNet):
+    """The network of an architecture, with the faster convolution.
 
-
-class ConvBlock(nn.Module):
-    """Convolution -> ReLU -> affine instance norm, the paper's order."""
-
-    def __init__(self, dimensions: int, conv: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.conv = conv
-        self.norm = _NORM[dimensions](channels, affine=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(batch, channels_in, *space) -> (batch, channels_out, *space')."""
-        normalised: Tensor = self.norm(torch.relu(self.conv(features)))
-        return normalised
-
-
-class UpBlock(ConvBlock):
-    """The same with a transposed convolution, whose result is cut to the finer level's extents.
-
-    Along an axis of stride 1 the kernel of four makes one voxel more than there is.
+    ``strides``: how levels change; every axis halved each time by default. ``manifest`` tells what a network loaded
+    from a standalone file is for.
     """
 
-    def forward(self, features: Tensor, extents: Sequence[int]) -> Tensor:  # type: ignore[override]
-        """(batch, channels_in, *space') -> (batch, channels_out, *extents)."""
-        raised = torch.relu(self.conv(features))
-        for axis, extent in enumerate(extents, start=2):
-            raised = raised.narrow(axis, 0, extent)
-        normalised: Tensor = self.norm(raised)
-        return normalised
-
-
-class UNet(nn.Module):
-    """Encoder-decoder with skip concatenation; the last layer is a bare convolution to class logits.
-
-    ``strides``: how levels change; every axis halved each time by default. ``divisors``: every extent (r, a, s) of a
-    volume must be a multiple of its axis's. ``manifest`` tells what a network loaded from a standalone file is for.
-    """
-
+    convolutions = {2: nn.Conv2d, 3: OneDnnConv3d}  # noqa: RUF012 (replaced as a whole, never changed)
     manifest: StandaloneManifest | None = None
 
     def __init__(self, architecture: Architecture, strides: Strides | None = None) -> None:
-        super().__init__()
         self.architecture = architecture
         self.strides = strides or ((2,) * architecture.dimensions,) * architecture.downs
-        self.divisors = divisors_of(self.strides)
-        channels, blocks = architecture.channels, architecture.blocks
-        self.stem = self._same(architecture.in_channels, channels[0])
-        self.encoders = nn.ModuleList(self._stage(width, width, blocks) for width in channels)
-        changes = list(zip(pairwise(channels), self.strides, strict=True))
-        self.downs = nn.ModuleList(self._down(fine, coarse, stride) for (fine, coarse), stride in changes)
-        self.ups = nn.ModuleList(self._up(coarse, fine, stride) for (fine, coarse), stride in changes)
-        self.decoders = nn.ModuleList(self._stage(2 * width, width, blocks) for width in channels[:-1])
-        self.head = _CONV[architecture.dimensions](channels[0], architecture.classes, kernel_size=3, padding=1)
-
-    def forward(self, volume: Tensor) -> Tensor:
-        """Logits for a batch of volumes; a network of two dimensions takes slices (r, a), or volumes slice by slice.
-
-        Args:
-            volume: (batch, in_channels, *space), every spatial extent a multiple of ``divisors``.
-
-        Returns:
-            (batch, classes, *space).
-        """
-        if volume.dim() == 2 + self.architecture.dimensions:
-            return self._logits(volume)
-        batch, depth = volume.shape[0], volume.shape[-1]
-        slices = self._logits(volume.movedim(-1, 1).flatten(0, 1))
-        stacked: Tensor = slices.unflatten(0, (batch, depth)).movedim(1, -1)
-        return stacked
-
-    def _logits(self, volume: Tensor) -> Tensor:
-        features = self.encoders[0](self.stem(volume))
-        skips = []
-        for down, encoder in zip(self.downs, self.encoders[1:], strict=True):
-            skips.append(features)
-            features = encoder(down(features))
-        for level in reversed(range(self.architecture.downs)):
-            skip = skips[level]
-            features = torch.cat([skip, self.ups[level](features, skip.shape[2:])], dim=1)
-            features = self.decoders[level](features)
-        logits: Tensor = self.head(features)
-        return logits
-
-    def _stage(self, channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
-        widths = [channels_in] + [channels_out] * blocks
-        return nn.Sequential(*(self._same(a, b) for a, b in pairwise(widths)))
-
-    def _same(self, channels_in: int, channels_out: int) -> ConvBlock:
-        dimensions = self.architecture.dimensions
-        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, padding=1)
-        return ConvBlock(dimensions, conv, channels_out)
-
-    def _down(self, channels_in: int, channels_out: int, stride: tuple[int, ...]) -> ConvBlock:
-        dimensions = self.architecture.dimensions
-        conv = _CONV[dimensions](channels_in, channels_out, kernel_size=3, stride=stride, padding=1)
-        return ConvBlock(dimensions, conv, channels_out)
-
-    def _up(self, channels_in: int, channels_out: int, stride: tuple[int, ...]) -> UpBlock:
-        dimensions = self.architecture.dimensions
-        conv = _TRANSPOSED[dimensions](channels_in, channels_out, kernel_size=4, stride=stride, padding=1)
-        return UpBlock(dimensions, conv, channels_out)
+        super().__init__(
+            dimensions=architecture.dimensions,
+            in_channels=architecture.in_channels,
+            classes=architecture.classes,
+            channels=architecture.channels,
+            blocks=architecture.blocks,
+            strides=self.strides,
+        )
 
 
 def empty_unet(architecture: Architecture, spacing: SnappedSpacing | None = None) -> UNet:

@@ -139,8 +139,18 @@ def weight_key(request: GenerationRequest) -> str:
     return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}{conditions}"
 
 
+def network_identity(request: GenerationRequest) -> str:
+    """What a file in another format than safetensors carries in plain bytes, to tell whose network it is."""
+    return f"{weight_key(request)};"  # ended, so that no identity is the beginning of another
+
+
 def _is_wanted(request: GenerationRequest, blob: bytes) -> bool:
-    """Whether a standalone file says of itself that it is the network of a request: anybody can make a digest fit."""
+    """Whether a standalone file says of itself that it is the network of a request: anybody can make a digest fit.
+
+    Files in other formats hold :func:`network_identity`.
+    """
+    if request.format != "safetensors":
+        return network_identity(request).encode() in blob
     try:
         manifest = read_standalone_manifest(blob)
     except CheckpointInvalid:

@@ -20,7 +20,7 @@ from unet_factory.model.device import is_out_of_memory, release_memory
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
-from unet_factory.platform.weight_cache import WeightCache, weight_key
+from unet_factory.platform.weight_cache import WeightCache, network_identity, weight_key
 
 log = logging.getLogger(__name__)
 
@@ -159,5 +159,9 @@ class WeightFactory:
     def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
         started = time.perf_counter()
         blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype, request.conditions)
+        if request.format != "safetensors":
+            from unet_factory.model.formats import in_format  # what it needs is slow to import, and seldom wanted
+
+            blob = in_format(blob, request.format, network_identity(request))
         metrics.WEIGHT_GENERATION_SECONDS.observe(time.perf_counter() - started)
         return blob

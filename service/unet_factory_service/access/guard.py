@@ -54,6 +54,7 @@ RULES: Mapping[str, AccessRule] = {
     "GET /models": AccessRule(),
     "GET /models/{name}": AccessRule(),
     "GET /unet": AccessRule(Scope.WEIGHTS),
+    "GET /unet/plain_unet.py": AccessRule(Scope.WEIGHTS),
     "POST /quote": AccessRule(),
     "POST /segmentations": AccessRule(Scope.SEGMENT, Action.CREATE),
     "GET /segmentations": _SEARCH,

@@ -1,6 +1,8 @@
 """``GET /unet``: the standalone network for a spacing."""
 
+import hashlib
 from dataclasses import dataclass
+from importlib import resources
 from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -15,7 +17,7 @@ from unet_factory.domain.conditions import (
     snap_conditions,
 )
 from unet_factory.domain.errors import MalformedRequest, SpacingOutOfRange
-from unet_factory.domain.jobs import GenerationRequest
+from unet_factory.domain.jobs import GenerationRequest, NetworkFormat
 from unet_factory.domain.segmentation_parameters import PARAMETERS
 from unet_factory.domain.spacing import OutsidePolicy, ResolvedSpacing, SpacingMm, parse_spacing
 from unet_factory.platform.metrics import SPACING_OUT_OF_RANGE
@@ -27,12 +29,14 @@ from unet_factory_service.conditional import (
     response_without_content,
 )
 from unet_factory_service.dependencies import GatewayDependency
-from unet_factory_service.documentation import UNET_RESPONSES, problems
-from unet_factory_service.errors import NotSupported
+from unet_factory_service.documentation import UNET_RESPONSES, file_of, problems
 from unet_factory_service.networks.fetching import fetch_network
 from unet_factory_service.preferences import parse_prefer
 
 DEFAULT_WAIT_S = 30.0
+PLAIN_UNET = "plain_unet.py"
+
+_SUFFIXES: dict[NetworkFormat, str] = {"safetensors": "safetensors", "onnx": "onnx", "pt2": "pt2", "bundle": "zip"}
 
 router = APIRouter(tags=["networks"])
 
@@ -46,8 +50,9 @@ class UnetQuery(BaseModel):
         description="voxel spacing in mm, three numbers in the order R,A,S", examples=["1,0.5,0.5"], max_length=200
     )
     model: str | None = Field(default=None, description=PARAMETERS["model"].description, max_length=100)
-    format: Literal["safetensors", "onnx", "pt2"] = Field(
-        default="safetensors", description="only safetensors for now; the other values are refused with 422"
+    format: NetworkFormat = Field(
+        default="safetensors",
+        description="safetensors; onnx, with any spatial extents; pt2, for torch.export.load; bundle, a MONAI bundle",
     )
     dtype: Literal["float32", "float16"] = "float32"
     outside: OutsidePolicy = Field(default=OutsidePolicy.REJECT, description=PARAMETERS["outside"].description)
@@ -73,18 +78,11 @@ class NetworkChoice:
     def of(cls, query: UnetQuery, registry: ModelRegistry) -> Self:
         """
         Raises:
-            NotSupported: a format that cannot be generated.
             ModelUnknown: there is no such model.
             SpacingInvalid: it is not a spacing.
             SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
             ConditionInvalid: a condition that the model does not have, or outside its range.
         """
-        if query.format != "safetensors":
-            raise NotSupported(
-                f"format {query.format} is not supported; use safetensors",
-                requested=query.format,
-                supported=["safetensors"],
-            )
         model, requested_mm = registry.get(query.model), parse_spacing(query.spacing)
         given = {} if query.conditions is None else parse_conditions(query.conditions)
         conditions = snap_conditions(model.manifest.conditions, given)
@@ -104,6 +102,7 @@ class NetworkChoice:
             checkpoint_digest=self.model.digest,
             snapped_um=tuple(self.resolved.snapped),
             conditions=self.conditions,
+            format=self.query.format,
             dtype=self.query.dtype,
         )
 
@@ -128,7 +127,7 @@ class NetworkChoice:
     def file_name(self) -> str:
         spacing = "x".join(f"{mm:g}" for mm in self.resolved.snapped.mm)
         conditions = "".join(f"-{name}-{value:g}" for name, value in self.named_conditions.items())
-        return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.safetensors"
+        return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.{_SUFFIXES[self.query.format]}"
 
 
 @router.get(
@@ -170,6 +169,24 @@ async def get_unet(
     if network is None:
         return _come_back(request, headers)
     return conditional_response(request, network.blob, sha256=network.sha256, **representation)
+
+
+@router.get(
+    f"/unet/{PLAIN_UNET}",
+    operation_id="get_plain_unet",
+    summary="Get the code that builds a standalone network from its safetensors file",
+    response_class=Response,
+    responses={200: file_of("text/x-python", "Python code that needs torch and safetensors alone")},
+)
+def get_plain_unet(request: Request) -> Response:
+    code = (resources.files("unet_factory") / "model" / PLAIN_UNET).read_bytes()
+    return conditional_response(
+        request,
+        code,
+        sha256=hashlib.sha256(code).hexdigest(),
+        media_type="text/x-python; charset=utf-8",
+        headers={"Cache-Control": "no-cache", "Content-Disposition": f'attachment; filename="{PLAIN_UNET}"'},
+    )
 
 
 def _refuse_repeated_parameters(request: Request) -> None:

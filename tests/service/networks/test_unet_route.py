@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from redis import Redis
 
+from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.service.conftest import Gateway, poll
 from unet_factory.domain.errors import OutOfMemory
-from unet_factory.domain.jobs import WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.domain.jobs import WEIGHTS_QUEUE, GenerationRequest, NetworkFormat
 from unet_factory.domain.problems import problem_of
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import load_checkpoint, load_unet, standalone_bytes
@@ -223,6 +225,39 @@ def test_a_failed_generation_is_told_to_those_who_wait(
         assert answer.result().json()["type"] == "urn:unet-factory:problem:out-of-memory"
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the exporters warn of themselves
+@pytest.mark.parametrize(("file_format", "suffix"), [("onnx", "onnx"), ("pt2", "pt2"), ("bundle", "zip")])
+def test_other_formats_are_made_once_and_served_as_any_network(
+    http: httpx.Client, worker: None, redis: Redis, wanted: GenerationRequest, file_format: NetworkFormat, suffix: str
+) -> None:
+    url = f"{URL}&format={file_format}"
+    until = time.monotonic() + 110
+    while (answer := http.get(url, headers={"Prefer": "wait=60"}, timeout=90)).status_code == 202:
+        assert time.monotonic() < until
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["Content-Disposition"].endswith(f'.{suffix}"')
+    assert answer.headers["ETag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+    again = http.get(url, headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    part = http.get(url, headers={"Range": "bytes=10-19"})
+    assert (part.status_code, part.content) == (206, answer.content[10:20])
+    cache, request = WeightCache(redis), wanted.model_copy(update={"format": file_format})
+    found = cache.get(request)
+    assert found is not None
+    assert found.blob == answer.content
+    other = request.model_copy(update={"snapped_um": (1000, 500, 50)})  # its key is the beginning of the other's
+    cache.put(other, found.blob)
+    assert cache.get(other) is None, "a network under another's key is none"
+
+
+def test_the_code_of_the_networks_is_served(http: httpx.Client) -> None:
+    answer = http.get("/unet/plain_unet.py")
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/x-python; charset=utf-8")
+    assert answer.content == (PROJECT / "unet_factory" / "model" / "plain_unet.py").read_bytes()
+    assert "attachment" in answer.headers["Content-Disposition"]
+
+
 def test_without_a_worker_nothing_is_ordered(http: httpx.Client, redis: Redis) -> None:
     answer = http.get(URL)
     assert answer.status_code == 503
@@ -258,8 +293,6 @@ def test_outside_the_trained_range_the_policy_decides(http: httpx.Client, worker
         ("spacing=1,1,0", 422, "spacing-invalid", "above 0"),
         ("spacing=1,1,-1", 422, "spacing-invalid", "above 0"),
         ("spacing=1,1,1&model=none", 404, "unknown-model", "tiny"),
-        ("spacing=1,1,1&format=onnx", 422, "not-supported", "safetensors"),
-        ("spacing=1,1,1&format=pt2", 422, "not-supported", "safetensors"),
         ("spacing=1,1,1&format=pickle", 400, "malformed-request", "safetensors"),
         ("spacing=1,1,1&dtype=int8", 400, "malformed-request", "float16"),
         ("spacing=1,1,1&outside=guess", 400, "malformed-request", "reject"),
