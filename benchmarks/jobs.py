@@ -1,6 +1,7 @@
 """A job through HTTP, from the upload to the finished record, less its own inference: what the service itself costs."""
 
 import io
+import os
 import statistics
 import tempfile
 import threading
@@ -51,6 +52,7 @@ def http() -> Iterator[Row]:
         }
         for name, (upload, must_ms, before) in scans.items():
             yield factory.overhead(f"{name}, beyond inference", upload, must_ms, before)
+        yield factory.cpu_time(tiny)
         yield from factory.commands(tiny)
         yield factory.throughput(tiny)
 
@@ -59,6 +61,7 @@ class _Factory:
     """``unet-factory serve`` with the shipped models, and its job store looked at from outside."""
 
     def __init__(self, serve: ServeProcess) -> None:
+        self._serve = serve
         self._client = httpx.Client(base_url=serve.url, timeout=300, trust_env=False)
         self._redis = Redis.from_url(EmbeddedServer.url_in(serve.data_dir / "jobs"))
 
@@ -87,6 +90,21 @@ class _Factory:
         sent, done = ((busy[kind] - idle[kind] * took_s / seconds) / _JOBS for kind in ("sent", "executed"))
         yield Row(name="commands that one job sends to Redis", value=sent, unit="", must=at_most(40))
         yield Row(name="commands executed, those within scripts included", value=done, unit="", before="110")
+
+    def cpu_time(self, upload: _Upload) -> Row:
+        """What one job costs in all processes together, its inference and the redundant looks of idle ones included."""
+        before_s = self._cpu_s()
+        for _ in range(_JOBS):
+            self._segment(upload)
+        took_ms = (self._cpu_s() - before_s) / _JOBS * 1000
+        return Row(name="CPU time of a small job in all processes, its inference included", value=took_ms, unit="ms")
+
+    def _cpu_s(self) -> float:
+        ticks = 0
+        for pid in self._serve.descendants():
+            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(after_name[11]) + int(after_name[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def throughput(self, upload: _Upload) -> Row:
         """With one worker, from the first upload to the end of the last job."""

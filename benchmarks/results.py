@@ -13,7 +13,8 @@ _HEADING = """\
 Made by `make bench ARGS='--publish'`; a single part by `make bench ARGS='--only NAME --publish'`. Contestants take
 turns in one process (A B, A B, ...), and a ratio is the median of the ratios of the rounds: it holds on a busy machine
 too, while times in ms are only good beside others of the same part. *Value* is the median, with the quartiles. *Must*
-bounds the ratio where there is one, else the value. `make bench ARGS='--check'` fails when one of them is missed.
+bounds the ratio where there is one, else the value. `make bench ARGS='--check'` fails when one
+of them is missed; with `--ratios`, as in continuous integration, only when a ratio is.
 """
 
 

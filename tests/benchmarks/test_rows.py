@@ -76,6 +76,12 @@ def test_check_fails_only_when_a_bound_is_missed(run: Run, value: float, status:
     assert run(part=rows).exit_code == 0
 
 
+def test_ratios_can_be_checked_alone(run: Run) -> None:
+    slow, unequal = _row(3.0, must=at_most(2)), _row(1.0, ratio=3.0, must=at_most(2))
+    assert run("--check", "--ratios", part=[slow]).exit_code == 0
+    assert run("--check", "--ratios", part=[slow, unequal]).exit_code == 1
+
+
 def test_an_unknown_area_is_refused_with_the_names_of_those_that_are(run: Run) -> None:
     result = run("--only", "speed", weights=[_row(1)])
     assert result.exit_code == 2

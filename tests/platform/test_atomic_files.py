@@ -33,6 +33,16 @@ def test_a_block_that_succeeds_replaces_the_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_a_durable_file_waits_for_the_disk(path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with whole_file(path, durable=durable) as partial:
+        partial.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
+    assert bool(synced) is durable
+
+
 def test_a_block_that_fails_leaves_what_was_there(path: Path) -> None:
     def fail() -> None:
         with whole_file(path) as partial:

@@ -15,13 +15,14 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # what some network 
 
 
 @contextmanager
-def whole_file(path: Path, partial: Path | None = None) -> Iterator[Path]:
+def whole_file(path: Path, partial: Path | None = None, *, durable: bool = True) -> Iterator[Path]:
     """A path to write to, whose file takes the place of ``path`` when the block succeeds and is removed when it fails.
 
     Args:
         partial: the path to write to, on the same file system. By default a hidden file beside ``path`` with a random
             name, so that several processes may write the same file at a time. If a process is killed meanwhile, the
             partial file stays: the next writer replaces one with a fixed name, others go with their folder.
+        durable: wait until it is on the disk; not for what is moved on before anybody is told of it.
 
     Raises:
         OSError: the file could not be written and synced.
@@ -29,9 +30,11 @@ def whole_file(path: Path, partial: Path | None = None) -> Iterator[Path]:
     partial = partial or path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
     try:
         yield partial
-        sync(partial)
+        if durable:
+            sync(partial)
         partial.replace(path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -34,13 +34,20 @@ _WRITERS: dict[str, _Writer] = {
 }
 
 
-def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path, header: VolumeHeader | None = None) -> None:
+def write_labelmap(
+    path: Path,
+    labels_ras: NDArray[np.uint8],
+    source: Path,
+    header: VolumeHeader | None = None,
+    *,
+    durable: bool = True,
+) -> None:
     """Write ``labels_ras`` (r, a, s) to ``path`` on the own grid of the volume file ``source``.
 
     The suffix of ``path`` says the format. In the source's own format the header's geometry is copied as it stands, so
     shape and affine are bit-equal, contradictions of the source included; in another it is the closest that format can
     say. A DICOM series has its grid from ``header``, as it was read (else it is read again, without a given spacing).
-    ``path`` appears complete or not at all.
+    ``path`` appears complete or not at all. ``durable``: and is on the disk then, as :func:`whole_file` explains.
 
     Raises:
         MalformedRequest: a suffix other than .nii.gz, .nii, .nrrd and .mha.
@@ -57,7 +64,7 @@ def write_labelmap(path: Path, labels_ras: NDArray[np.uint8], source: Path, head
     head, voxels = _WRITERS[suffix](source, grid, as_stored(labels_ras, grid.affine))
     with (
         storage_errors("the label map could not be written"),
-        whole_file(path) as partial,
+        whole_file(path, durable=durable) as partial,
         partial.open("xb") as target,
     ):
         _write(target, head, voxels, gzipped=suffix == ".nii.gz")

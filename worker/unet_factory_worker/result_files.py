@@ -27,7 +27,7 @@ class ResultFiles:
 
     def write_labelmap(self, name: str, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
         with self.context.blobs.scratch() as folder:
-            write_labelmap(folder / name, labels, source, header)
+            write_labelmap(folder / name, labels, source, header, durable=False)  # the store sees to that
             self._put(folder / name)
 
     def draw_preview(self, volume: Volume, labels: NDArray[np.uint8], found_ml: Mapping[str, float]) -> None:
