@@ -135,6 +135,17 @@ class FactoryClient:
         """The job as it is now."""
         return _job(self._get(f"/segmentations/{job_id}"))
 
+    def jobs(self, *states: JobState, page_size: int = 50) -> Iterator[Job]:
+        """Your jobs, the newest first; only those in one of ``states`` where any are given."""
+        query: dict[str, Any] = {"limit": page_size, "state": [state.value for state in states]}
+        while True:
+            page = self._get("/segmentations", params=query).json()
+            for job in page["jobs"]:
+                yield Job.model_validate(job, extra="ignore")
+            if page["next"] is None:
+                return
+            query["cursor"] = page["next"]
+
     def events(self, job_id: str) -> Iterator[Job]:
         """The job now and whenever it changes, until it is final or the connection ends."""
         from httpx_sse import connect_sse

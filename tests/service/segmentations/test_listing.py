@@ -7,11 +7,13 @@ import pytest
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
+from tests.service.conftest import Gateway
 from tests.service.keyed import Asker, keyed_gateway, small_scan
 from unet_factory.domain.jobs import JobState
 from unet_factory.jobs.keys import listing_key
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.platform.api_keys import Scope
+from unet_factory_client import FactoryClient
 
 JOBS = 5
 
@@ -65,6 +67,14 @@ def test_pages_go_on_where_they_stopped_although_jobs_come_and_go(http: httpx.Cl
     http.delete(f"/segmentations/{submitted[-2]}")  # the one that the cursor stands on
     submit(http, scan)
     assert listed(http, limit=2, cursor=first["next"]) == submitted[-3::-1]
+
+
+def test_the_client_goes_through_all_pages(gateway: Gateway, http: httpx.Client, scan: Path) -> None:
+    submitted = [submit(http, scan) for _ in range(JOBS)]
+    with FactoryClient(gateway.url) as client:
+        assert [job.id for job in client.jobs(page_size=2)] == submitted[::-1]
+        assert [job.id for job in client.jobs(JobState.QUEUED, JobState.RUNNING)] == submitted[::-1]
+        assert list(client.jobs(JobState.FAILED)) == []
 
 
 def test_a_key_sees_its_own_jobs_and_those_it_shares(settings: FactorySettings, redis: Redis, scan: Path) -> None:
