@@ -152,9 +152,8 @@ class Manifest(Frozen):
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in windows, of which neighbours share at
     least ``window_overlap``: instance norm wants windows like the crops of the training. ``conditions``: what the
-    weights depend on besides the spacing.
-    ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
-    ``dice_by_spacing``: what to expect on the scans of the validation split.
+    weights depend on besides the spacing. ``seen``: what training saw; without it, no result is judged.
+    ``postprocessing``: of every label map. ``dice_by_spacing``: what to expect on the scans of the validation split.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
