@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -108,6 +108,10 @@ def segment(
     local: Local = False,
     models: Models = Path("models"),
     device: Device = None,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(envvar="UNET_FACTORY_PRECISION", help="Of --local; auto: whichever is faster here."),
+    ] = "auto",
     preview: Annotated[
         Path | None,
         typer.Option(help="Also draw three planes with outlines and volumes: a .png; for several scans, a folder."),
@@ -135,9 +139,10 @@ def segment(
         parameters = _parameters(given, condition or [], tasks[0])
         measure = statistics is not None
         if local:
-            from unet_factory_cli.segment_local import InProcess
+            from unet_factory_cli.segment_local import Computing, InProcess
 
-            _run(call, tasks, InProcess(models, parameters, device or "auto", measure=measure))
+            computing = Computing(device or "auto", precision)
+            _run(call, tasks, InProcess(models, parameters, computing, measure=measure))
             return
         with remote.gateway(remote.Address.of(url, api_key)) as client:
             from unet_factory_cli.segment_remote import ByGateway

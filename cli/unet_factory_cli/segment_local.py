@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
 from unet_factory.domain.errors import MalformedRequest
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.model.in_process import LocalSegmentation, LocalSegmenter
 from unet_factory.platform.atomic_files import whole_file
@@ -29,6 +31,13 @@ HEEDED = frozenset(
 """The parameters of a segmentation that have their effect here; the others are refused."""
 
 
+class Computing(NamedTuple):
+    """Where, and in which arithmetic; a worker's defaults."""
+
+    device: str = "auto"
+    precision: Precision | Literal["auto"] = "auto"
+
+
 class InProcess:
     """Safe to share between threads.
 
@@ -38,11 +47,13 @@ class InProcess:
         CheckpointInvalid: it cannot be used.
     """
 
-    def __init__(self, models: Path, parameters: SegmentationParameters, device: str, *, measure: bool) -> None:
+    def __init__(
+        self, models: Path, parameters: SegmentationParameters, computing: Computing, *, measure: bool
+    ) -> None:
         for name in sorted(parameters.model_fields_set - HEEDED):
             raise CommandFailed(f"--{name.replace('_', '-')} needs a gateway; leave out --local", MISUSED)
         try:
-            self._segmenter = LocalSegmenter(ModelRegistry.scan(models).get(parameters.model), device)
+            self._segmenter = LocalSegmenter(ModelRegistry.scan(models).get(parameters.model), *computing)
         except RuntimeError as error:
             raise CommandFailed(str(error), MISUSED) from error
         self._parameters, self._measure = parameters, measure

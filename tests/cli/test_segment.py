@@ -19,6 +19,7 @@ from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.commands import app
 
+COMPUTING = ("--device", "cpu", "--precision", "float32")
 SERIES = PROJECT / "examples" / "dicom" / "PGBM-002_HippoCrop"
 
 
@@ -36,7 +37,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def segment(models: Path, *arguments: str | Path) -> Result:
-    words = ["segment", *map(str, arguments), "--local", "--models", str(models), "--device", "cpu"]
+    words = ["segment", *map(str, arguments), "--local", "--models", str(models), *COMPUTING]
     return CliRunner().invoke(app, words, env={"COLUMNS": "200"})
 
 
@@ -139,7 +140,7 @@ def test_python_gives_the_same_labels_for_a_path_and_an_image(tmp_path: Path, ti
     expected = nibabel.Nifti1Image.from_filename(tmp_path / "labels.nii.gz")
     image = nibabel.Nifti1Image.from_filename(scan)
     for given in (scan, str(scan), image, nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine)):
-        labels = unet_factory.segment(given, "tiny", models_dir=tiny_models, device="cpu")
+        labels = unet_factory.segment(given, "tiny", models_dir=tiny_models, device="cpu", precision="float32")
         assert np.array_equal(np.asarray(labels.dataobj), np.asarray(expected.dataobj))
         assert np.array_equal(labels.affine, image.affine)
         assert labels.get_data_dtype() == np.uint8

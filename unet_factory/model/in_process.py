@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from unet_factory.domain.plausibility import (
     refuse_implausible,
     volume_findings,
 )
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan, plan_spacing
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS
@@ -29,6 +31,7 @@ from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalon
 from unet_factory.model.device import describe, pick_device, release_memory
 from unet_factory.model.inference import Execution, OnWindow, segment_scan
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
+from unet_factory.model.precision import pick_precision
 from unet_factory.model.unet import UNet
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import Volume, read_volume, volumes_ml
@@ -78,9 +81,12 @@ class LocalSegmenter:
         RuntimeError: the device asked for is not there.
     """
 
-    def __init__(self, model: RegisteredModel, device: str = "auto") -> None:
+    def __init__(
+        self, model: RegisteredModel, device: str = "auto", precision: Precision | Literal["auto"] = "auto"
+    ) -> None:
         self._device = pick_device(device)
         self._checkpoint = load_checkpoint(model.path, self._device)
+        self._precision = pick_precision(precision, self._checkpoint, self._device)
         self._networks: dict[tuple[SnappedSpacing, SnappedConditions], UNet] = {}
         self._making = threading.Lock()
 

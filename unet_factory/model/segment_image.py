@@ -4,10 +4,12 @@ import warnings
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import nibabel
 
 from unet_factory.domain.plausibility import in_words
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.model.in_process import NO_PARAMETERS, LocalSegmentation, LocalSegmenter
 from unet_factory.platform.file_digest import file_digest
@@ -26,6 +28,7 @@ def segment(
     parameters: SegmentationParameters = NO_PARAMETERS,
     models_dir: Path | str = "models",
     device: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
 ) -> nibabel.Nifti1Image:
     """Segment a scan, on its own grid, without a server; the answer is the one that a worker gives.
 
@@ -35,6 +38,7 @@ def segment(
             default model.
         parameters: spacings, policies and choices, as for the HTTP interface; its ``model`` is not looked at.
         device: ``auto``, ``cpu`` or ``cuda[:N]``.
+        precision: ``auto`` tries which arithmetic is faster here, as a worker does.
 
     Returns:
         uint8 labels, shape and affine those of the scan. ``extra`` says which model, digest, spacing and policy it was,
@@ -47,7 +51,7 @@ def segment(
     Raises:
         FactoryError: what is wrong with the scan, the model or a parameter.
     """
-    segmenter = _segmenter(_registered(model, Path(models_dir)), device)
+    segmenter = _segmenter(_registered(model, Path(models_dir)), device, precision)
     with scan_file(image) as scan, TemporaryDirectory() as folder:
         done = segmenter.segment(scan, parameters)
         _warn(done)
@@ -79,15 +83,15 @@ def _registered(model: str | Path | None, models_dir: Path) -> RegisteredModel:
     return ModelRegistry.scan(models_dir).get(model)
 
 
-def _segmenter(model: RegisteredModel, device: str) -> LocalSegmenter:
-    return _loaded(model.path.resolve(), model.digest, device)
+def _segmenter(model: RegisteredModel, device: str, precision: Precision | Literal["auto"]) -> LocalSegmenter:
+    return _loaded(model.path.resolve(), model.digest, device, precision)
 
 
 @lru_cache(maxsize=2)
-def _loaded(path: Path, digest: str, device: str) -> LocalSegmenter:
+def _loaded(path: Path, digest: str, device: str, precision: Precision | Literal["auto"]) -> LocalSegmenter:
     """``digest``: a file that was replaced is loaded again."""
     del digest
-    return LocalSegmenter(registered_file(path), device)
+    return LocalSegmenter(registered_file(path), device, precision)
 
 
 def _warn(done: LocalSegmentation) -> None:
