@@ -38,9 +38,7 @@ class Hypernetwork(nn.Module):
         self.weight_shapes = weight_shapes(architecture)
         follows = architecture.pooling.follows_spacing and shape.parametrization is Parametrization.MIP
         self.sees_strides = follows and shape.told_strides
-        if shape.centred is not None:
-            over_range = [self._encode_all(spacing_mm) for spacing_mm in _over_range(grid)]
-            self.register_buffer("over_range", torch.stack(over_range), persistent=False)
+        self._encoded_range: Tensor | None = None
         widths = [self._encoded_width, *self._hidden_widths]
         self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.basis = nn.Identity() if shape.basis is None else nn.Linear(widths[-1], shape.basis)
@@ -63,10 +61,18 @@ class Hypernetwork(nn.Module):
         """(features,): what the heads are multiplied by for a spacing (3,) in mm."""
         features = self._hidden_features(self._encode_all(spacing_ras_mm, conditions))
         if self.shape.centred is not None:
-            mean, spread = _mean_and_spread(self._hidden_features(self.get_buffer("over_range")))
+            mean, spread = _mean_and_spread(self._hidden_features(self._encode_range(features.device)))
             features = self.shape.centred * (features - mean) / spread
         projected: Tensor = self.basis(features)
         return projected
+
+    def _encode_range(self, device: torch.device) -> Tensor:
+        """(spacings, encoded): fixed, so worked out once; made from the grid and no part of a checkpoint."""
+        if self._encoded_range is None or self._encoded_range.device != device:
+            with torch.inference_mode(False):
+                encoded = [self._encode_all(spacing_mm.to(device)) for spacing_mm in _over_range(self.grid)]
+                self._encoded_range = torch.stack(encoded)
+        return self._encoded_range
 
     def _hidden_features(self, encoded: Tensor) -> Tensor:
         """(*, encoded) -> (*, features)"""

@@ -35,7 +35,7 @@ def page_of(comparison: Comparison, summary: Summary, command: str, figures: Seq
         f"Written by\n\n```\n{command}\n```\n\n"
         f"on {summary['scans']} scans of {summary['subjects']} subjects ({' and '.join(comparison.splits)} split), "
         f"{_trainings(comparison)} of each arm.",
-        _arms(comparison),
+        _arms(comparison, summary),
         _expectations(summary),
         _regions(summary),
         _differences(summary),
@@ -69,9 +69,9 @@ def _trainings(comparison: Comparison) -> str:
     return count if folds is None else f"{count} (cross-validation in {folds} parts, each scored where it was left out)"
 
 
-def _arms(comparison: Comparison) -> str:
+def _arms(comparison: Comparison, summary: Summary) -> str:
     rows = []
-    for name, arm in comparison.arms.items():
+    for name, arm in ((name, comparison.arms[name]) for name in summary["arms"]):
         changes = "; ".join(f"`{key}: {value}`" for key, value in arm.overrides.items())
         network = f"that of {arm.source}" if arm.source else "its own"
         working = "native" if arm.working_mm is None else millimetres(arm.working_mm)
