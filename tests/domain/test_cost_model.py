@@ -113,8 +113,8 @@ def test_a_budget_is_kept_by_the_finest_spacing_that_can(
         assert chosen.price.peak_bytes_high <= peak_bytes
 
 
-def test_a_machine_that_became_slower_is_noticed_within_a_few_jobs() -> None:
-    before, now = history(40), history(7, seed=2, slower=2.0)
+def test_a_machine_that_became_slower_is_noticed_within_ten_jobs() -> None:
+    before, now = history(40), history(10, seed=2, slower=2.0)
     model = CostModel.fit(now + before)
     assert model is not None
     truth = measured((60, 60, 60), (1.0, 1.0, 1.0), slower=2.0)

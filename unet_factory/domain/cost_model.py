@@ -23,7 +23,7 @@ _FORGETTING = 0.98  # weight of each measurement relative to the next newer one
 _KEPT_SHARE, _SIGMAS_OF_KEPT_SHARE = 0.95, 1.645
 _SIGMA_PER_DEVIATION = 1.4826  # of a normal distribution, from its median absolute deviation
 _FEW, _SPREAD_OF_FEW, _LEAST_SPREAD = 20, 1.3, 1.05
-_JUDGED, _REPLAYED = 32, 8
+_JUDGED, _REPLAYED = 24, 12
 _ANCHOR_JOBS = 2.0  # as much as so many jobs count, calibration counts in all
 _TINY = 1e-9
 _RECENT = 15
@@ -86,6 +86,7 @@ def _memory_terms(work: Workload) -> tuple[float, ...]:
         work.activations,
         work.resampled * work.input_voxels,
         work.dicom * work.input_voxels,
+        float(work.made),
     )
 
 
@@ -214,7 +215,8 @@ def _spread(ratios: Sequence[float]) -> float:
     """
     ordered = sorted(ratios)
     if len(ordered) >= _FEW:
-        return max(ordered[math.ceil(_KEPT_SHARE * len(ordered)) - 1], _LEAST_SPREAD)
+        rank = math.ceil(_KEPT_SHARE * (len(ordered) + 1))  # what the next one stays within, not these (conformal)
+        return max(ordered[min(rank, len(ordered)) - 1], _LEAST_SPREAD)
     logs = [math.log(max(ratio, _TINY)) for ratio in ordered]
     middle = statistics.median(logs)
     sigma = _SIGMA_PER_DEVIATION * statistics.median(abs(value - middle) for value in logs)

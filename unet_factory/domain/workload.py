@@ -17,7 +17,7 @@ class Workload(Frozen):
 
     ``input_voxels`` are the scan's own, ``working_voxels`` those at the working spacing with padding, ``window_voxels``
     and ``window_multiplications`` those of one window. ``activations``: values in all levels of the network for one
-    window, the largest part of its memory.
+    window, the largest part of its memory. ``made``: the network is not ready, and has to be made first.
     """
 
     input_voxels: int
@@ -29,6 +29,7 @@ class Workload(Frozen):
     classes: int
     resampled: bool
     dicom: bool = False
+    made: bool = True
 
 
 def workload_of(

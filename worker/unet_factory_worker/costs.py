@@ -29,7 +29,7 @@ def observation(work: Workload, timings_s: Mapping[str, float], *, cached: bool,
         return sum(timings_s.get(stage, 0.0) for stage in stages)
 
     return Observation(
-        work=work,
+        work=work.model_copy(update={"made": not cached}),
         read_s=together("fetch", "load"),
         weights_s=None if cached else together("weights"),
         infer_s=together("infer"),
