@@ -48,6 +48,20 @@ def test_steps_lose_as_much_as_on_a_cpu(scans: list[LabelledScan], config: Train
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=2e-3)
 
 
+def test_the_host_does_not_wait_for_a_step(scans: list[LabelledScan], config: TrainingConfig) -> None:
+    """PyTorch raises where an operation would wait for the device; the step after which losses are checked may."""
+    trainer = Trainer(config, start_engine(config, "cuda"))
+    batch = SpacingBatches([scan.to(torch.device("cuda")) for scan in scans], config)[0]
+    trainer.step([batch])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [trainer.step([batch]) for _ in range(5)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    trainer.check()
+    assert all(loss.device.type == "cuda" and torch.isfinite(loss) for loss in losses)
+
+
 def test_a_label_map_is_that_of_a_cpu(scans: list[LabelledScan], config: TrainingConfig) -> None:
     torch.manual_seed(0)
     hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)

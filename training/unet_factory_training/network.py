@@ -31,7 +31,7 @@ class SpacingConditionedUNet(nn.Module):
         """
         device, unet = images.device, self._unet(spacing)
         with torch.autocast(device.type, enabled=False):
-            weights = self.hypernetwork(torch.tensor(spacing.mm, device=device), conditions)
+            weights = self.hypernetwork(torch.tensor(spacing.mm), conditions)
         low_precision = torch.is_autocast_enabled(device.type) and not (device.type == "cpu" and _is_thin(images, unet))
         if not low_precision:
             images = images.float()  # the engine hands them over in its own precision

@@ -58,8 +58,12 @@ class Hypernetwork(nn.Module):
         return self.weights_of(self.features(spacing_ras_mm, conditions))
 
     def features(self, spacing_ras_mm: Tensor, conditions: SnappedConditions | None = None) -> Tensor:
-        """(features,): what the heads are multiplied by for a spacing (3,) in mm."""
-        features = self._hidden_features(self._encode_all(spacing_ras_mm, conditions))
+        """(features,): what the heads are multiplied by for a spacing (3,) in mm.
+
+        Give it a spacing on the CPU to keep a GPU busy: it is encoded where it is, and the host need not wait.
+        """
+        encoded = self._encode_all(spacing_ras_mm, conditions).to(self.bias.device, non_blocking=True)
+        features = self._hidden_features(encoded)
         if self.shape.centred is not None:
             mean, spread = _mean_and_spread(self._hidden_features(self._encode_range(features.device)))
             features = self.shape.centred * (features - mean) / spread
