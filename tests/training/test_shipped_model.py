@@ -80,12 +80,22 @@ def test_every_card_shows_what_the_model_saw(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_card_shows_the_dice_that_the_manifest_expects(path: Path) -> None:
     manifest, config = read_manifest(path), read_config(PROJECT / "configs" / f"{path.stem}.yaml")
-    if manifest.dice_by_spacing is None:
-        pytest.skip("it does not say what Dice to expect")
+    assert manifest.dice_by_spacing is not None
     card = PROJECT / manifest.card
     assert card.with_suffix(".dice.png").is_file()
     for row in expected_rows(manifest.dice_by_spacing, config.report_at_mm):
         assert f"| {' | '.join(row)} |" in card.read_text()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_the_overview_of_results_has_the_figures_of_the_manifest(path: Path) -> None:
+    found = {figure["region"]: f"{figure['dice_mean']:.3f}".removeprefix("0") for figure in read_manifest(path).metrics}
+    lines = (PROJECT / "docs" / "results.md").read_text().partition("<!-- /by hand -->")[0].splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith((f"| {path.stem}, ", f"| [{path.stem}]"))]
+    shown = {row[0].partition(", ")[2]: row[2] for row in rows}
+    measured = {region: figure for region, figure in shown.items() if region in found}
+    assert measured
+    assert measured.items() <= found.items()
 
 
 @needs_data
