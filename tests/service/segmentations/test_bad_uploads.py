@@ -121,8 +121,8 @@ def test_the_name_of_a_file_counts_for_nothing(
 @pytest.mark.parametrize(
     ("fields", "status", "slug", "named"),
     [
-        ({"budget_seconds": "5"}, 422, "not-supported", "budget_seconds"),
-        ({"budget_bytes": "5"}, 422, "not-supported", "budget_bytes"),
+        ({"budget_seconds": "0"}, 400, "malformed-request", "budget_seconds"),
+        ({"budget_bytes": "many"}, 400, "malformed-request", "budget_bytes"),
         ({"callback_url": "https://127.0.0.1/"}, 422, "callback-refused", "allowed are none"),
         ({"send_to": "archive"}, 422, "destination-unknown", "there is none"),
         ({"colour": "red"}, 422, "not-supported", "colour"),

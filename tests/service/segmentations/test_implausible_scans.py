@@ -128,7 +128,7 @@ def test_the_command_line_warns_once_of_each(gateway: Gateway, worker: None, tmp
     first, second = (line for line in done.stderr.splitlines() if line.startswith("WARNING"))
     assert "field of view along R is 90 mm, expected 6 to 80 mm" in first
     assert "volume of anterior" in second
-    assert done.stderr.index(first) < done.stderr.index("segmented") < done.stderr.index(second)
+    assert done.stderr.index(first) < done.stderr.index(second) < done.stderr.index("segmented")
     refused = CliRunner().invoke(app, [*command, "--implausible", "reject"])
     assert refused.exit_code == 1
     assert "expected 6 to 80 mm" in refused.stderr
