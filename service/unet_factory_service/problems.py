@@ -8,9 +8,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
 from redis import exceptions as redis_errors
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 
 from unet_factory.domain import errors
 from unet_factory.domain.errors import FactoryError
@@ -132,9 +134,19 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
     return error_response(errors.MalformedRequest(detail, faults=faults))
 
 
-async def _on_http_exception(_request: Request, error: Exception) -> JSONResponse:
+async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    return problem_response(_plain_problem(error.status_code, str(error.detail)), error.status_code, error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    return problem_response(_plain_problem(error.status_code, str(error.detail)), error.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of the path (RFC 9110 section 10.2.1); the framework names those of the first alone."""
+    path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+    routes = (
+        route for route in iter_route_contexts(request.app.routes) if compile_path(route.path or "")[0].match(path)
+    )
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 async def _on_client_gone(_request: Request, _error: Exception) -> JSONResponse:

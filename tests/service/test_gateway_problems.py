@@ -36,7 +36,7 @@ def assert_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     [
         ("GET", "/nothing", 404),
         ("GET", "/models/none", 404),
-        ("GET", "/segmentations", 405),
+        ("PUT", "/segmentations", 405),
         ("PUT", "/unet", 405),
         ("POST", "/models", 405),
         ("TRACE", "/livez", 405),
@@ -48,6 +48,11 @@ def test_a_wrong_address_or_method_is_a_problem(http: httpx.Client, method: str,
     assert_problem(answer, status)
     if status == 405:
         assert answer.headers["Allow"]
+
+
+def test_all_methods_of_a_path_are_allowed_by_name(http: httpx.Client) -> None:
+    assert {"GET", "POST"} <= set(http.put("/segmentations").headers["Allow"].split(", "))
+    assert {"GET", "DELETE"} <= set(http.put(f"/segmentations/{JOB_ID}").headers["Allow"].split(", "))
 
 
 def test_an_unexpected_error_is_500_and_keeps_its_secrets(
