@@ -1,6 +1,6 @@
 """Trying again: only what the gateway did not accept (no connection, 429, 503), as long as it asks or backing off."""
 
-from collections.abc import Callable
+from typing import TypedDict
 
 import httpx
 
@@ -12,24 +12,17 @@ _BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 _LONGEST_PAUSE_S = 30.0
 
 
-def retried(send: Callable[[], httpx.Response], retry_for_s: float) -> httpx.Response:
-    """The answer to a request that is safe to repeat.
+class Persistence(TypedDict):
+    """Arguments of ``stamina.RetryingCaller`` and ``stamina.AsyncRetryingCaller``."""
 
-    Raises:
-        FactoryProblem: the gateway refused it, or was still busy in the end.
-        httpx.TransportError: the gateway could not be reached.
-    """
-    import stamina
+    attempts: int | None
+    timeout: float | None
+    wait_jitter: float
 
-    attempts = None if retry_for_s > 0 else 1
-    for attempt in stamina.retry_context(
-        _worth_retrying, attempts=attempts, timeout=retry_for_s or None, wait_jitter=0.2
-    ):
-        with attempt:
-            response = send()
-            raise_for_problem(response)
-            return response
-    raise AssertionError("the last attempt raises")
+
+def persistence(retry_for_s: float) -> Persistence:
+    """For requests that are safe to repeat; 0 for those that are sent once."""
+    return Persistence(attempts=None if retry_for_s > 0 else 1, timeout=retry_for_s or None, wait_jitter=0.2)
 
 
 def raise_for_problem(response: httpx.Response) -> None:
@@ -38,7 +31,8 @@ def raise_for_problem(response: httpx.Response) -> None:
         raise FactoryProblem.of_response(response)
 
 
-def _worth_retrying(error: Exception) -> bool | float:
+def worth_retrying(error: Exception) -> bool | float:
+    """Whether to send a request again, or the seconds to wait before."""
     if isinstance(error, FactoryProblem):
         if error.status not in _BUSY:
             return False

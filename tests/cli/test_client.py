@@ -1,19 +1,24 @@
-"""The client against a real HTTP server that misbehaves by script: what it tries again, and what it never does."""
+"""Both clients against a real HTTP server that misbehaves by script: what they try again, and what they never do."""
 
+import inspect
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from unet_factory.domain.jobs import Job, JobState, PolicyReport
 from unet_factory.domain.spacing import OutsidePolicy
-from unet_factory_client import FactoryClient, FactoryProblem, SegmentationParameters
+from unet_factory_client import AsyncFactoryClient, FactoryClient, FactoryProblem, SegmentationParameters
 
 JOB = Job(id="j1", model="tiny", policy=PolicyReport(outside=OutsidePolicy.CLAMP), created=1.0, expires=2.0)
 PROBLEM = {"type": "urn:x", "title": "No", "status": 422, "detail": "never", "allowed": [1, 2]}
@@ -32,18 +37,19 @@ class Answer:
 class ScriptedServer(ThreadingHTTPServer):
     """Gives its answers in turn, and keeps what it was asked."""
 
-    def __init__(self, *answers: Answer) -> None:
+    def __init__(self, connect: "Connect", *answers: Answer) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers, self.asked = list(answers), list[tuple[str, str, dict[str, str], bytes]]()
+        self.received = 0
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.client = FactoryClient(self.url)
+        self.client = connect(self.url)
 
 
 class Handler(BaseHTTPRequestHandler):
     server: ScriptedServer
 
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.read_body(int(self.headers.get("Content-Length", 0)))
         self.server.asked.append((self.command, self.path, dict(self.headers), body))
         answer = self.server.answers.pop(0)
         self.send_response(answer.status)
@@ -54,24 +60,66 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
         self.close_connection = answer.cut
 
+    def read_body(self, length: int) -> bytes:
+        """Its first megabyte; the rest is read and counted."""
+        kept = self.rfile.read(min(length, 2**20))
+        self.server.received = len(kept)
+        while self.server.received < length:
+            self.server.received += len(self.rfile.read(min(length - self.server.received, 2**20)))
+        return kept
+
     do_GET = do_POST = answer  # noqa: N815 (the names that the library calls)
 
     def log_message(self, *_: object) -> None:
         pass
 
 
+class Awaited:
+    """An asynchronous client, each of whose methods is awaited in the loop of ``portal``."""
+
+    def __init__(self, portal: BlockingPortal, *args: Any, **kwargs: Any) -> None:
+        self._portal = portal
+        self._client = AsyncFactoryClient(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def finish(*args: Any, **kwargs: Any) -> Any:
+            result = getattr(self._client, name)(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else [each async for each in result]
+
+        return lambda *args, **kwargs: self._portal.call(lambda: finish(*args, **kwargs))
+
+
+Connect = Callable[..., FactoryClient]
+
+
+@pytest.fixture(params=["blocking", "asyncio"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Makes clients of either kind, to be called like the blocking one."""
+    with ExitStack() as stack:
+        if request.param == "blocking":
+            yield lambda *args, **kwargs: stack.enter_context(FactoryClient(*args, **kwargs))
+            return
+        portal = stack.enter_context(start_blocking_portal(request.param))
+
+        def awaited(*args: Any, **kwargs: Any) -> FactoryClient:
+            client = Awaited(portal, *args, **kwargs)
+            stack.callback(client.aclose)
+            return cast(FactoryClient, client)
+
+        yield awaited
+
+
 @pytest.fixture
-def scripted() -> Iterator[Callable[..., ScriptedServer]]:
+def scripted(connect: Connect) -> Iterator[Callable[..., ScriptedServer]]:
     servers: list[ScriptedServer] = []
 
     def start(*answers: Answer) -> ScriptedServer:
-        servers.append(ScriptedServer(*answers))
+        servers.append(ScriptedServer(connect, *answers))
         threading.Thread(target=servers[-1].serve_forever, kwargs={"poll_interval": 0.02}).start()
         return servers[-1]
 
     yield start
     for server in servers:
-        server.client.close()
         server.shutdown()
         server.server_close()
 
@@ -124,6 +172,21 @@ def test_an_upload_tried_again_is_the_same_upload_without_its_name(
     assert b"Doe" not in body
 
 
+def test_an_upload_does_not_lie_in_memory(scripted: Callable[..., ScriptedServer], tmp_path: Path) -> None:
+    scan = tmp_path / "scan.nii"
+    with scan.open("wb") as file:
+        file.truncate(64 * 2**20)
+    server = scripted(job_answer())
+    tracemalloc.start()
+    try:
+        server.client.submit(scan)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert server.received > 64 * 2**20
+    assert peak < 16 * 2**20
+
+
 def test_following_a_job_outlives_broken_streams(scripted: Callable[..., ScriptedServer]) -> None:
     running = JOB.model_copy(update={"state": JobState.RUNNING, "progress": 0.5})
     done = JOB.model_copy(update={"state": JobState.SUCCEEDED, "progress": 1.0})
@@ -147,11 +210,29 @@ def test_a_job_that_fails_raises_what_it_failed_of(scripted: Callable[..., Scrip
     assert told.value.status is None
 
 
-def test_a_download_is_whole_or_not_there(scripted: Callable[..., ScriptedServer], tmp_path: Path) -> None:
+def test_a_download_is_whole_or_not_there(
+    scripted: Callable[..., ScriptedServer], connect: Connect, tmp_path: Path
+) -> None:
     server = scripted(Answer(b"half", cut=True), Answer(b"whole"))
     server.client.labelmap("j1", tmp_path / "labels.nii.gz")
     assert (tmp_path / "labels.nii.gz").read_bytes() == b"whole"
     server = scripted(Answer(b"half", cut=True))
-    with FactoryClient(server.url, retry_for_s=0) as client, pytest.raises(httpx.TransportError):
-        client.labelmap("j1", tmp_path / "other.nii.gz")
+    with pytest.raises(httpx.TransportError):
+        connect(server.url, retry_for_s=0).labelmap("j1", tmp_path / "other.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["labels.nii.gz"]
+
+
+def test_both_clients_can_do_the_same() -> None:
+    blocking, asynchronous = methods(FactoryClient), methods(AsyncFactoryClient)
+    assert blocking.pop("close") == asynchronous.pop("aclose")
+    assert blocking == asynchronous
+    assert blocking["unet"][:2] == ["self", "spacing"]
+
+
+def methods(client: type) -> dict[str, list[str]]:
+    """The parameters of each public method."""
+    return {
+        name: list(inspect.signature(method).parameters)
+        for name, method in inspect.getmembers(client, inspect.isfunction)
+        if not name.startswith("_")
+    }

@@ -1,0 +1,277 @@
+"""The gateway's requests as values: what is sent, and what is made of the answer. Either client sends them."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, get_args
+
+import httpx
+from pydantic import BaseModel, TypeAdapter
+
+from unet_factory.domain.conditions import conditions_text
+from unet_factory.domain.jobs import Job, JobState, NetworkFormat
+from unet_factory.domain.quote import Quote
+from unet_factory.domain.segmentation_parameters import SegmentationParameters
+from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
+from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
+from unet_factory_client.files import Scan, one_file
+
+_Answer = TypeVar("_Answer")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+_NO_PARAMETERS = SegmentationParameters()
+_PROBE_TIMEOUT_S = 5.0
+_WAIT_S = 30  # how long one request for a network may wait for a worker, below the timeout
+_MODELS = TypeAdapter(list[ModelDescription])
+
+
+@dataclass(frozen=True)
+class Call(Generic[_Answer]):
+    """One request that is safe to repeat; ``parse`` makes its result of the answer.
+
+    ``scan`` is uploaded beside the fields of ``form``; the answer's body goes to the file ``to``, if there is one.
+    ``again`` tells from an answer whether to ask once more. Probes are not ``persistent``: they are sent only once.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[httpx.Response], _Answer]
+    params: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] | None = None
+    json: Any = None
+    form: Mapping[str, str] = field(default_factory=dict)
+    scan: Scan | None = None
+    to: Path | None = None
+    again: Callable[[httpx.Response], bool] = lambda _: False
+    persistent: bool = True
+
+    def upload(self) -> AbstractContextManager[Path | None]:
+        """The scan as one file; it may take time to make one of a folder or an image."""
+        return nullcontext() if self.scan is None else one_file(self.scan)
+
+    @contextmanager
+    def request(self, http: httpx.Client | httpx.AsyncClient, upload: Path | None) -> Iterator[httpx.Request]:
+        """The request, whose body is read from the file ``upload`` while it is sent."""
+        with nullcontext() if upload is None else upload.open("rb") as file:
+            fields: dict[str, Any] = {name: (None, text) for name, text in self.form.items()}
+            if file is not None:
+                fields["file"] = ("scan", file)  # a neutral name: those of scans tend to name the patient
+            yield http.build_request(
+                self.method,
+                self.path,
+                params=self.params,
+                headers=self.headers,
+                json=self.json,
+                files=fields or None,
+                timeout=httpx.USE_CLIENT_DEFAULT if self.persistent else _PROBE_TIMEOUT_S,
+            )
+
+
+class JobPage(BaseModel):
+    """A part of the list of jobs; ``next`` is the cursor of the one after it."""
+
+    jobs: list[Job]
+    next: str | None
+
+
+def check() -> Call[None]:
+    """Raise at once, without trying again, when nobody answers at the URL."""
+    return Call("GET", "/livez", _nothing, persistent=False)
+
+
+def readiness() -> Call[bool]:
+    """Whether the gateway could serve a request now."""
+    return Call("GET", "/readyz", lambda response: response.status_code == httpx.codes.OK, persistent=False)
+
+
+def submit(scan: Scan | None, parameters: SegmentationParameters = _NO_PARAMETERS) -> Call[Job]:
+    """Upload a scan, or name a series in an archive. Safe to try again.
+
+    Args:
+        scan: the path of a volume, of a zip archive of a DICOM series, or of a folder of its files; or a nibabel
+            image. None where ``parameters`` name a series in an archive.
+
+    Returns:
+        The scan's job, accepted and kept from here on.
+
+    Raises:
+        FactoryProblem: it was refused.
+        NotAVolume: a folder without DICOM files.
+    """
+    headers = {"Idempotency-Key": secrets.token_hex(16)}
+    return Call("POST", "/segmentations", _job, headers=headers, form=parameters.to_texts(), scan=scan)
+
+
+def job(job_id: str) -> Call[Job]:
+    """The job as it is now."""
+    return Call("GET", f"/segmentations/{job_id}", _job)
+
+
+def jobs_page(states: Sequence[JobState], page_size: int, cursor: str | None) -> Call[JobPage]:
+    query: dict[str, Any] = {"limit": page_size, "state": [state.value for state in states]}
+    if cursor is not None:
+        query["cursor"] = cursor
+
+    def parse(response: httpx.Response) -> JobPage:
+        return JobPage.model_validate_json(response.content, extra="ignore")
+
+    return Call("GET", "/segmentations", parse, params=query)
+
+
+def events_path(job_id: str) -> str:
+    return f"/segmentations/{job_id}/events"
+
+
+def labelmap(job_id: str, to: Path) -> Call[Path]:
+    """Download a succeeded job's label map to ``to``: the whole file or none."""
+    return _download(job_id, "labelmap", to)
+
+
+def coarse_labelmap(job_id: str, to: Path) -> Call[Path]:
+    """Download the first label map of a job that was submitted with ``progressive=True``, while it goes on."""
+    return _download(job_id, "coarse-labelmap", to)
+
+
+def seg(job_id: str, to: Path) -> Call[Path]:
+    """Download the DICOM segmentation that a succeeded job made of a DICOM scan."""
+    return _download(job_id, "seg", to)
+
+
+def report(job_id: str, to: Path) -> Call[Path]:
+    """Download the DICOM measurement report that a succeeded job made of a DICOM scan."""
+    return _download(job_id, "report", to)
+
+
+def preview(job_id: str, to: Path) -> Call[Path]:
+    """Download the picture (PNG) of a succeeded job that was submitted with ``preview=True``."""
+    return _download(job_id, "preview.png", to)
+
+
+def delete(job_id: str) -> Call[None]:
+    """Cancel the job if it is still running, and delete all its data."""
+    return Call("DELETE", f"/segmentations/{job_id}", _nothing)
+
+
+def unet(
+    spacing: Sequence[float],
+    *,
+    model: str | None = None,
+    file_format: NetworkFormat = "safetensors",
+    dtype: Literal["float32", "float16"] = "float32",
+    conditions: Mapping[str, float] | None = None,
+    outside: OutsidePolicy | None = None,
+) -> Call[StandaloneNetwork]:
+    """The standalone network for ``spacing`` (mm, R,A,S), as the bytes of a file of ``file_format``."""
+    query = {
+        "spacing": ",".join(repr(float(value)) for value in spacing),
+        "model": model,
+        "format": file_format,
+        "dtype": dtype,
+        "conditions": conditions_text(conditions) if conditions else None,
+        "outside": outside and str(outside),
+    }
+    return Call(
+        "GET",
+        "/unet",
+        _network,
+        params=_given(query),
+        headers={"Prefer": f"wait={_WAIT_S}"},
+        again=lambda response: response.status_code == httpx.codes.ACCEPTED,
+    )
+
+
+def models() -> Call[list[ModelDescription]]:
+    """The gateway's models."""
+    return Call("GET", "/models", lambda response: _MODELS.validate_json(response.content))
+
+
+def quote(
+    shape: Sequence[int],
+    spacing: Sequence[float],
+    *,
+    model: str | None = None,
+    working_spacing: Sequence[float] | None = None,
+    outside: OutsidePolicy | None = None,
+    dicom: bool = False,
+    budget_seconds: float | None = None,
+    budget_bytes: int | None = None,
+) -> Call[Quote]:
+    """What a scan of ``shape`` voxels of ``spacing`` mm (R,A,S) would cost at its own spacing and at coarser ones.
+
+    Args:
+        working_spacing: the finest spacing to quote; the scan's own by default.
+        dicom: whether the scan is a DICOM series.
+        budget_seconds, budget_bytes: have the answer name the finest spacing that keeps them.
+    """
+    wishes = {
+        "model": model,
+        "working_spacing": None if working_spacing is None else list(working_spacing),
+        "outside": outside and str(outside),
+        "budget_seconds": budget_seconds,
+        "budget_bytes": budget_bytes,
+    }
+    body = _given(wishes) | {"shape": list(shape), "spacing": list(spacing), "dicom": dicom}
+    return Call(
+        "POST", "/quote", lambda response: Quote.model_validate_json(response.content, extra="ignore"), json=body
+    )
+
+
+def deliveries(state: Literal["dead", "pending"] = "dead") -> Call[list[DeliveryDescription]]:
+    """Deliveries that were given up (dead) or wait (pending); the oldest first, at most 1000."""
+
+    def parse(response: httpx.Response) -> list[DeliveryDescription]:
+        return [DeliveryDescription.model_validate(entry) for entry in response.json()["deliveries"]]
+
+    return Call("GET", "/deliveries", parse, params={"state": state, "limit": 1000})
+
+
+def replay(delivery_id: str) -> Call[DeliveryDescription]:
+    """Have a delivery tried again now."""
+    return Call(
+        "POST",
+        f"/deliveries/{delivery_id}/replay",
+        lambda response: DeliveryDescription.model_validate_json(response.content),
+    )
+
+
+def _download(job_id: str, result: str, to: Path) -> Call[Path]:
+    return Call("GET", f"/segmentations/{job_id}/{result}", lambda _: to, to=to)
+
+
+def _job(response: httpx.Response) -> Job:
+    return Job.model_validate_json(response.content, extra="ignore")
+
+
+def _network(response: httpx.Response) -> StandaloneNetwork:
+    return StandaloneNetwork(
+        blob=response.content,
+        etag=response.headers["ETag"],
+        requested_mm=parse_spacing(response.headers["X-Requested-Spacing"]),
+        snapped_mm=parse_spacing(response.headers["X-Snapped-Spacing"]),
+        headers=dict(response.headers),
+    )
+
+
+def _nothing(_: httpx.Response) -> None:
+    return None
+
+
+def documented_by(describe: Callable[..., Call[Any]]) -> Callable[[_Method], _Method]:
+    """Give a client's method the name, docstring and signature of the call that it sends."""
+
+    def document(method: _Method) -> _Method:
+        call = signature(describe)
+        parameters = [Parameter("self", Parameter.POSITIONAL_ONLY), *call.parameters.values()]
+        (answer,) = get_args(call.return_annotation)
+        method.__name__, method.__doc__ = describe.__name__, describe.__doc__
+        vars(method)["__signature__"] = call.replace(parameters=parameters, return_annotation=answer)
+        return method
+
+    return document
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
