@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,9 +18,11 @@ import torch
 from torch import Tensor
 
 from tests.fixtures.project import HIPPOCAMPUS, MODELS
+from unet_factory.domain.postprocessing import Postprocessing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.formats import in_format
 from unet_factory.model.inference import pad_to_divisors
+from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import zscore
 from unet_factory.volume import read_volume
 
@@ -123,10 +126,43 @@ def test_the_plain_file_builds_the_network_from_its_weights_alone(
     assert torch.equal(torch.load(tmp_path / "logits.pt"), expected)
 
 
+def postprocessed(checkpoint: Checkpoint, *keep_largest: tuple[int, ...]) -> Checkpoint:
+    """The model, as if it wanted this of its label maps."""
+    update = {"postprocessing": Postprocessing(keep_largest=keep_largest)}
+    return replace(checkpoint, manifest=checkpoint.manifest.model_copy(update=update))
+
+
+def bundle_of(checkpoint: Checkpoint) -> zipfile.ZipFile:
+    return zipfile.ZipFile(io.BytesIO(in_format(standalone(checkpoint), "bundle", IDENTITY)))
+
+
+@pytest.mark.parametrize("groups", [(), ((1, 2),), ((1, 2), (2,))])
+def test_a_bundle_keeps_the_components_that_the_service_keeps(
+    checkpoint: Checkpoint, groups: tuple[tuple[int, ...], ...]
+) -> None:
+    from monai.bundle import ConfigParser
+
+    with bundle_of(postprocessed(checkpoint, *groups)) as archive:
+        parser = ConfigParser(json.loads(archive.read("configs/inference.json")))
+        required = json.loads(archive.read("configs/metadata.json"))["required_packages_version"]
+    steps = parser.get("postprocessing")["transforms"]
+    kept = [n for n, step in enumerate(steps) if step["_target_"] == "KeepLargestConnectedComponentd"]
+    assert len(kept) == len(groups)
+    assert ("scikit-image" in required) == bool(groups)
+    labels = torch.from_numpy(np.random.default_rng(0).choice(3, (12, 10, 8), p=(0.9, 0.06, 0.04)).astype(np.uint8))
+    item = {"pred": labels[None].clone()}
+    for n in kept:
+        item = parser.get_parsed_content(f"postprocessing#transforms#{n}")(item)
+    expected = postprocess(labels.clone(), Postprocessing(keep_largest=groups))
+    assert torch.equal(torch.as_tensor(item["pred"])[0], expected)
+    assert torch.equal(expected, labels) == (not groups)
+
+
 def test_monai_runs_the_bundle_on_a_scan_and_the_labels_lie_on_its_grid(
     checkpoint: Checkpoint, scans: list[Tensor], tmp_path: Path
 ) -> None:
-    with zipfile.ZipFile(io.BytesIO(in_format(standalone(checkpoint), "bundle", IDENTITY))) as archive:
+    checkpoint = postprocessed(checkpoint, (1, 2))
+    with bundle_of(checkpoint) as archive:
         archive.extractall(tmp_path)
     scan = sorted((HIPPOCAMPUS / "images").glob("*.nii.gz"))[0]
     done = subprocess.run(
@@ -139,6 +175,7 @@ def test_monai_runs_the_bundle_on_a_scan_and_the_labels_lie_on_its_grid(
     assert done.returncode == 0, done.stderr[-2000:]
     labels = nibabel.Nifti1Image.from_filename(tmp_path / "out" / f"{scan.name.removesuffix('.nii.gz')}_seg.nii.gz")
     assert np.allclose(labels.affine, nibabel.Nifti1Image.from_filename(scan).affine)
-    expected = parse_unet(standalone(checkpoint))(scans[0][None, None])[0].argmax(dim=0).numpy()
+    expected = parse_unet(standalone(checkpoint))(scans[0][None, None])[0].argmax(dim=0).to(torch.uint8)
+    expected = postprocess(expected, checkpoint.manifest.postprocessing)
     found = np.asarray(labels.dataobj)
-    assert (found == expected[tuple(slice(extent) for extent in found.shape)]).mean() >= AGREEMENT
+    assert (found == expected.numpy()[tuple(slice(extent) for extent in found.shape)]).mean() >= AGREEMENT

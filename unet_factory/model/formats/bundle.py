@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unet_factory.domain.manifest import StandaloneManifest, divisors_of
+from unet_factory.domain.postprocessing import Postprocessing
 from unet_factory.model.formats.facts import facts_of
 from unet_factory.platform.manifest_file import read_standalone_manifest
 
@@ -34,7 +35,7 @@ def run(dataset, network, window, postprocessing):
 _README = """# {model} at {spacing_mm} mm (R,A,S)
 
 A standalone network of U-Net factory, made for scans of this voxel spacing, as a MONAI bundle. It does not resample:
-give it scans of about this spacing, or fetch the network of theirs.
+give it scans of about this spacing, or fetch the network of theirs. Besides MONAI it needs {packages}.
 
     python -m monai.bundle run --config_file configs/inference.json --image scan.nii.gz --output_dir .
 
@@ -55,7 +56,7 @@ def bundle_bytes(standalone: bytes, identity: str) -> bytes:
         "scripts/__init__.py": b"",
         "scripts/plain_unet.py": code,
         "scripts/segment.py": _SEGMENT.encode(),
-        "docs/README.md": _README.format(**facts).encode(),
+        "docs/README.md": _README.format(**facts, packages=", ".join(_required_packages(manifest))).encode(),
         "LICENSE": f"{manifest.licence}\n{manifest.citation}\n".encode(),
     }
     archive = io.BytesIO()
@@ -101,6 +102,7 @@ def _inference(manifest: StandaloneManifest) -> dict[str, Any]:
                     "nearest_interp": False,
                 },
                 {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_largest_components(manifest.postprocessing),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
@@ -124,6 +126,25 @@ def _inference(manifest: StandaloneManifest) -> dict[str, Any]:
     }
 
 
+def _largest_components(postprocessing: Postprocessing) -> list[dict[str, Any]]:
+    """Of equally large components, MONAI may keep another one than the service does."""
+    return [
+        {
+            "_target_": "KeepLargestConnectedComponentd",
+            "keys": "pred",
+            "applied_labels": list(group),
+            "is_onehot": False,
+            "independent": False,
+        }
+        for group in postprocessing.keep_largest
+    ]
+
+
+def _required_packages(manifest: StandaloneManifest) -> dict[str, str]:
+    components = {"scikit-image": "0.26"} if manifest.postprocessing.keep_largest else {}
+    return {"nibabel": "5", "safetensors": "0.8"} | components
+
+
 def _metadata(manifest: StandaloneManifest, facts: dict[str, str]) -> dict[str, Any]:
     """As MONAI's schema of bundles wants it, with the network's own facts beside."""
     shape = [f"{divisor}*n" for divisor in _divisors(manifest)]
@@ -134,7 +155,7 @@ def _metadata(manifest: StandaloneManifest, facts: dict[str, str]) -> dict[str, 
         "changelog": {"1.0.0": "made by U-Net factory"},
         "monai_version": _MONAI_VERSION,
         "pytorch_version": torch.__version__.partition("+")[0],
-        "required_packages_version": {"nibabel": "5", "safetensors": "0.8"},
+        "required_packages_version": _required_packages(manifest),
         "name": f"{manifest.model} at {facts['spacing_mm']} mm",
         "task": "segmentation",
         "description": f"Segmentation at a voxel spacing of {facts['spacing_mm']} mm (R,A,S)",
