@@ -1,4 +1,4 @@
-"""The client for ``async`` code, on asyncio or trio: the calls of :mod:`.calls`, sent without blocking the loop."""
+"""The client for ``async`` code, on asyncio: the calls of :mod:`.calls`, sent without blocking the loop."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import ExitStack, aclosing
@@ -40,7 +40,7 @@ def _sends(
 class AsyncFactoryClient:
     """:class:`FactoryClient` for ``async`` code: the same methods, to be awaited; an asynchronous context manager.
 
-    Files are read and written, and folders packed, in threads. Several jobs may be followed at a time.
+    For asyncio. Files are read and written, and folders packed, in threads. Several jobs may be followed at a time.
     """
 
     def __init__(

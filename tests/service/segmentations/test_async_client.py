@@ -78,6 +78,26 @@ def test_a_job_can_be_deleted_while_it_is_followed(gateway: Gateway, tmp_path: P
     asyncio.run(delete_followed())
 
 
+@pytest.mark.usefixtures("worker_present")
+def test_a_cancelled_wait_leaves_no_file_and_a_client_that_works(gateway: Gateway, tmp_path: Path) -> None:
+    async def cancel() -> None:
+        async with AsyncFactoryClient(gateway.url) as client:
+            seen = asyncio.Event()
+            scan = small_scan(tmp_path)
+            waiting = asyncio.create_task(
+                client.segment(scan, tmp_path / "labels.nii.gz", on_progress=lambda _: seen.set())
+            )
+            await seen.wait()
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            assert [path for path in tmp_path.iterdir() if path != scan] == []
+            (job,) = [job async for job in client.jobs()]
+            await client.delete(job.id)
+
+    asyncio.run(cancel())
+
+
 async def refusal(client: AsyncFactoryClient, job_id: str, seen: asyncio.Event) -> FactoryProblem:
     with pytest.raises(FactoryProblem) as refused:
         await client.wait(job_id, lambda _: seen.set())
