@@ -100,7 +100,7 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
 
 
 def test_the_base_install_declares_the_client_and_no_more(wheel: Path) -> None:
-    assert declared(wheel) == {"httpx", "httpx-sse", "pydantic", "stamina"}
+    assert declared(wheel) == {"anyio", "httpx", "httpx-sse", "pydantic", "stamina"}
 
 
 def test_the_client_imports_with_httpx_and_pydantic_only(install: Install) -> None:
