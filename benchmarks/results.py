@@ -28,8 +28,7 @@ What is known to fall short, and why:
   synced before anybody is told), Celery's own eleven commands, and building the network's modules for a new spacing.
 - *DICOM*: its stage of writing SEG and SR was not worked on.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *as a worker does*, 64 and 128 voxels an axis: bfloat16 convolutions of the library; OpenVINO would be faster on scans
-  of many windows (.24 to .36 of eager when tried by hand), and is not built in.
+- *as a worker does*, 64 and 128 voxels an axis: what is left are the library's bfloat16 convolutions.
 - *float32 with kept memory*, heart: convolution takes nearly all the time there, page faults little.
 - *100 classes*: logits of one window and of the slab grow with the classes, whatever is done with the rest.
 """

@@ -1,18 +1,25 @@
 """The arithmetic that a worker computes in: as set, else the faster; told in the job, and nearly the same labels."""
 
+from pathlib import Path
+from typing import get_args
+
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from tests.fixtures.project import PROJECT
+from tests.fixtures.settings import FactorySettings
 from tests.worker.conftest import Submit
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, plan_spacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.model.in_process import LocalSegmenter
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.precision import pick_precision
+from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.volume import read_volume
-from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.child import WorkerContext, open_context
 from unet_factory_worker.segmentation_task import run_job
 
 CPU = torch.device("cpu")
@@ -48,6 +55,28 @@ def test_the_job_tells_its_precision(context: WorkerContext, submit: Submit) -> 
     job_id = submit(np.random.default_rng(0).random((16, 16, 16), dtype=np.float32))
     run_job(job_id, context)
     assert context.jobs.get(job_id).precision == context.precision == context.settings.precision
+
+
+def test_without_a_server_the_arithmetic_is_the_worker_s_too(
+    settings: FactorySettings, submit: Submit, tmp_path: Path
+) -> None:
+    """On noise and random weights the two arithmetics differ, which shows whether the choice is heeded."""
+    voxels, model = (
+        np.random.default_rng(0).random((24, 20, 16), dtype=np.float32),
+        ModelRegistry.scan(settings.models_dir),
+    )
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "local.nii")
+    served, local = {}, {}
+    for precision in get_args(Precision):
+        context = open_context(settings.model_copy(update={"precision": precision}))
+        job_id = submit(voxels, np.eye(4))
+        run_job(job_id, context)
+        with context.blobs.local(job_id, "labelmap.nii.gz") as file:
+            served[precision] = np.asarray(nibabel.Nifti1Image.from_filename(file).dataobj)
+        local[precision] = LocalSegmenter(model.get(), "cpu", precision).segment(tmp_path / "local.nii").labels
+    for precision in get_args(Precision):
+        np.testing.assert_array_equal(served[precision], local[precision])
+    assert (served["float32"] != served["bfloat16"]).any()
 
 
 def test_bfloat16_gives_nearly_every_voxel_of_a_real_scan_the_same_label() -> None:

@@ -29,7 +29,7 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan, plan_spacin
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS
 from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.device import describe, pick_device, release_memory
-from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.inference import OnWindow, segment_scan
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.precision import pick_precision
 from unet_factory.model.unet import UNet
@@ -161,13 +161,11 @@ class LocalSegmenter:
         """
 
         def attempt(way: Way) -> NDArray[np.uint8]:
-            window, overlap = self.manifest.window_at(way.plan.snapped), self.manifest.window_overlap
-            execution = Execution(way.device, window, network.divisors, overlap=overlap)
             return segment_scan(
                 network,
                 torch.from_numpy(volume.data),
                 way.plan,
-                execution.reduced() if way.smaller_windows else execution,
+                way.execution(self.manifest, network.divisors, self._precision),
                 postprocessing=self.manifest.postprocessing,
                 max_voxels=DEFAULT_LIMITS.voxels,
                 on_window=on_window,

@@ -7,8 +7,11 @@ import torch
 
 from unet_factory.domain.errors import OutOfMemory
 from unet_factory.domain.jobs import PolicyReport
+from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan
 from unet_factory.model.device import is_out_of_memory
+from unet_factory.model.inference import Execution
 
 Result = TypeVar("Result")
 
@@ -28,6 +31,17 @@ class Way(NamedTuple):
     def step(self) -> str:
         """What sets it apart from the way before, as the metrics name it."""
         return "cpu" if self.moved_to_cpu else "spacing" if self.coarser else "windows"
+
+    def execution(self, manifest: Manifest, divisors: tuple[int, ...], precision: Precision) -> Execution:
+        """How a network with these ``divisors`` runs; ``precision`` was chosen for the first way's device."""
+        execution = Execution(
+            self.device,
+            manifest.window_at(self.plan.snapped),
+            divisors,
+            "float32" if self.moved_to_cpu else precision,
+            overlap=manifest.window_overlap,
+        )
+        return execution.reduced() if self.smaller_windows else execution
 
     def told(self, policy: PolicyReport) -> PolicyReport:
         """The policy with what this way changed."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from unet_factory.domain.jobs import SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.model.device import release_memory
-from unet_factory.model.inference import Execution, OnWindow, segment_scan
+from unet_factory.model.inference import OnWindow, segment_scan
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -65,15 +65,12 @@ class InferenceStage:
         )
 
     def _segment(self, network: UNet, volume: Volume, way: Way) -> NDArray[np.uint8]:
-        context, window = self.context, self.manifest.window_at(way.plan.snapped)
-        precision = "float32" if way.moved_to_cpu else context.precision
-        overlap = self.manifest.window_overlap
-        execution = Execution(way.device, window, network.divisors, precision, overlap=overlap)
+        context = self.context
         return segment_scan(
             network,
             torch.from_numpy(volume.data),
             way.plan,
-            execution.reduced() if way.smaller_windows else execution,
+            way.execution(self.manifest, network.divisors, context.precision),
             postprocessing=self.manifest.postprocessing,
             max_voxels=context.settings.max_voxels,
             on_window=self.on_window,

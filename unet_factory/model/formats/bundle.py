@@ -79,41 +79,9 @@ def _inference(manifest: StandaloneManifest) -> dict[str, Any]:
             "path": "$@bundle_root + '/models/unet.safetensors'",
         },
         "network": "$@network_def.to(@device)",
-        "preprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {"_target_": "LoadImaged", "keys": "image", "image_only": True},
-                {"_target_": "EnsureChannelFirstd", "keys": "image"},
-                {"_target_": "Orientationd", "keys": "image", "axcodes": manifest.preprocessing.orientation},
-                {"_target_": "NormalizeIntensityd", "keys": "image"},
-                {"_target_": "DivisiblePadd", "keys": "image", "k": list(_divisors(manifest)), "method": "end"},
-                {"_target_": "EnsureTyped", "keys": "image", "device": "@device", "dtype": "$torch.float32"},
-            ],
-        },
+        "preprocessing": {"_target_": "Compose", "transforms": _preprocessing(manifest)},
         "dataset": {"_target_": "Dataset", "data": [{"image": "@image"}], "transform": "@preprocessing"},
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                {
-                    "_target_": "Invertd",
-                    "keys": "pred",
-                    "orig_keys": "image",
-                    "transform": "@preprocessing",
-                    "nearest_interp": False,
-                },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
-                *_largest_components(manifest.postprocessing),
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "seg",
-                    "output_dtype": "uint8",
-                    "separate_folder": False,
-                    "resample": False,
-                },
-            ],
-        },
+        "postprocessing": {"_target_": "Compose", "transforms": _postprocessing(manifest)},
         "run": [
             {
                 "_target_": "scripts.segment.run",
@@ -124,6 +92,40 @@ def _inference(manifest: StandaloneManifest) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _preprocessing(manifest: StandaloneManifest) -> list[dict[str, Any]]:
+    return [
+        {"_target_": "LoadImaged", "keys": "image", "image_only": True},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": manifest.preprocessing.orientation},
+        {"_target_": "NormalizeIntensityd", "keys": "image"},
+        {"_target_": "DivisiblePadd", "keys": "image", "k": list(_divisors(manifest)), "method": "end"},
+        {"_target_": "EnsureTyped", "keys": "image", "device": "@device", "dtype": "$torch.float32"},
+    ]
+
+
+def _postprocessing(manifest: StandaloneManifest) -> list[dict[str, Any]]:
+    return [
+        {
+            "_target_": "Invertd",
+            "keys": "pred",
+            "orig_keys": "image",
+            "transform": "@preprocessing",
+            "nearest_interp": False,
+        },
+        {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+        *_largest_components(manifest.postprocessing),
+        {
+            "_target_": "SaveImaged",
+            "keys": "pred",
+            "output_dir": "@output_dir",
+            "output_postfix": "seg",
+            "output_dtype": "uint8",
+            "separate_folder": False,
+            "resample": False,
+        },
+    ]
 
 
 def _largest_components(postprocessing: Postprocessing) -> list[dict[str, Any]]:
