@@ -44,7 +44,7 @@ def serve(
     port: Port = DEFAULT_PORT,
     data_dir: Annotated[Path | None, typer.Option(help="Jobs and files; default: your user data folder.")] = None,
     models: Models = Path("models"),
-    workers: Annotated[int, typer.Option(help="How many workers.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Workers, over which GPUs or cores are divided.", min=1)] = 1,
 ) -> None:
     """Run the whole factory here: workers, gateway and, unless UNET_FACTORY_REDIS_URL is set, Redis servers too."""
     with clear_errors("serve"):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import FrameType
 
@@ -25,6 +26,7 @@ from unet_factory_cli.runtime_folder import runtime_folder
 from unet_factory_cli.settings import read_settings
 from unet_factory_cli.signs_of_life import SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
+from unet_factory_cli.worker_places import METRICS_PORT, visible_gpus, worker_places
 from unet_factory_client import FactoryClient
 from unet_factory_service.settings import GatewaySettings
 
@@ -123,18 +125,19 @@ def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
         environment[REDIS_URL] = EmbeddedServer.url_in(jobs)
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
 
-    def role(name: str, patience_s: float, *arguments: str, socket_name: str = "") -> Component:
-        signs = SignsOfLife(runtime / (socket_name or name), silence_s)
-        return _program(name, [name, *arguments], environment, patience_s, signs)
+    def role(command: list[str], patience_s: float, name: str = "", **own: str) -> Component:
+        name = name or command[0]
+        signs = SignsOfLife(runtime / name.replace(" ", "-"), silence_s)
+        return _program(name, command, environment | own, patience_s, signs)
 
-    return [
-        servers,
-        [
-            *(role("worker", _WORKER_PATIENCE_S, socket_name=f"worker-{n}") for n in range(options.workers)),
-            *([role("courier", _WORKER_PATIENCE_S)] if _has_destinations() else []),
-        ],
-        [role("gateway", _GATEWAY_PATIENCE_S, "--host", options.host, "--port", str(options.port))],
-    ]
+    def worker(number: int, place: dict[str, str]) -> Component:
+        name = f"worker {number}" if options.workers > 1 else "worker"
+        return role(["worker"], _WORKER_PATIENCE_S, name, **place)
+
+    places = worker_places(options.workers, environment, visible_gpus)
+    courier = [role(["courier"], _WORKER_PATIENCE_S, **{METRICS_PORT: "0"})] if _has_destinations() else []
+    gateway = role(["gateway", "--host", options.host, "--port", str(options.port)], _GATEWAY_PATIENCE_S)
+    return [servers, [*map(worker, count(1), places), *courier], [gateway]]
 
 
 def _has_own_servers() -> bool:
@@ -160,7 +163,7 @@ def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:
     """What the roles read; files of the operator's choice stay."""
     metrics = runtime / "metrics"
     metrics.mkdir()
-    environment = {
+    return {
         "UNET_FACTORY_BLOB_URL": (options.data_dir.resolve() / "blobs").as_uri(),
         "UNET_FACTORY_AUDIT_LOG": str(options.data_dir.resolve() / "audit.log"),
         **os.environ,
@@ -168,9 +171,6 @@ def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:
         "UNET_FACTORY_STOP_GRACE_S": str(_WORKER_GRACE_S),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics),
     }
-    if options.workers > 1:
-        environment.setdefault("UNET_FACTORY_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
-    return environment
 
 
 def _server(name: str, folder: Path, settings: dict[str, str]) -> Component:

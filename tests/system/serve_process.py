@@ -15,13 +15,14 @@ STOPS_WITHIN_S = 15.0
 
 
 class ServeProcess:
-    """A factory on a free port; ``settings`` become ``UNET_FACTORY_*`` variables."""
+    """A factory on a free port; ``more`` are arguments, and ``settings`` become ``UNET_FACTORY_*`` variables."""
 
-    def __init__(self, folder: Path, models_dir: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, models_dir: Path, *more: str, **settings: object) -> None:
         self.port, self.folder = free_port(), folder
         self.url = f"http://127.0.0.1:{self.port}"
         self.data_dir, self.log_file = folder / "data", folder / "serve.log"
         arguments = ["serve", "--port", str(self.port), "--data-dir", str(self.data_dir), "--models", str(models_dir)]
+        arguments += more
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "unet_factory_cli", *arguments],
@@ -47,9 +48,13 @@ class ServeProcess:
 
     def pid_of(self, *words: str) -> int:
         """The one process that ``serve`` itself started whose command line holds all ``words``."""
-        found = [pid for pid in children(self.process.pid) if all(word in command_line(pid) for word in words)]
+        found = self.pids_of(*words)
         assert len(found) == 1, (words, found, self.log)
         return found[0]
+
+    def pids_of(self, *words: str) -> list[int]:
+        """As :meth:`pid_of`, however many there are."""
+        return [pid for pid in children(self.process.pid) if all(word in command_line(pid) for word in words)]
 
     def descendants(self) -> set[int]:
         found, fresh = set[int](), {self.process.pid}
