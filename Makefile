@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist demo test bench fuzz mutants check format settings vendor screenshots clean
+.PHONY: setup dist docs demo test bench fuzz mutants check format settings vendor screenshots clean
 
 setup: $(VENV)/.complete
 
@@ -19,6 +19,11 @@ $(VENV)/.complete: constraints.txt pyproject.toml
 dist: setup
 	rm -rf dist
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist . ./packages/*
+
+# The documentation as a site, in build/site; a link that leads nowhere is an error.
+docs: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
 
 demo: setup
 	$(BIN)/unet-factory demo

@@ -59,7 +59,7 @@ def test_all_is_every_extra_but_models_and_those_of_developers(project: dict[str
     every = {
         line
         for name in project["optional-dependencies"]
-        if name not in ("dev", "models", "mutants")
+        if name not in ("dev", "docs", "models", "mutants")
         for line in role_requirements(name)
     }
     assert set(role_requirements("all")) == every
