@@ -7,11 +7,9 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from unet_factory.domain.windows import window_extents
-from unet_factory.model.blending import Windows
 from unet_factory.model.inference import pad_to_divisors
-from unet_factory.model.label_map import LabelMapMaker
-from unet_factory.model.preprocessing import resample
-from unet_factory.model.sampling import AxisSampling
+from unet_factory.model.label_map import LabelMapMaker, Windows
+from unet_factory.model.preprocessing import AxisSampling, resample
 
 TOO_CLOSE = 1e-4  # two logits, relative to their spread: rounding may decide between them
 shapes = st.tuples(*[st.integers(3, 20)] * 3)

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from unet_factory.domain.spacing import resampled_shape
-from unet_factory.model.preprocessing import resample, resample_labels, sampled
-from unet_factory.model.sampling import AxisSampling, smoothing_matrix
+from unet_factory.model.preprocessing import AxisSampling, resample, resample_labels, sampled, smoothing_matrix
 
 spacing = st.tuples(*[st.floats(0.3, 6.0)] * 3)
 shapes = st.tuples(*[st.integers(1, 14)] * 3)

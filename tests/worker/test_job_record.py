@@ -6,10 +6,9 @@ from redis import Redis
 from tests.worker.conftest import Submit
 from unet_factory.domain.jobs import JobState
 from unet_factory.jobs.store import JobStore
-from unet_factory_worker import job_record
+from unet_factory_worker import job_hold
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.job_record import JobRecord
-from unet_factory_worker.lease import JobLost
+from unet_factory_worker.job_hold import JobLost, JobRecord
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def job_id(submit: Submit, context: WorkerContext) -> str:
 def test_notes_of_a_moment_are_written_together(
     context: WorkerContext, redis: Redis, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_record, "WRITE_INTERVAL_S", 600.0)
+    monkeypatch.setattr(job_hold, "WRITE_INTERVAL_S", 600.0)
     record, jobs = JobRecord(context.lifecycle, job_id, "me"), JobStore(redis)
     record.note(device="cpu")
     record.note(progress=0.5, timings_s={"load": 1.0})
@@ -36,7 +35,7 @@ def test_notes_of_a_moment_are_written_together(
 def test_a_note_after_a_while_is_written_at_once(
     context: WorkerContext, redis: Redis, job_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_record, "WRITE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(job_hold, "WRITE_INTERVAL_S", 0.0)
     JobRecord(context.lifecycle, job_id, "me").note(progress=0.25)
     assert JobStore(redis).get(job_id).progress == 0.25
 

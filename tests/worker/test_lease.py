@@ -11,7 +11,7 @@ from tests.worker.conftest import Submit
 from unet_factory.domain.errors import DeadlineExceeded
 from unet_factory.domain.jobs import JobState
 from unet_factory_worker.child import WorkerContext
-from unet_factory_worker.lease import JobHold, JobLost
+from unet_factory_worker.job_hold import JobHold, JobLost
 
 SCAN = np.zeros((4, 4, 4), np.float32)
 LEASE_S = 1.5  # short, and yet longer than a busy machine may keep a thread waiting

@@ -13,8 +13,7 @@ from unet_factory.domain.conditions import SnappedConditions, choose_conditions
 from unet_factory.domain.errors import DatasetInvalid
 from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
-from unet_factory.model.preprocessing import intensity_scale, resample
-from unet_factory.model.sampling import smoothing_matrix
+from unet_factory.model.preprocessing import intensity_scale, resample, smoothing_matrix
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time

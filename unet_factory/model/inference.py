@@ -16,11 +16,9 @@ from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
 from unet_factory.domain.windows import WINDOW_OVERLAP, padded_extents, window_extents
-from unet_factory.model.blending import Slab, Starts, Windows
-from unet_factory.model.label_map import LabelMapMaker
+from unet_factory.model.label_map import LabelMapMaker, Slab, Starts, Windows
 from unet_factory.model.postprocessing import postprocess
-from unet_factory.model.preprocessing import resample, zscore
-from unet_factory.model.sampling import AxisSampling
+from unet_factory.model.preprocessing import AxisSampling, resample, zscore
 
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]

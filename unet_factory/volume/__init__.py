@@ -7,8 +7,7 @@ Every failure is a ``FactoryError``.
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS, VolumeLimits
 from unet_factory.volume.header import Volume, VolumeHeader
 from unet_factory.volume.labelmap import volumes_ml, write_labelmap
-from unet_factory.volume.reading import read_header, read_volume
-from unet_factory.volume.sniff import sniff_format
+from unet_factory.volume.reading import read_header, read_volume, sniff_format
 
 __all__ = [
     "DEFAULT_LIMITS",

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid, SpacingAmbiguous, SpacingInvalid
 from unet_factory.domain.spacing import SpacingMm, validate_spacing
-from unet_factory.volume.stored import StoredVolume, Triple
+from unet_factory.volume.header import Grid, StoredVolume, Triple
 
 SPACING_TOLERANCE = 1e-3  # relative; above the rounding of float32 headers and of spacings printed with four digits
 MAX_SHEAR_DEG = 1.0  # above the rounding of oblique headers; a tilted CT gantry has 5 to 30
@@ -19,15 +19,6 @@ LPS_TO_RAS = np.array([[-1.0], [-1.0], [1.0], [1.0]])  # factors of an affine's 
 _SINGULAR_DETERMINANT = 1e-3  # of the unit column vectors
 
 _Value = TypeVar("_Value")
-
-
-class Grid(NamedTuple):
-    """A volume's geometry: ``affine`` (4, 4) file voxel -> RAS mm, its columns as long as ``spacing_ras_mm`` says."""
-
-    affine: NDArray[np.float64]
-    spacing_ras_mm: SpacingMm
-    orientation: str
-    shape_ras: tuple[int, int, int]
 
 
 def trusted_grid(stored: StoredVolume, spacing_ras_mm: SpacingMm | None) -> Grid:

@@ -14,14 +14,12 @@ from unet_factory.domain.manifest import Label
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.platform.atomic_files import storage_errors, whole_file
 from unet_factory.volume.geometry import as_stored, check_affine, in_ras_order
-from unet_factory.volume.header import VolumeHeader
+from unet_factory.volume.header import StoredGrid, VolumeHeader
 from unet_factory.volume.metaimage import metaimage_labelmap
 from unet_factory.volume.nifti import nifti_labelmap
 from unet_factory.volume.nrrd import nrrd_labelmap
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.reading import read_header, read_stored
-from unet_factory.volume.sniff import sniff_format
-from unet_factory.volume.stored import StoredGrid
+from unet_factory.volume.reading import read_header, read_stored, sniff_format
 
 MM3_PER_ML = 1000.0
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.geometry import LPS_TO_RAS, column_lengths, usable_spacing
+from unet_factory.volume.header import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.text_header import (
     Fields,
     axis_lengths,

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid, NotAVolume
 from unet_factory.volume.geometry import check_affine
+from unet_factory.volume.header import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.payload import GZIP_MAGIC, first_bytes
-from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 
 MAX_EXTENSION_BYTES = 64 * 2**20  # header extensions before the voxels; they are skipped, unread
 _HEADER_BYTES: dict[int, type[nib.Nifti1Header]] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.errors import GeometryInvalid, NotAVolume, SpacingInvalid
 from unet_factory.volume.geometry import column_lengths, usable_spacing
+from unet_factory.volume.header import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.payload import COMPRESSION_LEVEL
-from unet_factory.volume.stored import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.text_header import (
     Fields,
     axis_lengths,

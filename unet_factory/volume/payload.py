@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from unet_factory.domain.errors import NotAVolume
-from unet_factory.volume.stored import Payload
+from unet_factory.volume.header import Payload
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # what deflate can reach at best (zlib's technical details)

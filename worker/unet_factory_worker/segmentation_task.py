@@ -32,15 +32,12 @@ from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.process_memory import return_freed_memory
 from unet_factory.volume import Volume, read_volume, volumes_ml
 from unet_factory.volume.dicom import DicomVolume
-from unet_factory_worker.budgeting import Choice, finest_affordable, own_spacing
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance
-from unet_factory_worker.inference_stage import InferenceStage
-from unet_factory_worker.job_record import JobRecord
-from unet_factory_worker.lease import JobHold, JobLost
-from unet_factory_worker.result_files import ResultFiles
+from unet_factory_worker.inference_stage import Choice, InferenceStage, finest_affordable, own_spacing
+from unet_factory_worker.job_hold import JobHold, JobLost, JobRecord, ResultFiles
 
 log = logging.getLogger(__name__)
 

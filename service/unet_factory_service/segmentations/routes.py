@@ -24,12 +24,11 @@ from unet_factory_service.segmentations.documentation import (
     LABELMAP_RESPONSES,
     SEGMENTATION_BODY,
 )
-from unet_factory_service.segmentations.form import read_form
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.job_changes import job_after, job_changes
 from unet_factory_service.segmentations.job_results import PRIVATE, JobId, check_has_result, result_response
 from unet_factory_service.segmentations.submission import check_capacity, submit
-from unet_factory_service.segmentations.upload import receive_form
+from unet_factory_service.segmentations.upload import read_form, receive_form
 
 HEARTBEAT_S = 15
 

@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unet_factory.domain.conditions import named_conditions, snap_conditions
-from unet_factory.domain.errors import Implausible, QueueUnavailable, SpacingOutOfRange
-from unet_factory.domain.jobs import Job, PolicyReport, SegmentationRequest, Spacings, new_job_id
+from unet_factory.domain.errors import Implausible, MalformedRequest, QueueUnavailable, SpacingOutOfRange
+from unet_factory.domain.jobs import Job, PacsSeries, PolicyReport, SegmentationRequest, Spacings, new_job_id
 from unet_factory.domain.plausibility import Finding, field_of_view_findings, refuse_implausible
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import check_working_size, plan_spacing
 from unet_factory.platform.metrics import IMPLAUSIBLE_RESULTS, SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
-from unet_factory.volume import VolumeHeader, read_header
+from unet_factory.volume import VolumeHeader, read_header, sniff_format
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
 from unet_factory_service.errors import NotSupported, QueueFull, QuotaExceeded
 from unet_factory_service.quotes.quoting import QuotedScan, refuse_unaffordable
 from unet_factory_service.segmentations.dicom_upload import as_one_series
-from unet_factory_service.segmentations.form import archived_series
 from unet_factory_service.segmentations.idempotency import reserve
 from unet_factory_service.segmentations.planned_deliveries import planned_deliveries, planned_fetch, receivers
 from unet_factory_service.segmentations.upload import ReceivedScan
@@ -56,11 +55,14 @@ def submit(
         FactoryError: what is wrong with the parameters or the scan; QueueFull; QuotaExceeded; IdempotencyConflict.
             Nothing is kept then.
     """
-    model = gateway.registry.get(parameters.model)
+    model, limits = gateway.registry.get(parameters.model), gateway.settings.volume_limits
     if scan is None:
         accepted = _accept(gateway, parameters, model)
     else:
-        scan = as_one_series(scan, parameters.series_uid, gateway.settings.volume_limits)
+        if sniff_format(scan.file, limits) == "dicom":
+            scan = as_one_series(scan, parameters.series_uid, limits)
+        elif parameters.series_uid is not None:
+            raise MalformedRequest("series_uid chooses among DICOM series, but the file is not DICOM; leave it out")
         accepted = _accept_upload(gateway, parameters, model, scan)
     if idempotency_key is None:
         _enqueue(gateway, accepted, scan, caller)
@@ -265,3 +267,11 @@ def _input_name(file: Path, header: VolumeHeader) -> str:
     with file.open("rb") as opened:
         zipped = ".gz" if opened.read(2) == _GZIP_MAGIC else ""
     return f"input.{_EXTENSIONS[header.format]}{zipped}"
+
+
+def archived_series(parameters: SegmentationParameters) -> PacsSeries | None:
+    """The series in an archive that is to be segmented; None where the scan is uploaded."""
+    pacs, study_uid, series_uid = parameters.pacs, parameters.study_uid, parameters.series_uid
+    if pacs is None or study_uid is None or series_uid is None:
+        return None
+    return PacsSeries(pacs=pacs, study_uid=study_uid, series_uid=series_uid)

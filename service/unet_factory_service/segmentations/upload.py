@@ -6,7 +6,7 @@ and stops reading at the first byte too many.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +16,8 @@ from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, par
 from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import MalformedRequest, VolumeTooLarge
+from unet_factory.domain.segmentation_parameters import PARAMETERS, SegmentationParameters
+from unet_factory_service.errors import NotSupported
 
 FILE_FIELD = "file"
 ARCHIVE_FIELD = "pacs"
@@ -23,6 +25,7 @@ MAX_FIELDS = 32
 MAX_FIELD_BYTES = 4096
 
 _WRITE_BYTES = 2**20
+_QUOTED_CHARACTERS = 100
 _OVERHEAD_BYTES = 2**18  # all that is not the file: boundaries, part headers, the other fields
 
 
@@ -199,6 +202,23 @@ class _Receiver:
 
     def _end(self) -> None:
         self._complete = True
+
+
+def read_form(fields: Mapping[str, str]) -> SegmentationParameters:
+    """What the caller wants done with the scan.
+
+    Raises:
+        NotSupported: a field that is not a parameter.
+        FactoryError: a value that is not allowed, as :meth:`SegmentationParameters.from_texts`.
+    """
+    if unknown := sorted(name[:_QUOTED_CHARACTERS] for name in fields.keys() - PARAMETERS.keys()):
+        supported = [FILE_FIELD, *sorted(PARAMETERS)]
+        raise NotSupported(
+            f"not supported: {', '.join(unknown)}; the form may have {', '.join(supported)}",
+            unsupported=unknown,
+            supported=supported,
+        )
+    return SegmentationParameters.from_texts(fields)
 
 
 def _boundary(request: Request) -> bytes:

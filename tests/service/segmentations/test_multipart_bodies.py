@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.fixtures.dicom_files import mr_series
 from tests.service.dicomweb.test_dicomweb_store import encoded
 from unet_factory.domain.errors import MalformedRequest
-from unet_factory_service.segmentations.dicom_parts import MAX_PREAMBLE_BYTES, Preamble
+from unet_factory_service.segmentations.dicom_upload import MAX_PREAMBLE_BYTES, Preamble
 
 QUOTED = 'multipart/related; type="application/dicom"; boundary="a b:c=?"; start="<1>"; start-info="x;boundary=z"'
 PREAMBLE = b"This is a multi-part message.\r\n--a b:c=? is the boundary\r\n--a b:c=?x\r\n"

@@ -20,9 +20,16 @@ from unet_factory.volume.dicom.slices import Slice, instance_name, slices_of
 from unet_factory.volume.dicom.stack import Stack, stacked
 from unet_factory.volume.dicom.values import texts
 from unet_factory.volume.geometry import as_stored, trusted_grid
-from unet_factory.volume.header import Volume, VolumeHeader, header_of
+from unet_factory.volume.header import (
+    Payload,
+    StoredVolume,
+    Volume,
+    VolumeHeader,
+    check_claims,
+    header_of,
+    payload_bytes,
+)
 from unet_factory.volume.payload import file_bytes
-from unet_factory.volume.stored import Payload, StoredVolume, check_claims, payload_bytes
 
 
 @dataclass(frozen=True, eq=False)

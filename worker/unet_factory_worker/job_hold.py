@@ -1,0 +1,157 @@
+"""A worker's hold on its job, kept by lease and bounded by a deadline, and all that it writes while it has it."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unet_factory.domain.errors import DeadlineExceeded
+from unet_factory.domain.jobs import PREVIEW_NAME, JobState, SegmentationRequest
+from unet_factory.domain.problems import problem_of
+from unet_factory.jobs.lease import Lease
+from unet_factory.jobs.lifecycle import JobLifecycle
+from unet_factory.volume import Volume, VolumeHeader, write_labelmap
+from unet_factory.volume.dicom import DicomSeries
+from unet_factory.volume.preview import draw_preview
+from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.dicom_results import Provenance, write_dicom_results
+
+log = logging.getLogger(__name__)
+
+OVERRUN_S = 60.0
+WRITE_INTERVAL_S = 0.25
+_EXIT_STUCK = 3
+
+
+class JobLost(Exception):
+    """The job was cancelled, purged, or given to another owner: stop, and write nothing."""
+
+
+class JobHold:
+    """Keeps a claimed job for the duration of the block.
+
+    The deadline is cooperative: :meth:`check` raises between windows. A job that never gets there, because a read or a
+    kernel hangs, is failed ``OVERRUN_S`` later and takes its process down, since nothing else ends it.
+    """
+
+    def __init__(self, lifecycle: JobLifecycle, job_id: str, owner: str, lease_s: float, deadline_s: float) -> None:
+        self._lifecycle, self._job_id, self._owner, self._deadline_s = lifecycle, job_id, owner, deadline_s
+        self._started = time.monotonic()
+        self._lease = Lease(
+            f"job {job_id}",
+            lambda: lifecycle.renew(job_id, owner, lease_s),
+            lease_s,
+            after_each=self._end_process_if_stuck,
+        )
+
+    def __enter__(self) -> Self:
+        self._lease.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lease.__exit__(kind, error, trace)
+
+    def check(self) -> None:
+        """
+        Raises:
+            JobLost: the job is no longer ours.
+            DeadlineExceeded: it has taken too long.
+        """
+        if self._lease.lost:
+            raise JobLost
+        if self._age_s > self._deadline_s:
+            raise self._overdue()
+
+    @property
+    def _age_s(self) -> float:
+        return time.monotonic() - self._started
+
+    def _overdue(self) -> DeadlineExceeded:
+        return DeadlineExceeded(
+            f"the job was stopped after {self._deadline_s:g} s, its deadline", deadline_s=self._deadline_s
+        )
+
+    def _end_process_if_stuck(self) -> None:
+        if self._age_s <= self._deadline_s + OVERRUN_S:
+            return
+        log.error("job %s hangs beyond its deadline; the worker process ends with it", self._job_id)
+        try:
+            self._lifecycle.finish(self._job_id, self._owner, JobState.FAILED, error=problem_of(self._overdue()))
+        finally:
+            os._exit(_EXIT_STUCK)
+
+
+class JobRecord:
+    """Of one attempt at a job. Each write costs the store, and all who follow the job, five commands and more."""
+
+    def __init__(self, lifecycle: JobLifecycle, job_id: str, owner: str) -> None:
+        self._lifecycle, self._job_id, self._owner = lifecycle, job_id, owner
+        self._unwritten: dict[str, Any] = {}
+        self._tried = time.monotonic()
+
+    def note(self, **fields: Any) -> None:
+        """Write fields now if nothing was written for ``WRITE_INTERVAL_S``, else with the next ones.
+
+        Raises:
+            JobLost: the job is no longer ours.
+            RedisError: they cannot be written now; they are kept.
+        """
+        self._unwritten |= fields
+        if time.monotonic() - self._tried >= WRITE_INTERVAL_S:
+            self.write()
+
+    def write(self) -> None:
+        """Write what was noted, as before work that may take long. Raises like :meth:`note`."""
+        if not self._unwritten:
+            return
+        self._tried = time.monotonic()
+        if not self._lifecycle.update(self._job_id, self._owner, **self._unwritten):
+            raise JobLost
+        self._unwritten.clear()
+
+    def finish(self, state: JobState, **fields: Any) -> None:
+        """End the job with these fields and all that was noted. Raises like :meth:`note`."""
+        if not self._lifecycle.finish(self._job_id, self._owner, state, **self._unwritten | fields):
+            raise JobLost
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """Of one job in the hands of ``owner``. Every method raises JobLost when the job is no longer the owner's."""
+
+    job_id: str
+    owner: str
+    request: SegmentationRequest
+    context: WorkerContext
+
+    def write_labelmap(self, name: str, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
+        with self.context.blobs.scratch() as folder:
+            write_labelmap(folder / name, labels, source, header, durable=False)  # the store sees to that
+            self._put(folder / name)
+
+    def draw_preview(self, volume: Volume, labels: NDArray[np.uint8], found_ml: Mapping[str, float]) -> None:
+        with self.context.blobs.scratch() as folder:
+            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm, found_ml)
+            self._put(folder / PREVIEW_NAME)
+
+    def write_dicom(
+        self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], series: DicomSeries, provenance: Provenance
+    ) -> None:
+        seg_type = self.request.seg_type
+        with self.context.blobs.scratch() as folder:
+            for result in write_dicom_results(folder, labels, found_ml, series, provenance, seg_type):
+                self._put(result)
+
+    def _put(self, result: Path) -> None:
+        if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
+            raise JobLost
+        self.context.blobs.put(self.job_id, result.name, result)
