@@ -1,15 +1,17 @@
 """The command ``unet-factory``. A role is imported only when its subcommand runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from unet_factory import __version__
-from unet_factory_cli import delivery_commands, key_commands, training_commands
+from unet_factory_cli import delivery_commands, job_commands, key_commands, training_commands
 from unet_factory_cli.failures import FAILED, clear_errors
 from unet_factory_cli.options import (
     DEFAULT_URL,
+    DTYPES,
     ApiKey,
     AsJson,
     Conditions,
@@ -23,17 +25,35 @@ from unet_factory_cli.options import (
 )
 from unet_factory_cli.user_data import user_data_dir
 
-NETWORK_FILE = "Its suffix says the format: .safetensors, .onnx, .pt2 or, for a MONAI bundle, .zip."
 DEFAULT_PORT = 8000
 DEFAULT_DICOM_PORT = 11112
 
+EXIT_CODES = "Exit codes of all commands: 0, done; 1, failed; 2, called wrongly."
+
+
+class Commands(TyperGroup):
+    """All commands by name; ``segment`` is made when it is run, explained or completed: that imports pydantic."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name == "segment":
+            with clear_errors("cli"):
+                from unet_factory_cli.segment import app as segment_app
+
+                command = typer.main.get_command(segment_app)
+        return name, command, rest
+
+
 app = typer.Typer(
+    cls=Commands,
     help="U-Net factory: segmentation networks made to measure for a scan's voxel spacing.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
 app.add_typer(training_commands.app)
+app.add_typer(job_commands.app, name="jobs")
 app.add_typer(key_commands.app, name="keys")
 app.add_typer(delivery_commands.app, name="deliveries")
 
@@ -103,12 +123,12 @@ def dicom_listen(
 
 
 @app.command()
-def settings() -> None:
+def settings(as_json: AsJson = False) -> None:
     """List every UNET_FACTORY_* variable with its default and meaning, as a Markdown table."""
     with clear_errors("role"):
-        from unet_factory_cli.settings import settings_table
+        from unet_factory_cli.settings import settings_json, settings_table
 
-        typer.echo(settings_table(), nl=False)
+        typer.echo(settings_json() if as_json else settings_table(), nl=False)
 
 
 @app.command()
@@ -128,13 +148,10 @@ def doctor(
             raise typer.Exit(FAILED)
 
 
-@app.command(add_help_option=False, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
-def segment(context: typer.Context) -> None:
-    """Segment a scan, on its own grid; a DICOM series also as DICOM objects for its study."""
-    with clear_errors("cli"):
-        from unet_factory_cli.segment import app as command  # its options need the parameters' model
-
-    command(args=context.args, prog_name=context.command_path)
+@app.command()
+def segment() -> None:
+    """Segment scans, each on its own grid; a DICOM series also as DICOM objects for its study."""
+    raise AssertionError("Commands.resolve_command puts the command with its options in this one's place")
 
 
 @app.command()
@@ -148,7 +165,7 @@ def unet(
             help="The file; its suffix says the format: .safetensors, .onnx, .pt2 or, for a MONAI bundle, .zip.",
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="float32 or float16.")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32 or float16.", autocompletion=lambda: DTYPES)] = "float32",
     condition: Conditions = None,
     model: ModelName = None,
     outside: Outside = None,
@@ -175,7 +192,7 @@ def quote(
     outside: Outside = None,
     budget_seconds: Annotated[float | None, typer.Option(help="Mark the finest spacing within this time.")] = None,
     budget_bytes: Annotated[int | None, typer.Option(help="Mark the finest spacing within this memory.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the gateway's answer as JSON.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -197,16 +214,26 @@ def models(as_json: AsJson = False, url: Url = DEFAULT_URL, api_key: ApiKey = No
 
 
 @app.command()
+def status(as_json: AsJson = False, url: Url = DEFAULT_URL, api_key: ApiKey = None) -> None:
+    """Show the gateway's workers, queues and cache."""
+    with clear_errors("cli"):
+        from unet_factory_cli import remote
+
+        remote.status(remote.Address.of(url, api_key), as_json=as_json)
+
+
+@app.command()
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the picture.")] = Path("demo-output"),
     models: Annotated[Path | None, typer.Option(help="Folder of models; default: the shipped ones.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="At two spacings instead of six.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show everything on real scans: start the factory, segment at many spacings, compare with experts, stop it."""
     with clear_errors("demo"):
         from unet_factory_cli.demo import QUICK, SPACINGS, run_demo
 
-        run_demo(output, models, QUICK if quick else SPACINGS)
+        run_demo(output, models, QUICK if quick else SPACINGS, as_json=as_json)
 
 
 def _version(wanted: bool) -> None:

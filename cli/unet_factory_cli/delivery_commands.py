@@ -28,6 +28,7 @@ def list_deliveries(
 def replay(
     ids: Annotated[list[str] | None, typer.Argument(help="Ids of deliveries.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All dead deliveries.")] = False,
+    as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
 ) -> None:
@@ -35,4 +36,4 @@ def replay(
     with clear_errors("cli"):
         from unet_factory_cli import remote, remote_deliveries
 
-        remote_deliveries.replay(remote.Address.of(url, api_key), ids or [], every)
+        remote_deliveries.replay(remote.Address.of(url, api_key), ids or [], every, as_json=as_json)

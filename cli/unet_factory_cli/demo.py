@@ -1,9 +1,11 @@
 """``unet-factory demo``: the whole factory at work on real scans, from start to stop, with proof."""
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import httpx
@@ -29,7 +31,9 @@ LOWEST_CREDIBLE_DICE = 0.7
 _ROOT = Path(__file__).parents[2]  # of a checkout; without one, models and scans are those that are installed
 
 
-def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm] = SPACINGS) -> None:
+def run_demo(
+    output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm] = SPACINGS, *, as_json: bool = False
+) -> None:
     """Write ``overlay.png`` and a standalone network to ``output``, and print the results.
 
     Args:
@@ -39,7 +43,7 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
         CommandFailed: any step failed, or a result is not what it must be.
     """
     started = time.monotonic()
-    console = Console()
+    console = Console(stderr=as_json)
     scans = read_scans(_examples())
     output.mkdir(parents=True, exist_ok=True)
     with _clear_failures(), tempfile.TemporaryDirectory(prefix="unet-factory-demo-") as scratch:
@@ -48,10 +52,15 @@ def run_demo(output: Path, models_dir: Path | None, spacings: Sequence[SpacingMm
         with running_service(folder, models_dir or _ROOT / "models") as client:
             segmented = _segment_all(client, scans, spacings, folder, console)
             console.print(table_of(_rows(segmented)))
-            _prove_network(client, segmented[spacings.index(PROOF)], output, console)
+            network = _prove_network(client, segmented[spacings.index(PROOF)], output, console)
         console.print("stopped servers, worker and gateway")
     draw_overlay(output / "overlay.png", [results[0] for results in segmented[:-1]])
-    console.print(f"picture: {output / 'overlay.png'}; {time.monotonic() - started:.0f} s in total", soft_wrap=True)
+    seconds = time.monotonic() - started
+    console.print(f"picture: {output / 'overlay.png'}; {seconds:.0f} s in total", soft_wrap=True)
+    if as_json:
+        files = {"picture": str(output / "overlay.png"), "network": str(network)}
+        rows = [asdict(row) for row in _rows(segmented)]
+        print(json.dumps({"spacings": rows, **files, "seconds": round(seconds, 1)}))  # noqa: T201 (the output)
     _check_dice(_rows(segmented)[0])
 
 
@@ -96,8 +105,8 @@ def _rows(segmented: Sequence[Sequence[Segmented]]) -> list[Row]:
     return [Row.of(results) for results in segmented]
 
 
-def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: Path, console: Console) -> None:
-    """The network that ``/unet`` hands out, run in plain PyTorch here, gives the service's own label maps."""
+def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: Path, console: Console) -> Path:
+    """The network that ``/unet`` hands out, run in plain PyTorch here, gives the service's own label maps; its file."""
     network = client.unet(PROOF)
     path = output / f"unet-{spacing_text(network.snapped_mm).replace(' ', '')}mm.safetensors"
     network.save(path)
@@ -110,6 +119,7 @@ def _prove_network(client: FactoryClient, results: Sequence[Segmented], output: 
     )
     if equal != voxels:
         raise CommandFailed(f"the standalone network and the gateway differ in {voxels - equal} voxels")
+    return path
 
 
 def _check_dice(native: Row) -> None:

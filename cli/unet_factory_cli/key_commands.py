@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from unet_factory_cli.failures import clear_errors
-from unet_factory_cli.options import DataDir
+from unet_factory_cli.options import AsJson, DataDir
 from unet_factory_cli.user_data import user_data_dir
 
 app = typer.Typer(help="API keys: who may use the gateway, and for what.", no_args_is_help=True)
@@ -26,6 +26,7 @@ def create(
     secret_file: Annotated[
         Path | None, typer.Option(help="Write the key to this file, unless it already holds a valid key of that name.")
     ] = None,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Make a key and write it to standard output or to a file; it cannot be shown again."""
@@ -34,35 +35,36 @@ def create(
 
         folder = data_dir or user_data_dir()
         limits = keys.Limits(days, requests_per_minute, jobs_in_flight, stored_bytes)
-        keys.create(folder, name, scope, shares_jobs_of, limits, secret_file)
+        keys.create(folder, name, scope, shares_jobs_of, limits, secret_file, as_json=as_json)
 
 
 @app.command("list")
-def list_keys(data_dir: DataDir = None) -> None:
+def list_keys(as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """List all keys, without their secrets, which are not stored."""
     with clear_errors("service"):
         from unet_factory_cli import keys
 
-        keys.show(data_dir or user_data_dir())
+        keys.show(data_dir or user_data_dir(), as_json=as_json)
 
 
 @app.command()
-def revoke(key_id: KeyId, data_dir: DataDir = None) -> None:
+def revoke(key_id: KeyId, as_json: AsJson = False, data_dir: DataDir = None) -> None:
     """Revoke a key, at once and for good."""
     with clear_errors("service"):
         from unet_factory_cli import keys
 
-        keys.revoke(data_dir or user_data_dir(), key_id)
+        keys.revoke(data_dir or user_data_dir(), key_id, as_json=as_json)
 
 
 @app.command()
 def rotate(
     key_id: KeyId,
     overlap: Annotated[float, typer.Option(help="Hours for which the old secret stays valid.", min=0)] = 24.0,
+    as_json: AsJson = False,
     data_dir: DataDir = None,
 ) -> None:
     """Give a key a new secret; it keeps its id and its jobs."""
     with clear_errors("service"):
         from unet_factory_cli import keys
 
-        keys.rotate(data_dir or user_data_dir(), key_id, overlap)
+        keys.rotate(data_dir or user_data_dir(), key_id, overlap, as_json=as_json)

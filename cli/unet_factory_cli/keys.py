@@ -1,12 +1,13 @@
 """The commands that make and end API keys, straight in the store of the jobs: nobody needs a key to make the first."""
 
+import json
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -40,6 +41,8 @@ def create(
     shares_jobs_of: str | None,
     limits: Limits,
     secret_file: Path | None,
+    *,
+    as_json: bool,
 ) -> None:
     """The key itself goes to ``secret_file`` (mode 0600), else to standard output; all else to standard error.
 
@@ -54,9 +57,12 @@ def create(
     except ValueError:
         raise CommandFailed(f"--scope is {', '.join(scopes)}; allowed are {', '.join(Scope)}", MISUSED) from None
     with _store(data_dir) as keys:
-        if secret_file and _holds(keys, secret_file, name, wanted):
+        kept = _held(keys, secret_file, name, wanted) if secret_file else None
+        if secret_file and kept:
             make_private(secret_file)
             say(f"the key for {name} in {secret_file} is valid; it is kept")
+            if as_json:
+                _print_json(_described(kept) | {"secret_file": str(secret_file)})
             return
         key, token = keys.create(
             name,
@@ -73,30 +79,41 @@ def create(
         say(f"{described} is in {secret_file}")
     else:
         say(f"{described}; it is shown only now:")
+    if as_json:
+        _print_json(_described(key) | ({"secret_file": str(secret_file)} if secret_file else {"key": token}))
+    elif not secret_file:
         print(token)  # noqa: T201 (the command's output)
 
 
-def show(data_dir: Path) -> None:
+def show(data_dir: Path, *, as_json: bool) -> None:
     with _store(data_dir) as keys:
         found = keys.all()
+    if as_json:
+        _print_json([_described(key) for key in found])
+        return
     table = Table(Column("id", no_wrap=True), "name", "scopes", "jobs of", "created (UTC)", "state", "limits")
     for key in found:
         table.add_row(*_cells(key))
     Console().print(table)
 
 
-def revoke(data_dir: Path, key_id: str) -> None:
+def revoke(data_dir: Path, key_id: str, *, as_json: bool) -> None:
     with _store(data_dir) as keys:
         key = keys.revoke(key_id)
     say(f"key {key.id} of {key.name} is revoked")
+    if as_json:
+        _print_json(_described(key))
 
 
-def rotate(data_dir: Path, key_id: str, overlap_h: float) -> None:
+def rotate(data_dir: Path, key_id: str, overlap_h: float, *, as_json: bool) -> None:
     """The new key goes to standard output."""
     with _store(data_dir) as keys:
         key, token = keys.rotate(key_id, overlap_h * _HOUR_S)
     say(f"key {key.id} of {key.name} has a new secret, shown only now; the old one is valid for {overlap_h:g} h more:")
-    print(token)  # noqa: T201 (the command's output)
+    if as_json:
+        _print_json(_described(key) | {"key": token})
+    else:
+        print(token)  # noqa: T201 (the command's output)
 
 
 @contextmanager
@@ -119,15 +136,18 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
         raise CommandFailed(f"the job store cannot be used: {error}") from error
 
 
-def _holds(keys: KeyStore, secret_file: Path, name: str, scopes: tuple[Scope, ...]) -> bool:
+def _held(keys: KeyStore, secret_file: Path, name: str, scopes: tuple[Scope, ...]) -> ApiKey | None:
+    """The key in the file, if it is valid and has this name and these scopes."""
     try:
         token = secret_file.read_text().strip()
     except FileNotFoundError:
-        return False
+        return None
     except (OSError, UnicodeDecodeError) as error:
         raise CommandFailed(f"--secret-file {secret_file} cannot be read", MISUSED) from error
     key = keys.named_in(token)
-    return key is not None and key.accepts(token, time.time()) and (key.name, set(key.scopes)) == (name, set(scopes))
+    if key is None or not key.accepts(token, time.time()) or (key.name, set(key.scopes)) != (name, set(scopes)):
+        return None
+    return key
 
 
 def _write(secret_file: Path, token: str) -> None:
@@ -145,6 +165,15 @@ def _answers(url: str) -> bool:
             return bool(redis.ping())
     except RedisError:
         return False
+
+
+def _described(key: ApiKey) -> dict[str, Any]:
+    """Without its secrets' hashes; times in seconds since the epoch."""
+    return key.model_dump(mode="json", exclude={"secrets"}) | {"valid": key.valid(time.time())}
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))  # noqa: T201 (the command's output)
 
 
 def _cells(key: ApiKey) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+DTYPES = ("float32", "float16")
+POLICIES = ("clamp", "reject", "extrapolate")
 
 ApiKey = Annotated[
     str | None,
@@ -26,7 +28,10 @@ Conditions = Annotated[
     ),
 ]
 Outside = Annotated[
-    str | None, typer.Option(help="What to do outside the trained range: clamp, reject or extrapolate.")
+    str | None,
+    typer.Option(
+        help="What to do outside the trained range: clamp, reject or extrapolate.", autocompletion=lambda: POLICIES
+    ),
 ]
 Local = Annotated[bool, typer.Option("--local", help="Compute in this process, without any server.")]
 Models = Annotated[

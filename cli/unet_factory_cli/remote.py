@@ -18,11 +18,11 @@ from unet_factory.domain.errors import ConditionInvalid, SpacingInvalid
 from unet_factory.domain.jobs import NetworkFormat
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, parse_spacing
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
+from unet_factory_cli.options import DTYPES
 from unet_factory_cli.own_key import own_key
 from unet_factory_cli.scans import check_folder
 from unet_factory_client import FactoryClient, FactoryProblem, ModelDescription
 
-DTYPES = ("float32", "float16")
 NETWORK_SUFFIXES: dict[str, NetworkFormat] = {
     ".safetensors": "safetensors",
     ".onnx": "onnx",
@@ -105,6 +105,23 @@ def models(at: "Address", *, as_json: bool) -> None:
     for model in found:
         table.add_row(*_cells(model))
     Console().print(table)
+
+
+def status(at: "Address", *, as_json: bool) -> None:
+    with gateway(at) as client:
+        found = client.status()
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+        return
+    table = Table("device", "precision", "threads", "models", title=f"workers at {at.url}, version {found.version}")
+    for worker in found.workers:
+        table.add_row(worker.device, worker.precision or "", str(worker.threads or ""), ", ".join(worker.models))
+    Console().print(table)
+    say(f"segmentations: {found.active_jobs} wait or run, {found.queued_jobs} of them not taken by a worker yet")
+    waiting = ", ".join(f"{count} {kind}" for kind, count in found.pending_deliveries.items() if count)
+    say(f"networks waiting to be made: {found.queued_networks}; deliveries waiting: {waiting or 'none'}")
+    limit = f" of {found.cache_max_bytes / 1e6:.0f}" if found.cache_max_bytes else ""
+    say(f"cache of networks: {found.cache_used_bytes / 1e6:.0f}{limit} MB")
 
 
 class Address(NamedTuple):

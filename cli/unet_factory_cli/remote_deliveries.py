@@ -25,7 +25,7 @@ def show(at: Address, state: Literal["dead", "pending"], *, as_json: bool) -> No
     Console().print(table)
 
 
-def replay(at: Address, ids: list[str], every: bool) -> None:
+def replay(at: Address, ids: list[str], every: bool, *, as_json: bool) -> None:
     """
     Raises:
         CommandFailed: neither ids nor all of them.
@@ -34,8 +34,10 @@ def replay(at: Address, ids: list[str], every: bool) -> None:
         raise CommandFailed("give the ids of deliveries, or --all", MISUSED)
     with gateway(at) as client:
         wanted = [delivery.id for delivery in client.deliveries("dead")] if every else ids
-        for delivery_id in wanted:
-            client.replay(delivery_id)
+        replayed = [client.replay(delivery_id) for delivery_id in wanted]
+    if as_json:
+        typer.echo(TypeAdapter(list[DeliveryDescription]).dump_json(replayed, indent=2))
+        return
     say(f"{len(wanted)} will be tried again")
 
 

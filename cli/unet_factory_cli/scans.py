@@ -97,7 +97,9 @@ def format_of(output: Path) -> LabelMapFormat:
         if output.name.endswith(f".{output_format}"):
             return output_format
     raise CommandFailed(
-        f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {DICOM_SUFFIX}", MISUSED
+        f"{output} must end with {', '.join('.' + known for known in OUTPUT_FORMATS)} or {DICOM_SUFFIX}, "
+        "or be a folder that exists",
+        MISUSED,
     )
 
 

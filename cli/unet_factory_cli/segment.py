@@ -20,7 +20,7 @@ from unet_factory_cli.statistics import check_statistics_file, write_statistics
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-EXIT_CODES = "Exit codes: 0, all scans are segmented; 1, one failed; 2, the command was called wrongly."
+EXIT_CODES = "Exit codes: 0, all scans are segmented; 1, at least one failed; 2, the command was called wrongly."
 
 _SPELT_OTHERWISE = ("output", "conditions", "preview")  # the suffix of --output, --condition for each, --preview FILE
 
@@ -45,8 +45,9 @@ def _option(name: str) -> inspect.Parameter:
     if field.annotation is bool:
         kind, default = Annotated[bool, typer.Option(flag, help=described)], False
     else:
-        metavar = "|".join(choices(name)) or None
-        kind, default = Annotated[str | None, typer.Option(flag, help=described, metavar=metavar)], None
+        allowed = choices(name)
+        option = typer.Option(flag, help=described, metavar="|".join(allowed) or None, autocompletion=lambda: allowed)
+        kind, default = Annotated[str | None, option], None
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 

@@ -1,5 +1,6 @@
 """The settings of all roles together: read for one role, checked for slips, and described in the operator's guide."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -79,6 +80,17 @@ def settings_table() -> str:
     parts += ["**Commands**", "", "| variable | meaning |", "|---|---|"]
     parts += [f"| `{name}` | {meaning} |" for name, meaning in ELSEWHERE.items()]
     return "\n".join(parts) + "\n"
+
+
+def settings_json() -> str:
+    """All settings as a list of JSON objects."""
+    settings = [
+        {"variable": variable(name), "role": role, "default": field.get_default(), "meaning": field.description}
+        for role, fields in ROLES.items()
+        for name, field in _own(fields)
+    ]
+    of_commands = [{"variable": name, "role": "commands", "meaning": meaning} for name, meaning in ELSEWHERE.items()]
+    return json.dumps([*settings, *of_commands], indent=2, default=str) + "\n"
 
 
 def _own(role: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:

@@ -3,7 +3,13 @@
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.quote import Quote, QuoteOption
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
-from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
+from unet_factory_client.answers import (
+    DeliveryDescription,
+    FactoryStatus,
+    ModelDescription,
+    StandaloneNetwork,
+    WorkerStatus,
+)
 from unet_factory_client.async_client import AsyncFactoryClient
 from unet_factory_client.client import FactoryClient
 from unet_factory_client.problems import FactoryProblem
@@ -13,6 +19,7 @@ __all__ = [
     "DeliveryDescription",
     "FactoryClient",
     "FactoryProblem",
+    "FactoryStatus",
     "Job",
     "JobState",
     "ModelDescription",
@@ -20,4 +27,5 @@ __all__ = [
     "QuoteOption",
     "SegmentationParameters",
     "StandaloneNetwork",
+    "WorkerStatus",
 ]

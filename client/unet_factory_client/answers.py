@@ -24,6 +24,7 @@ class ModelDescription(BaseModel):
     digest: str
     architecture: Architecture
     labels: tuple[Label, ...]
+    default: bool = False
     trained_range_mm: tuple[tuple[float, float], ...]
     grid_step_mm: float
     conditions: tuple[Condition, ...] = ()
@@ -47,6 +48,33 @@ class DeliveryDescription(BaseModel):
     attempts: int
     next_attempt: float | None = None
     last_error: str | None = None
+
+
+class WorkerStatus(BaseModel):
+    """A worker that is up; ``started`` in seconds since the epoch."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    device: str
+    precision: str | None = None
+    threads: int | None = None
+    models: tuple[str, ...]
+    started: float
+
+
+class FactoryStatus(BaseModel):
+    """Who works and what waits. ``active_jobs`` wait or run; no worker has taken the ``queued_jobs`` of them yet."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    version: str
+    workers: tuple[WorkerStatus, ...]
+    active_jobs: int
+    queued_jobs: int
+    queued_networks: int
+    pending_deliveries: dict[str, int]
+    cache_used_bytes: int
+    cache_max_bytes: int
 
 
 @dataclass(frozen=True)

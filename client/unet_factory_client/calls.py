@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args
+from urllib.parse import quote as quoted
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
@@ -16,7 +17,7 @@ from unet_factory.domain.jobs import Job, JobState, NetworkFormat
 from unet_factory.domain.quote import Quote
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
-from unet_factory_client.answers import DeliveryDescription, ModelDescription, StandaloneNetwork
+from unet_factory_client.answers import DeliveryDescription, FactoryStatus, ModelDescription, StandaloneNetwork
 from unet_factory_client.files import Scan, one_file
 
 _Answer = TypeVar("_Answer")
@@ -186,6 +187,20 @@ def unet(
 def models() -> Call[list[ModelDescription]]:
     """The gateway's models."""
     return Call("GET", "/models", lambda response: _MODELS.validate_json(response.content))
+
+
+def model(name: str) -> Call[ModelDescription]:
+    """One of the gateway's models."""
+
+    def parse(response: httpx.Response) -> ModelDescription:
+        return ModelDescription.model_validate_json(response.content)
+
+    return Call("GET", f"/models/{quoted(name, safe='')}", parse)
+
+
+def status() -> Call[FactoryStatus]:
+    """The gateway's workers, queues and cache."""
+    return Call("GET", "/status", lambda response: FactoryStatus.model_validate_json(response.content))
 
 
 def quote(

@@ -132,6 +132,8 @@ class FactoryClient:
     delete = _sends(calls.delete)
     unet = _sends(calls.unet)
     models = _sends(calls.models)
+    model = _sends(calls.model)
+    status = _sends(calls.status)
     quote = _sends(calls.quote)
     deliveries = _sends(calls.deliveries)
     replay = _sends(calls.replay)

@@ -21,6 +21,8 @@ def blocking(client: FactoryClient) -> None:
     reveal_type(client.labelmap("id", Path("labels.nii")))
     reveal_type(client.unet((1, 1, 1)))
     reveal_type(client.models())
+    reveal_type(client.model("name"))
+    reveal_type(client.status())
     reveal_type(client.quote((1, 1, 1), (1, 1, 1)))
     reveal_type(client.deliveries())
     reveal_type(client.replay("id"))
@@ -36,6 +38,8 @@ async def asynchronous(client: AsyncFactoryClient) -> None:
     reveal_type(await client.labelmap("id", Path("labels.nii")))
     reveal_type(await client.unet((1, 1, 1)))
     reveal_type(await client.models())
+    reveal_type(await client.model("name"))
+    reveal_type(await client.status())
     reveal_type(await client.quote((1, 1, 1), (1, 1, 1)))
     reveal_type(await client.deliveries())
     reveal_type(await client.replay("id"))
@@ -55,6 +59,8 @@ REVEALED = [
     *(JOB, JOB, JOB, JOB, f"list[{JOB}]", f"list[{JOB}]", PATH),
     f"{ANSWERS}.StandaloneNetwork",
     f"list[{ANSWERS}.ModelDescription]",
+    f"{ANSWERS}.ModelDescription",
+    f"{ANSWERS}.FactoryStatus",
     "unet_factory.domain.quote.Quote",
     f"list[{ANSWERS}.DeliveryDescription]",
     f"{ANSWERS}.DeliveryDescription",

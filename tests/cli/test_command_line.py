@@ -7,11 +7,14 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 import unet_factory
 from tests.fixtures.project import HIPPOCAMPUS, PROJECT
 from unet_factory.domain.segmentation_parameters import PARAMETERS
+from unet_factory_cli import training_commands
 from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
@@ -118,6 +121,42 @@ def test_segment_has_an_option_for_every_parameter() -> None:
     otherwise = {"output": "--output", "conditions": "--condition"}
     for name in PARAMETERS:
         assert otherwise.get(name, "--" + name.replace("_", "-")) in shown.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("segm", {"segment"}),
+        ("segment --statis", {"--statistics"}),
+        ("segment --implausible ", {"note", "withhold", "reject"}),
+        ("segment x.nii --outside c", {"clamp"}),
+        ("unet --dtype ", {"float32", "float16"}),
+        ("jobs list --state ", {"queued", "running", "succeeded", "failed", "cancelled"}),
+    ],
+)
+def test_the_shell_completes_commands_options_and_values(typed: str, offered: set[str]) -> None:
+    words = f"unet-factory {typed}"
+    asked = {"_UNET_FACTORY_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    done = CliRunner().invoke(app, prog_name="unet-factory", env=asked)
+    assert set(done.stdout.split()) == offered
+
+
+LONG_RUNNING = {"serve", "gateway", "worker", "courier", "dicom-listen"}
+
+
+def test_what_prints_can_print_json_and_every_help_tells_the_exit_codes() -> None:
+    group, training = (typer.main.get_command(each) for each in (app, training_commands.app))
+    assert isinstance(group, TyperGroup)
+    assert isinstance(training, TyperGroup)
+    of_training = set(training.commands)
+    for name, command in group.commands.items():
+        if name not in LONG_RUNNING | of_training | {"segment"}:
+            for each in getattr(command, "commands", {name: command}).values():
+                assert "--json" in {flag for option in each.params for flag in option.opts}, (name, each.name)
+    for words in ([], ["segment"]):
+        shown = CliRunner().invoke(app, [*words, "--help"]).stdout
+        assert "Exit codes" in shown
+        assert "json" in shown or not words
 
 
 WITHOUT_UNIX = """

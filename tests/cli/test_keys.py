@@ -1,5 +1,6 @@
 """API keys from the command line, of a factory that runs or stands still; and sent by those who have one."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,20 @@ def test_a_key_is_made_shown_once_listed_rotated_and_revoked(where: list[str]) -
     refused = keys("rotate", key_id, *where)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "revoked or has expired" in refused.stderr
+
+
+def test_json_tells_keys_and_a_secret_only_once(where: list[str], tmp_path: Path) -> None:
+    made = json.loads(keys("create", "ward 3", "--scope", "read", "--json", *where).stdout)
+    assert TOKEN.fullmatch(made["key"] + "\n")
+    (listed,) = json.loads(keys("list", "--json", *where).stdout)
+    assert listed == {name: value for name, value in made.items() if name != "key"}
+    rotated = json.loads(keys("rotate", made["id"], "--json", *where).stdout)
+    assert rotated["key"] != made["key"]
+    assert json.loads(keys("revoke", made["id"], "--json", *where).stdout)["valid"] is False
+    file = tmp_path / "secret"
+    for _ in range(2):  # made, then kept
+        told = json.loads(keys("create", "x", "--scope", "read", "--json", "--secret-file", file, *where).stdout)
+        assert (told["name"], told["secret_file"], "key" in told) == ("x", str(file), False)
 
 
 def test_a_kept_key_file_that_others_could_read_is_closed(where: list[str], tmp_path: Path) -> None:

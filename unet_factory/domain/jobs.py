@@ -154,6 +154,7 @@ class Job(Frozen):
     model: str
     policy: PolicyReport
     spacing: Spacings = Spacings()
+    dicom: bool = Field(default=False, description="the scan is a DICOM series: there are DICOM results, too")
     conditions: dict[str, float] = Field(default_factory=dict, description="that the network was made for, by name")
     device: str | None = None
     precision: Precision | None = Field(default=None, description="of the network's arithmetic")

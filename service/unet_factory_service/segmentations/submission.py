@@ -160,6 +160,7 @@ def _accept(
         model=model.manifest.name,
         policy=PolicyReport(outside=asked.outside),
         spacing=Spacings(requested=asked.working_spacing_mm),
+        dicom=dicom,
         conditions=named_conditions(model.manifest.conditions, conditions),
         created=now,
         expires=now + gateway.settings.retention_s,

@@ -58,7 +58,7 @@ async function fill(job, more) {
   for (const [label, volume] of Object.entries(job.volumes_ml ?? {})) more.append(make("p", {}, `${label}: ${volume.toFixed(2)} ml`));
   more.append(make("p", { class: "facts" }, `Job ${job.id}; it is deleted on ${timeText(job.expires)}.`));
   if (job.state !== "succeeded") return;
-  more.append(downloads(job, true, false, showProblem));
+  more.append(downloads(job, false, showProblem));
   const preview = await request(`segmentations/${job.id}/preview.png`).catch(() => null); // only made on request
   if (preview) more.prepend(make("img", { src: URL.createObjectURL(await preview.blob()), alt: `Three planes with the outlines found by ${captionOf(job)}` }));
 }

@@ -74,21 +74,21 @@ async function segment(beside) {
     const accepted = await json("segmentations", { method: "POST", body: form, signal: aborts.signal });
     running.id = accepted.id;
     const job = await follow(accepted.id, showProgress, aborts.signal);
-    await showEnd(job, chosen, beside);
+    await showEnd(job, beside);
   });
   if (running?.aborts === aborts) running = null;
   setBusy(running !== null);
   await withKey(showPrices);
 }
 
-async function showEnd(job, chosen, beside) {
+async function showEnd(job, beside) {
   if (job.state !== "succeeded") throw new Problem(job.error?.title ?? "The job was cancelled", job.error?.detail ?? "");
   const model = modelNamed(job.model);
   const labelmap = await (await request(`segmentations/${job.id}/labelmap`)).arrayBuffer();
   await panes.showResult(labelmap, model.labels, captionOf(job), beside);
   results = beside ? [results[0], job] : [job];
   const onVisible = (value, visible) => panes.setLabelVisible(value, visible);
-  showResults(results, model, { isDicom: chosen.isDicom, onVisible, onProblem: showProblem });
+  showResults(results, model, { onVisible, onProblem: showProblem });
 }
 
 // Cancelling and deleting are one thing to the API: the job ends and its data go.

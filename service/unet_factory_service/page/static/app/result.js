@@ -21,7 +21,7 @@ export function showProgress(job) {
 }
 
 // The panel for one job, or for two side by side of the same model.
-export function showResults(jobs, model, { isDicom, onVisible, onProblem }) {
+export function showResults(jobs, model, { onVisible, onProblem }) {
   byId("warnings").replaceChildren(...warningItems(jobs));
   show(byId("warnings"), byId("warnings").children.length > 0);
   const labels = model.labels.filter((label) => label.value > 0);
@@ -30,7 +30,7 @@ export function showResults(jobs, model, { isDicom, onVisible, onProblem }) {
     make("tbody", {}, ...labels.map((label) => labelRow(label, jobs, onVisible))),
   );
   byId("result-facts").replaceChildren(...jobs.map((job) => make("p", {}, factsOf(job))));
-  byId("downloads").replaceChildren(...jobs.map((job) => downloads(job, isDicom, jobs.length > 1, onProblem)));
+  byId("downloads").replaceChildren(...jobs.map((job) => downloads(job, jobs.length > 1, onProblem)));
   byId("result").dataset.job = jobs.at(-1).id;
   show(byId("result"), true);
 
@@ -47,8 +47,8 @@ export function warningItems(jobs) {
   return [...new Set(jobs.flatMap(warningsOf))].map((text) => make("li", {}, text));
 }
 
-export function downloads(job, isDicom, named, onProblem) {
-  const files = filesOf(job, isDicom).map((file) => downloadButton(file, onProblem));
+export function downloads(job, named, onProblem) {
+  const files = filesOf(job).map((file) => downloadButton(file, onProblem));
   return make("div", { class: "downloads" }, ...(named ? [make("p", { class: "facts" }, captionOf(job))] : []), ...files);
 }
 
@@ -90,14 +90,14 @@ function factsOf(job) {
   return `${native}segmented at ${spacingText(job.spacing.working)} mm with ${job.model} on ${job.device} in ${seconds.toFixed(1)} s.`;
 }
 
-function filesOf(job, isDicom) {
+function filesOf(job) {
   const at = `segmentations/${job.id}`;
   const found = Object.values(job.volumes_ml ?? {}).some((volume) => volume > 0);
   return [
     { text: "Label map", path: `${at}/labelmap`, name: "labelmap.nii.gz" },
     { text: "Picture", path: `${at}/preview.png`, name: "preview.png" },
-    isDicom && found && { text: "DICOM SEG", path: `${at}/seg`, name: "seg.dcm" },
-    isDicom && { text: "DICOM report", path: `${at}/report`, name: "report.dcm" },
+    job.dicom && found && { text: "DICOM SEG", path: `${at}/seg`, name: "seg.dcm" },
+    job.dicom && { text: "DICOM report", path: `${at}/report`, name: "report.dcm" },
     { text: "Network (safetensors)", path: networkPath(job), name: `${job.model}-${spacingText(job.spacing.working, "x")}.safetensors` },
   ].filter(Boolean);
 }
