@@ -10,8 +10,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
@@ -75,6 +77,19 @@ class Visit:
     def segment(self) -> str:
         """The id of the job, once its result is shown."""
         self.page.get_by_role("button", name="Segment", exact=True).click()
+        return self.result()
+
+    def segment_by_keyboard(self) -> str:
+        """From the first element of the page to the button with Tab alone."""
+        self.page.evaluate("document.activeElement.blur()")
+        for _ in range(40):
+            self.page.keyboard.press("Tab")
+            if self.page.evaluate("document.activeElement.id") == "start":
+                break
+        self.page.keyboard.press("Enter")
+        return self.result()
+
+    def result(self) -> str:
         expect(self.page.locator("#result")).to_be_visible()
         return self.page.locator("#result").get_attribute("data-job") or ""
 
@@ -89,12 +104,14 @@ class Visit:
         return np.asarray(Image.open(BytesIO(shot)).convert("RGB"), dtype=np.int16)
 
     def faults(self) -> list[str]:
-        """What axe-core finds serious, in light and dark, wide and narrow."""
+        """What axe-core finds serious, in light and dark, wide and narrow; and a page wider than its window."""
         found = []
         schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
         for scheme, width in itertools.product(schemes, (960, 380)):
             self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             self.page.set_viewport_size({"width": width, "height": 640})
+            if self.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                found.append(f"{width}: wider than its window")
             violations = Axe().run(self.page).response["violations"]
             found += [
                 f"{scheme}, {width}: {fault['id']} at {fault['nodes'][0]['target']}"
@@ -123,7 +140,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def factory(browser: Browser, tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[ServeProcess]:
-    settings = {"authentication": "required", "threads": 1, "device": "cpu"}
+    settings = {"authentication": "required", "threads": 1, "device": "cpu", "precision": "float32"}
     serve = ServeProcess(tmp_path_factory.mktemp("serve"), tiny_models, **settings)
     try:
         yield serve
@@ -186,6 +203,56 @@ def test_a_dropped_scan_is_shown_segmented_and_downloaded(visit: Visit, tmp_path
     assert coloured(visit.pixels()) == 0
 
 
+def test_segmented_in_the_browser_it_is_the_servers_label_map_and_nothing_is_uploaded(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """The scan takes several windows of this model."""
+    there = tmp_path / "there.nii.gz"
+    job = visit.client.segment(EXAMPLE, there)
+    visit.see(EXAMPLE.name, EXAMPLE.read_bytes())
+    asked = len(visit.asked)
+    visit.page.get_by_role("button", name="Segment in this browser").click()
+    assert visit.result() == ""
+    assert not [url for url in visit.asked[asked:] if "/segmentations" in url]
+    assert coloured(visit.pixels()) > 1000
+    expect(visit.page.get_by_role("list", name="Warnings")).to_contain_text("was not uploaded")
+    (tmp_path / "here.nii").write_bytes(visit.download("Label map"))
+    here, labels = (nibabel.Nifti1Image.from_filename(path) for path in (tmp_path / "here.nii", there))
+    assert here.affine.tobytes() == labels.affine.tobytes()
+    equal = np.asarray(here.dataobj) == np.asarray(labels.dataobj)
+    assert equal.mean() >= 0.999
+    for label, volume in (job.volumes_ml or {}).items():
+        shown = visit.page.locator("#labels tr", has_text=label).locator("td").last.inner_text()
+        assert float(shown.removesuffix(" ml")) == pytest.approx(volume, rel=0.01, abs=0.01)
+
+
+def test_a_spacing_that_the_model_does_not_know_is_refused_in_the_browser_too(visit: Visit) -> None:
+    visit.see(EXAMPLE.name, EXAMPLE.read_bytes())
+    visit.page.get_by_text("More options").click()
+    visit.page.get_by_label("Correct the spacing").fill("9,9,9")
+    visit.page.get_by_role("button", name="Segment in this browser").click()
+    expect(visit.page.get_by_role("alert")).to_contain_text("trained range")
+    visit.page.get_by_label("Correct the spacing").fill("")
+    visit.page.get_by_text("More options").click()
+
+
+@pytest.mark.parametrize("suffix", ["nrrd", "mha"])
+def test_other_formats_are_shown_and_segmented_as_well(visit: Visit, tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"scan.{suffix}"
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(EXAMPLE)), str(path))
+    visit.see(path.name, path.read_bytes())
+    expect(visit.page.locator("#scan-facts")).to_contain_text(re.compile("36 . 52 . 38 voxels of 1 . 1 . 1 mm"))
+    assert visit.client.job(visit.segment()).volumes_ml == visit.client.job(visit.segment_by_keyboard()).volumes_ml
+
+
+def test_a_folder_of_dicom_files_gives_dicom_results(visit: Visit, tmp_path: Path) -> None:
+    visit.page.locator("#folder").set_input_files(DICOM_SERIES)
+    expect(visit.page.locator("figcaption")).to_contain_text("files)")
+    job_id = visit.segment()
+    assert visit.client.job(job_id).dicom
+    assert visit.download("DICOM SEG") == visit.client.seg(job_id, tmp_path / "seg.dcm").read_bytes()
+
+
 def test_a_spacing_outside_the_trained_range_is_a_warning(visit: Visit) -> None:
     visit.see(EXAMPLE.name, EXAMPLE.read_bytes())
     visit.page.get_by_text("More options").click()
@@ -242,6 +309,9 @@ def test_jobs_are_listed_and_the_system_shown_and_both_are_accessible(visit: Vis
     page.get_by_role("link", name="Jobs").click()
     page.get_by_role("button", name="Details").first.click()
     expect(page.get_by_role("img", name=re.compile("Three planes"))).to_be_visible()
+    first = page.locator("#job-list li").first
+    expect(first.get_by_role("button", name="Label map")).to_be_visible()
+    expect(first.get_by_role("button", name="DICOM")).to_have_count(0)
     listed = page.locator("#job-list li").count()
     serious.append(visit.faults())
     page.get_by_role("button", name="Delete").first.click()

@@ -21,11 +21,19 @@ _REDOC_POLICY = _PAGE_POLICY.replace(
     "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU='"
     " 'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='",
 )
-# A worker obeys the policy of its own script. The one that reads DICOM is compiled to WebAssembly.
-_WORKER_POLICY = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'"
-_WORKERS = ("vendor/dcm2niix/worker.jpeg.js",)
+# A worker obeys the policy of its own script. One reads DICOM, the others run networks: all compiled to WebAssembly.
+_WORKER_POLICY = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; worker-src 'self'"
+_WORKERS = (
+    "vendor/dcm2niix/worker.jpeg.js",
+    "app/local-worker.js",
+    "vendor/onnxruntime-web/ort.wasm.bundle.min.js",  # the threads that it starts
+)
 
-_SECURITY = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Embedder-Policy": "require-corp",  # with the opener's policy: memory that threads may share
+}
 _DOCUMENT = _SECURITY | {
     "Cache-Control": "no-cache",
     "Cross-Origin-Opener-Policy": "same-origin",

@@ -8,7 +8,7 @@ import pytest
 from unet_factory_service.page.assets import load_assets
 
 MAX_BYTES = 5_000_000
-DOCUMENTATION = ("vendor/swagger-ui/", "vendor/redoc/")
+ON_DEMAND = ("vendor/swagger-ui/", "vendor/redoc/", "vendor/onnxruntime-web/")
 LINK = re.compile(r'(?:href|src)="([^"#][^"]*)"')
 IMPORT = re.compile(r'(?:from|import\()\s*"(\.[^"]+)"')
 
@@ -28,12 +28,20 @@ def test_the_page_and_all_that_it_names_come_from_the_gateway(http: httpx.Client
         answer = http.get(url)
         assert answer.status_code == 200, url
         assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+        assert http.get(url, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
         seen.add(url.path)
         if "/app/" in url.path:
             assets += [
                 str(url.join(found)) for found in IMPORT.findall(answer.text) if url.join(found).path not in seen
             ]
     assert any(path.endswith("/niivue/index.js") for path in seen)
+    assert not any(path.partition("/vendor/")[2].startswith("onnxruntime-web") for path in seen)
+
+
+def test_threads_may_share_memory(http: httpx.Client) -> None:
+    for path in ("/", f"/assets/{load_assets().digest}/app/local-worker.js"):
+        assert http.get(path).headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+    assert http.get("/").headers["Cross-Origin-Opener-Policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/redoc"])
@@ -72,19 +80,23 @@ def test_behind_a_proxy_a_page_finds_its_files_under_the_prefix(http: httpx.Clie
         assert http.get(found.removeprefix("/factory"), headers=behind).status_code == 200, link
 
 
-def test_only_the_worker_that_reads_dicom_may_run_webassembly(http: httpx.Client) -> None:
+def test_only_workers_may_run_webassembly(http: httpx.Client) -> None:
     allowed = [
         path
         for path in load_assets().by_path
         if "wasm-unsafe-eval"
         in http.get(f"/assets/{load_assets().digest}/{path}").headers.get("Content-Security-Policy", "")
     ]
-    assert allowed == ["vendor/dcm2niix/worker.jpeg.js"]
+    assert sorted(allowed) == [
+        "app/local-worker.js",
+        "vendor/dcm2niix/worker.jpeg.js",
+        "vendor/onnxruntime-web/ort.wasm.bundle.min.js",
+    ]
 
 
 def test_the_files_of_other_projects_are_small_and_licensed() -> None:
     by_path = load_assets().by_path
-    of_the_page = [asset for path, asset in by_path.items() if not path.startswith(DOCUMENTATION)]
+    of_the_page = [asset for path, asset in by_path.items() if not path.startswith(ON_DEMAND)]
     assert sum(len(asset.read()) for asset in of_the_page) < MAX_BYTES
     projects = {path.split("/")[1] for path in by_path if path.startswith("vendor/")}
     assert projects

@@ -4,11 +4,12 @@ import { follow, json, Problem, request } from "./api.js";
 import { byId, show } from "./elements.js";
 import { listJobs } from "./jobs.js";
 import { askForKey } from "./key.js";
+import { segmentHere } from "./local.js";
 import { Panes } from "./panes.js";
 import { hideProblem, showProblem, withKey } from "./problems.js";
 import { captionOf, showProgress, showResults } from "./result.js";
 import { droppedFiles, readScan } from "./scan.js";
-import { fillModels, modelNamed, setScan, settings, showPrices } from "./settings.js";
+import { fillModels, modelNamed, setScan, settings, settingsHere, showPrices } from "./settings.js";
 import { showSystem } from "./system.js";
 import { bytesText, spacingText } from "./units.js";
 
@@ -45,9 +46,10 @@ async function showScan(chosen) {
   performance.mark("drop");
   let header = null;
   try {
-    const [picture] = await chosen.pictures();
+    const [picture, ...others] = await chosen.pictures();
     if (!picture) throw new Error("it holds no picture");
     header = await panes.showScan(picture, chosen.name);
+    chosen.isOnePicture = others.length === 0;
     performance.measure("drop to picture", "drop");
     const size = `${header.shape.join(" × ")} voxels of ${spacingText(header.spacing)} mm`;
     byId("scan-facts").textContent = `${bytesText(chosen.upload.size)}, ${size}`;
@@ -56,35 +58,50 @@ async function showScan(chosen) {
     panes.showText("The browser cannot show this file. You can still have it segmented: the server reads more formats.");
   }
   if (chosen === scan) await withKey(() => setScan(header && { ...header, isDicom: chosen.isDicom }));
+  setBusy(running !== null);
 }
 
-async function segment(beside) {
-  hideProblem();
-  if (!beside) forgetResults();
-  const chosen = scan;
+function segment(beside) {
   const form = new FormData();
   for (const [name, value] of Object.entries({ ...settings(), preview: "true" })) form.set(name, value);
-  form.set("file", chosen.upload, "scan");
+  form.set("file", scan.upload, "scan");
+  return run(beside, "Uploading", async (signal) => {
+    const accepted = await json("segmentations", { method: "POST", body: form, signal });
+    running.id = accepted.id;
+    const job = await follow(accepted.id, showProgress, signal);
+    if (job.state !== "succeeded") throw new Problem(job.error?.title ?? "The job was cancelled", job.error?.detail ?? "");
+    return [job, await (await request(`segmentations/${job.id}/labelmap`)).arrayBuffer()];
+  });
+}
+
+function segmentInBrowser() {
+  return run(false, "Fetching the network", async (signal) => {
+    const task = { image: panes.image, ...settingsHere() };
+    const job = await segmentHere(task, (progress) => showProgress({ state: "running", progress }), signal);
+    return [job, job.local];
+  });
+}
+
+// Shows that `work` is under way, then the job and the label map that it resolves to.
+async function run(beside, doing, work) {
+  hideProblem();
+  if (!beside) forgetResults();
   const aborts = new AbortController();
   running = { id: null, aborts };
   setBusy(true);
   showProgress({ state: "queued", progress: 0 });
-  byId("state").textContent = "Uploading";
+  byId("state").textContent = doing;
   await withKey(async () => {
-    const accepted = await json("segmentations", { method: "POST", body: form, signal: aborts.signal });
-    running.id = accepted.id;
-    const job = await follow(accepted.id, showProgress, aborts.signal);
-    await showEnd(job, beside);
+    const [job, labelmap] = await work(aborts.signal);
+    await showEnd(job, labelmap, beside);
   });
   if (running?.aborts === aborts) running = null;
   setBusy(running !== null);
   await withKey(showPrices);
 }
 
-async function showEnd(job, beside) {
-  if (job.state !== "succeeded") throw new Problem(job.error?.title ?? "The job was cancelled", job.error?.detail ?? "");
+async function showEnd(job, labelmap, beside) {
   const model = modelNamed(job.model);
-  const labelmap = await (await request(`segmentations/${job.id}/labelmap`)).arrayBuffer();
   await panes.showResult(labelmap, model.labels, captionOf(job), beside);
   results = beside ? [results[0], job] : [job];
   const onVisible = (value, visible) => panes.setLabelVisible(value, visible);
@@ -119,7 +136,9 @@ function setBusy(busy) {
   show(byId("progress"), busy);
   byId("start").disabled = busy || !scan;
   const model = byId("model").value;
-  show(byId("beside"), !busy && panes.showsScan && results.length > 0 && results[0].model === model);
+  show(byId("beside"), !busy && panes.showsScan && results.length > 0 && !results[0].local && results[0].model === model);
+  for (const id of ["start-here", "here-facts"]) show(byId(id), panes.showsScan && scan.isOnePicture === true);
+  byId("start-here").disabled = busy;
 }
 
 function showLocation(position, intensity, label) {
@@ -168,6 +187,7 @@ function listen() {
     segment(false);
   });
   byId("beside").addEventListener("click", () => segment(true));
+  byId("start-here").addEventListener("click", segmentInBrowser);
   byId("model").addEventListener("change", () => setBusy(running !== null));
   byId("cancel").addEventListener("click", cancel);
   byId("delete").addEventListener("click", deleteResults);

@@ -17,6 +17,11 @@ export class Panes {
     return this.picture !== null;
   }
 
+  // The viewer's image of the scan.
+  get image() {
+    return this.panes[0].viewer.image;
+  }
+
   // Says in the first pane why there is no picture.
   showText(text) {
     this.#closeSecond();

@@ -31,7 +31,8 @@ export function showResults(jobs, model, { onVisible, onProblem }) {
   );
   byId("result-facts").replaceChildren(...jobs.map((job) => make("p", {}, factsOf(job))));
   byId("downloads").replaceChildren(...jobs.map((job) => downloads(job, jobs.length > 1, onProblem)));
-  byId("result").dataset.job = jobs.at(-1).id;
+  byId("result").dataset.job = jobs.at(-1).id ?? "";
+  show(byId("delete"), jobs.every((job) => !job.local));
   show(byId("result"), true);
 
   function volumeHeading(job) {
@@ -91,6 +92,8 @@ function factsOf(job) {
 }
 
 function filesOf(job) {
+  const network = { text: "Network (safetensors)", path: networkPath(job), name: `${job.model}-${spacingText(job.spacing.working, "x")}.safetensors` };
+  if (job.local) return [{ text: "Label map", blob: new Blob([job.local]), name: "labelmap.nii" }, network];
   const at = `segmentations/${job.id}`;
   const found = Object.values(job.volumes_ml ?? {}).some((volume) => volume > 0);
   return [
@@ -98,7 +101,7 @@ function filesOf(job) {
     { text: "Picture", path: `${at}/preview.png`, name: "preview.png" },
     job.dicom && found && { text: "DICOM SEG", path: `${at}/seg`, name: "seg.dcm" },
     job.dicom && { text: "DICOM report", path: `${at}/report`, name: "report.dcm" },
-    { text: "Network (safetensors)", path: networkPath(job), name: `${job.model}-${spacingText(job.spacing.working, "x")}.safetensors` },
+    network,
   ].filter(Boolean);
 }
 
@@ -109,8 +112,8 @@ function networkPath(job) {
   return `unet?${query}`;
 }
 
-function downloadButton({ text, path, name }, onProblem) {
-  const download = () => request(path).then((response) => response.blob()).then((blob) => save(blob, name));
+function downloadButton({ text, path, blob, name }, onProblem) {
+  const download = async () => save(blob ?? (await (await request(path)).blob()), name);
   return make("button", { type: "button", onclick: () => download().catch(onProblem) }, text);
 }
 

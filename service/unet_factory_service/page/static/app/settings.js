@@ -31,9 +31,20 @@ export function settings() {
   if (working) fields.working_spacing = working;
   const header = byId("header-spacing").value.trim();
   if (header) fields.spacing = header;
-  const conditions = [...document.querySelectorAll("#conditions input")].map((input) => `${input.name}=${input.value}`);
-  if (conditions.length) fields.conditions = conditions.join(",");
+  const conditions = conditionsText();
+  if (conditions) fields.conditions = conditions;
   return fields;
+}
+
+// The same for this browser, which segments at the scan's own spacing: {model, spacing or null, conditions}.
+export function settingsHere() {
+  const header = byId("header-spacing").value.trim();
+  const spacing = header ? header.split(",").map(Number) : null;
+  return { model: modelNamed(byId("model").value), spacing, conditions: conditionsText() };
+}
+
+function conditionsText() {
+  return [...document.querySelectorAll("#conditions input")].map((input) => `${input.name}=${input.value}`).join(",");
 }
 
 function showModel() {

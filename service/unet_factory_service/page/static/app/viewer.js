@@ -59,6 +59,10 @@ export class Viewer {
     return { shape: image.dimsRAS.slice(1, 4), spacing: image.pixDimsRAS.slice(1, 4) };
   }
 
+  get image() {
+    return this.niivue.volumes[0];
+  }
+
   clear() {
     for (const volume of [...this.niivue.volumes].reverse()) this.niivue.removeVolume(volume);
   }
