@@ -16,8 +16,7 @@ from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.keys import events_channel
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.maintenance import Maintenance, run_maintenance
-from unet_factory.jobs.network_orders import NetworkOrders
-from unet_factory.jobs.queue import JobQueue
+from unet_factory.jobs.queue import JobQueue, NetworkOrders
 from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore

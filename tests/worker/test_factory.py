@@ -10,7 +10,7 @@ from redis import Redis
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.jobs.network_orders import NetworkOrders
+from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
 from unet_factory.model.unet import UNet
 from unet_factory.platform.weight_cache import WeightCache, weight_key

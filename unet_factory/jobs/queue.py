@@ -1,16 +1,28 @@
-"""Putting work on the queue: the one module that knows Celery, and tasks by name only, so no worker is imported."""
+"""Putting work on the queue: the one module that knows Celery, and tasks by name only, so no worker is imported.
+
+How many networks are being made, and how many each caller's orders may keep in the cache, is bounded: without that, one
+caller could have thousands made, which all segmentations would wait for, and whose bytes would push out of the cache
+what everybody else uses.
+"""
 
 import threading
+from collections.abc import Sequence
+from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.jobs.scripts import lua
+from unet_factory.platform.weight_cache import NETWORK_TTL_S, weight_key
 
 _CONNECT_TIMEOUT_S = 2.0
 _RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+_BEING_MADE = "networks:being-made"
+_LASTS_S = 300.0  # a place whose message was lost becomes free
 
 
 class JobQueue:
@@ -75,3 +87,43 @@ class JobQueue:
             )
         except (OperationalError, RedisError) as error:
             raise QueueUnavailable("the queue cannot be reached at the moment; try again") from error
+
+
+class Taken(StrEnum):
+    """Which places are all taken."""
+
+    OWNER = "owner"
+    ALL = "all"
+
+
+class OrderLimits(NamedTuple):
+    """0: any number. ``owner`` and ``in_all`` count networks being made, ``kept`` an owner's networks in the cache."""
+
+    owner: int
+    in_all: int
+    kept: int
+
+
+class NetworkOrders:
+    """What callers ordered; safe to share between threads. The owner is empty where no API keys are required."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._order = redis.register_script(lua("order_network"))
+
+    def take(self, request: GenerationRequest, owner: str, limits: OrderLimits) -> Taken | Sequence[str]:
+        """Take a place for a network until it is :meth:`done`.
+
+        Returns:
+            Which places are taken; else the keys of the owner's oldest networks, which the cache is to drop.
+        """
+        found: Any = self._order(
+            keys=[_BEING_MADE, f"networks:of:{owner}"],
+            args=[weight_key(request), owner, limits.owner, limits.in_all, _LASTS_S, limits.kept, NETWORK_TTL_S],
+        )
+        verdict, *dropped = (raw.decode() for raw in found)
+        return Taken(verdict) if verdict else dropped
+
+    def done(self, request: GenerationRequest) -> None:
+        """It was made, or cannot be: its place is free."""
+        self._redis.hdel(_BEING_MADE, weight_key(request))

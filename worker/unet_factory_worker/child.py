@@ -16,8 +16,8 @@ from unet_factory.domain.precision import Precision
 from unet_factory.domain.quote import WorkerKind
 from unet_factory.jobs.costs import CostStore
 from unet_factory.jobs.lifecycle import JobLifecycle
-from unet_factory.jobs.network_orders import NetworkOrders
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
+from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.jobs.store import JobStore
 from unet_factory.model.device import describe, pick_device
 from unet_factory.model.precision import pick_precision

@@ -14,7 +14,7 @@ from unet_factory.domain.errors import FactoryError, OutOfMemory
 from unet_factory.domain.jobs import GenerationRequest, Problem
 from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.jobs.network_orders import NetworkOrders
+from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.device import is_out_of_memory, release_memory
 from unet_factory.model.unet import UNet

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import GenerationRequest, Problem
-from unet_factory.jobs.network_orders import OrderLimits, Taken
+from unet_factory.jobs.queue import OrderLimits, Taken
 from unet_factory.platform.metrics import WEIGHT_CACHE_HITS
 from unet_factory.platform.weight_cache import ready_channel
 from unet_factory_service.dependencies import GatewayContext

@@ -10,7 +10,7 @@ from tests.fixtures.settings import FactorySettings
 from tests.service.keyed import Asker, keyed_gateway
 from tests.service.test_gateway_problems import assert_problem
 from unet_factory.domain.jobs import WEIGHTS_QUEUE, GenerationRequest
-from unet_factory.jobs.network_orders import NetworkOrders, OrderLimits, Taken
+from unet_factory.jobs.queue import NetworkOrders, OrderLimits, Taken
 from unet_factory.platform.api_keys import Scope
 from unet_factory.platform.weight_cache import weight_key
 
@@ -75,11 +75,11 @@ def test_one_key_drops_its_own_oldest_networks_and_nobody_elses(
 def test_a_place_whose_message_was_lost_becomes_free(
     redis: Redis, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unet_factory.jobs.network_orders._LASTS_S", -1.0)
+    monkeypatch.setattr("unet_factory.jobs.queue._LASTS_S", -1.0)
     orders, limits = NetworkOrders(redis), OrderLimits(owner=1, in_all=1, kept=0)
     assert orders.take(wanted(digest, 0), "me", limits) == []
     assert orders.take(wanted(digest, 1), "me", limits) == []
-    monkeypatch.setattr("unet_factory.jobs.network_orders._LASTS_S", 300.0)
+    monkeypatch.setattr("unet_factory.jobs.queue._LASTS_S", 300.0)
     assert orders.take(wanted(digest, 2), "me", limits) == []
     assert orders.take(wanted(digest, 3), "me", limits) is Taken.OWNER
     assert orders.take(wanted(digest, 3), "", limits) is Taken.ALL
