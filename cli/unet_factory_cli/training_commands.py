@@ -17,7 +17,13 @@ Stage = Literal["train", "evaluate", "cost", "report"]
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="A YAML file, such as configs/hippocampus-mr.yaml.")],
-    run_dir: Annotated[Path | None, typer.Option(help="Logs and state; default: runs/NAME.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Logs and state; default: runs/NAME, or runs/NAME-foldK.")
+    ] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(help="Leave out this fifth, 0 to 4, of the training and validation patients, to validate on."),
+    ] = None,
     device: Device = None,
     changes: Changes = None,
 ) -> None:
@@ -25,7 +31,8 @@ def train(
     with clear_errors("training"):
         from unet_factory_cli.roles import run_training
 
-        run_training(config, run_dir, device, changes or [])
+        folds = [] if fold is None else [f"dataset.fold={{number: {fold}, of: 5}}"]
+        run_training(config, run_dir, device, [*(changes or []), *folds])
 
 
 @app.command()

@@ -18,7 +18,7 @@ def gradients(network: SpacingConditionedUNet, images: torch.Tensor, *, low_prec
     network.zero_grad(set_to_none=True)
     images = images.bfloat16() if low_precision else images  # as the engine does
     with torch.autocast("cpu", torch.bfloat16, enabled=low_precision):
-        logits = network(images, GRID.snap((1.0, 1.0, 3.0)))
+        (logits,) = network(images, GRID.snap((1.0, 1.0, 3.0)))
     (logits.float() * torch.linspace(-1, 1, logits.numel()).view_as(logits)).mean().backward()
     bias = network.hypernetwork.bias.grad
     assert bias is not None
@@ -65,17 +65,18 @@ def test_logits_are_those_of_the_network_for_the_spacing_and_conditions() -> Non
         spacing = GRID.snap(mm)
         weights = network.hypernetwork(torch.tensor(mm), conditions)
         expected = functional_call(empty_unet(FLAT, spacing), weights, (images,), strict=True)
-        assert torch.equal(network(images, spacing, conditions), expected)
+        assert torch.equal(network(images, spacing, conditions)[0], expected)
         assert torch.equal(
-            network(images.bfloat16(), spacing, conditions), network(images.bfloat16().float(), spacing, conditions)
+            network(images.bfloat16(), spacing, conditions)[0],
+            network(images.bfloat16().float(), spacing, conditions)[0],
         )
-    strong, weak = (network(images, GRID.snap((1.0, 1.0, 3.0)), (tesla,)) for tesla in (3.0, 1.0))
+    strong, weak = (network(images, GRID.snap((1.0, 1.0, 3.0)), (tesla,))[0] for tesla in (3.0, 1.0))
     assert not torch.allclose(strong, weak, atol=1e-3)
 
 
 def test_only_the_hypernetworks_parameters_are_trained() -> None:
     network = conditioned()
-    network(torch.randn(1, 1, 8, 8, 8), GRID.snap((1.0, 1.0, 3.0)), (2.0,)).square().mean().backward()
+    network(torch.randn(1, 1, 8, 8, 8), GRID.snap((1.0, 1.0, 3.0)), (2.0,))[0].square().mean().backward()
     assert {name.split(".")[0] for name, _ in network.named_parameters()} == {"hypernetwork"}
     assert all(parameter.grad is not None for parameter in network.parameters())
 
@@ -94,7 +95,7 @@ def test_thin_crops_are_computed_in_float32(extents: tuple[int, int, int], dtype
     """At 1 x 1 x 3 mm only R and A are halved; two voxels along R at the coarsest level, or one elsewhere, are thin."""
     network, images, spacing = conditioned(), torch.randn(2, 1, *extents), GRID.snap((1.0, 1.0, 3.0))
     with torch.autocast("cpu", torch.bfloat16):
-        found = network(images.bfloat16(), spacing, (2.0,))
+        (found,) = network(images.bfloat16(), spacing, (2.0,))
     assert found.dtype == dtype
     weights = network.hypernetwork(torch.tensor(spacing.mm), (2.0,))
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

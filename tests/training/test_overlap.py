@@ -33,7 +33,7 @@ def gradients(
     for _ in range(3):
         network.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            logits = network(images.to(dtype), GRID.snap(mm)).float()
+            logits = network(images.to(dtype), GRID.snap(mm))[0].float()
         (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).square().mean().backward()
     return {name: parameter.grad for name, parameter in network.named_parameters() if parameter.grad is not None}
 

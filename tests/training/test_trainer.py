@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.errors import CheckpointInvalid
-from unet_factory.domain.manifest import HypernetworkShape, Manifest
+from unet_factory.domain.manifest import HypernetworkShape, Label, Manifest, Parametrization
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
+from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import empty_unet
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
@@ -263,6 +264,54 @@ def test_a_run_can_start_from_a_checkpoint_of_the_same_sizes(
     wider = tuned.model_copy(update={"hypernetwork": HypernetworkShape(hidden=(8, 6))})
     with pytest.raises(CheckpointInvalid, match="does not fit the configuration"):
         Trainer(wider, start_engine(wider, "cpu"))
+
+
+def saved(config: TrainingConfig, manifest: Manifest, path: Path, *, factor: float = 100) -> Hypernetwork:
+    """A finished checkpoint of ``config`` at ``path``, with heads that matter."""
+    torch.manual_seed(3)
+    finished = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
+    with torch.no_grad():
+        finished.heads.mul_(factor)
+    labels = tuple(Label(value=value, name=f"label {value}") for value in range(config.architecture.classes))
+    fields = {"architecture": config.architecture, "hypernetwork": config.hypernetwork, "labels": labels}
+    save_checkpoint(path, finished, manifest.model_copy(update={**fields, "grid": config.grid}))
+    return finished
+
+
+def test_a_run_can_start_from_a_network_that_is_the_same_for_all_spacings(
+    config: TrainingConfig, scans: list[LabelledScan], tiny_manifest: Manifest, tmp_path: Path
+) -> None:
+    """It starts as that network everywhere, and the heads are free to move."""
+    path = tmp_path / "as.safetensors"
+    constant = HypernetworkShape(parametrization=Parametrization.CONSTANT)
+    finished = saved(config.model_copy(update={"hypernetwork": constant}), tiny_manifest, path)
+    tuned = config.model_copy(update={"start_from": str(path)})
+    trainer = Trainer(tuned, start_engine(tuned, "cpu"))
+    for mm in ((0.5, 0.5, 0.5), (3.0, 1.0, 2.0)):
+        weights = trainer.hypernetwork.generate(config.grid.snap(mm))
+        for name, tensor in finished.generate(config.grid.snap(mm)).items():
+            assert torch.equal(weights[name], tensor), name
+    trainer.step([SpacingBatches(scans, tuned)[0]])
+    assert trainer.hypernetwork.heads.abs().max() > 0
+
+
+def test_the_last_layer_starts_afresh_for_other_classes(
+    config: TrainingConfig, tiny_manifest: Manifest, tmp_path: Path
+) -> None:
+    path, spacing = tmp_path / "start.safetensors", config.grid.snap((1.0, 2.0, 3.0))
+    fewer = config.model_copy(update={"architecture": config.architecture.model_copy(update={"classes": 2})})
+    finished = saved(fewer, tiny_manifest, path).generate(spacing)
+    tuned = config.model_copy(update={"start_from": str(path)})
+    found = Trainer(tuned, start_engine(tuned, "cpu")).hypernetwork.generate(spacing)
+    assert {name for name, tensor in finished.items() if tensor.shape != found[name].shape} == {
+        "head.weight",
+        "head.bias",
+    }
+    for name, tensor in finished.items():
+        assert name.startswith("head.") or torch.equal(found[name], tensor), name
+    other = tuned.model_copy(update={"architecture": config.architecture.model_copy(update={"channels": (4, 6)})})
+    with pytest.raises(CheckpointInvalid, match=r"the U-Nets differ in encoders\.1"):
+        Trainer(other, start_engine(other, "cpu"))
 
 
 def _gradient(trainer: Trainer) -> torch.Tensor:

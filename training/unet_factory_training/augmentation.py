@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from unet_factory_training.config import AugmentationConfig
+from unet_factory_training.nnunet_intensity import nnunet_intensity
 
 
 def random_positions_mm(
@@ -37,12 +38,14 @@ def random_positions_mm(
 
 
 def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, generator: Generator) -> Tensor:
-    """Gamma, bias field, noise and blur on a z-scored patch.
+    """Gamma, bias field, noise and blur on a z-scored patch, or what nnU-Net does.
 
     Args:
         image: (r, a, s).
         inside: (r, a, s) bool, where the patch lies in the scan.
     """
+    if config.intensity == "nnunet":
+        return nnunet_intensity(image, generator)
     image = _gamma(image, inside, config, generator)
     image = image * (1 + _smooth_field(image.shape, config.bias_field * _unit(generator), generator).to(image.device))
     image = image * (1 + float(_symmetric(config.contrast, generator))) + float(_symmetric(config.contrast, generator))
@@ -54,11 +57,12 @@ def vary_intensity(image: Tensor, inside: Tensor, config: AugmentationConfig, ge
 
 def _random_affine(config: AugmentationConfig, generator: Generator) -> Tensor:
     angles = _symmetric(1.0, generator, 3) * torch.tensor(config.rotation_deg).deg2rad()
-    affine = torch.diag(torch.exp(_symmetric(config.scale, generator) + _symmetric(config.scale / 3, generator, 3)))
+    logarithms = _symmetric(config.scale, generator) + _symmetric(config.scale / 3, generator, 3)
+    affine = torch.diag(torch.exp(logarithms * _happens(config.scale_probability, generator)))
     for axis in config.flip_axes:
         if _unit(generator) < 0.5:
             affine[:, axis] *= -1
-    for axis, angle in enumerate(angles):
+    for axis, angle in enumerate(angles * _happens(config.rotation_probability, generator)):
         affine = _rotation(axis, angle) @ affine
     return affine
 
@@ -110,6 +114,11 @@ def _blur(image: Tensor, sigma_voxels: float) -> Tensor:
         padding[axis] = 2
         blurred = functional.conv3d(blurred, taps.view(view), padding=padding)
     return blurred[0, 0]
+
+
+def _happens(probability: float, generator: Generator) -> bool:
+    """What always happens uses up no random number."""
+    return probability >= 1 or _unit(generator) < probability
 
 
 def _unit(generator: Generator) -> float:

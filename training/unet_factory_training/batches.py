@@ -48,7 +48,10 @@ class SpacingBatches(Dataset[Batch]):
         spacing = draw_spacing(self.grid, self.scans, self.config, generator)
         patch = self._patch(spacing)
         scans = [self._as_acquired(scan, generator) for scan in self._draw_scans(patch, generator)]
-        drawn = [draw_patch(zscored_at(scan, spacing), spacing, patch, self.config, generator) for scan in scans]
+        drawn = [
+            draw_patch(zscored_at(scan, spacing), spacing, patch, self.config, generator, around)
+            for scan, around in zip(scans, self._draw_around(len(scans), generator), strict=True)
+        ]
         images, labels = zip(*drawn, strict=True)
         return Batch(
             torch.stack(images)[:, None],
@@ -91,6 +94,15 @@ class SpacingBatches(Dataset[Batch]):
         spacing_mm = draw_spacing(self.config.acquired_grid, [scan], self.config, generator).mm
         simulated = simulate(scan, spacing_mm, self.config.architecture.classes)
         return replace(scan, image=simulated.image, labels=simulated.labels, spacing_ras_mm=spacing_mm)
+
+    def _draw_around(self, crops: int, generator: Generator) -> list[float]:
+        """For each crop of a batch, the probability that it lies around a labelled voxel."""
+        batch = self.config.batch
+        if batch.foreground_crops == "drawn":
+            return [batch.foreground] * crops
+        whole, rest = divmod(crops * batch.foreground, 1)
+        count = int(whole) + int(float(torch.rand((), generator=generator)) < rest)
+        return [0.0] * (crops - count) + [1.0] * count
 
     def _draw_alike(self, generator: Generator) -> list[LabelledScan]:
         """The scans that were acquired as one of them that is drawn: all, where the data set tells nothing of that."""
@@ -145,13 +157,23 @@ def zscored_at(scan: LabelledScan, spacing: SnappedSpacing) -> LabelledScan:
 
 
 def draw_patch(
-    scan: LabelledScan, spacing: SnappedSpacing, patch: tuple[int, ...], config: TrainingConfig, generator: Generator
+    scan: LabelledScan,
+    spacing: SnappedSpacing,
+    patch: tuple[int, ...],
+    config: TrainingConfig,
+    generator: Generator,
+    foreground: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """An augmented crop of a scan at ``spacing``: image (r, a, s) as scaled as the scan, labels (r, a, s) int64.
 
     Outside the scan both are zero, as padding is in inference.
+
+    Args:
+        foreground: the probability that the crop lies around a labelled voxel; by default that of ``config.batch``.
     """
-    centre = _draw_centre_mm(scan, spacing, patch, config.batch.foreground, generator)
+    probability = config.batch.foreground if foreground is None else foreground
+    by_label = config.batch.foreground_crops == "counted"
+    centre = _draw_centre_mm(scan, spacing, patch, probability, generator, by_label=by_label)
     device = scan.image.device
     positions = random_positions_mm(patch, spacing.mm, centre, config.augmentation, generator, device)
     half_mm = torch.tensor([n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)])
@@ -216,11 +238,18 @@ def _needed(index: Tensor, extent: int, ratio: float) -> tuple[int, int]:
 
 
 def _draw_centre_mm(
-    scan: LabelledScan, spacing: SnappedSpacing, patch: tuple[int, ...], foreground: float, generator: Generator
+    scan: LabelledScan,
+    spacing: SnappedSpacing,
+    patch: tuple[int, ...],
+    foreground: float,
+    generator: Generator,
+    *,
+    by_label: bool,
 ) -> Tensor:
     """A centre that keeps the patch within the scan; the scan's own centre where it fits whole.
 
-    Uniform, or with probability ``foreground`` as near as can be to a labelled voxel.
+    Uniform, or with probability ``foreground`` as near as can be to a labelled voxel; ``by_label``: to one of a label
+    that is drawn first.
     """
     room = torch.tensor(
         [
@@ -232,7 +261,11 @@ def _draw_centre_mm(
     choice, pick = torch.rand(2, generator=generator).tolist()
     if choice >= foreground or not len(scan.foreground):
         return room * position
-    chosen = scan.foreground[int(pick * len(scan.foreground))].cpu()
+    voxels = scan.foreground
+    if by_label:
+        labels = scan.foreground_by_label
+        voxels = labels[int(torch.randint(len(labels), (), generator=generator))]
+    chosen = voxels[int(pick * len(voxels))].cpu()
     target = (chosen + 0.5) * torch.tensor(scan.spacing_ras_mm) - torch.tensor(
         [n * mm / 2 for n, mm in zip(scan.image.shape, scan.spacing_ras_mm, strict=True)]
     )

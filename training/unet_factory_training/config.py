@@ -14,7 +14,8 @@ from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.contrast import InversionRecovery
 from unet_factory_training.dataset_config import DatasetConfig
-from unet_factory_training.overrides import Overrides, overridden
+from unet_factory_training.overrides import Overrides, merged, overridden
+from unet_factory_training.recipes import Recipe, expanded, recipe_values
 
 Execution = Literal["eager", "overlapped", "compiled"]
 RangeMm = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
@@ -44,8 +45,10 @@ class BatchConfig(Frozen):
     """``voxels`` bounds the work of a batch, so coarse spacings get more scans; ``max_patch`` bounds a crop in voxels,
     ``max_patch_mm`` in millimetres.
 
-    ``foreground``: the share of crops that are drawn around a labelled voxel. ``pad_to_max_patch``: every crop has
-    ``max_patch`` voxels, zeros where the scan ends, however little of that a coarse scan fills.
+    ``foreground``: the share of crops that are drawn around a labelled voxel. Which ones is ``drawn`` for each crop,
+    around any labelled voxel; or that share of every batch is ``counted``, as nnU-Net does, around a voxel of a label
+    drawn first, and chance only rounds it to whole crops. ``pad_to_max_patch``: every crop has ``max_patch`` voxels,
+    zeros where the scan ends, however little of that a coarse scan fills.
     """
 
     min_scans: int = 2
@@ -54,21 +57,28 @@ class BatchConfig(Frozen):
     max_patch: tuple[int, int, int] = (64, 64, 64)
     max_patch_mm: SpacingMm | None = None
     pad_to_max_patch: bool = False
-    foreground: float = 0.0
+    foreground: float = Field(default=0.0, ge=0, le=1)
+    foreground_crops: Literal["drawn", "counted"] = "drawn"
 
 
 class AugmentationConfig(Frozen):
     """Ranges of the random changes; physical units, so they mean the same at every spacing.
 
     ``rotation_deg`` is about the axes (R, A, S): scans of few thick slices bear little but turns within the slice.
+    ``scale`` is the largest logarithm of the factor for all axes; each axis alone may have a third more.
+    ``intensity``: ``ranges`` changes intensities by what follows here, from ``gamma`` on; ``nnunet`` as nnU-Net does,
+    whatever these values are (``nnunet_intensity.py``).
     """
 
     rotation_deg: tuple[float, float, float] = (15.0, 15.0, 15.0)
+    rotation_probability: float = Field(default=1.0, ge=0, le=1)
     scale: float = 0.15
+    scale_probability: float = Field(default=1.0, ge=0, le=1)
     translation_mm: float = 4.0
     flip_axes: tuple[int, ...] = (0,)
     elastic_mm: float = 2.0
     elastic_knot_mm: float = 12.0
+    intensity: Literal["ranges", "nnunet"] = "ranges"
     gamma: float = 0.3
     contrast: float = 0.25
     bias_field: float = 0.3
@@ -77,16 +87,20 @@ class AugmentationConfig(Frozen):
 
 
 class OptimisationConfig(Frozen):
-    """Adam with a linear warm-up, then a cosine decay to zero or a constant rate; ``ema_decay`` averages the
-    hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None leaves gradients alone.
+    """Adam, or stochastic gradient descent with Nesterov's ``momentum``. ``weight_decay`` is added to the gradients of
+    all parameters. The rate warms up linearly; then it falls to zero by a cosine or a polynomial (of power 0.9), or
+    stays constant. ``ema_decay`` averages the hypernetwork's parameters, 0 takes them as they are; ``clip_norm`` None
+    leaves gradients alone.
 
     A run ends after ``iterations``, or sooner, once its steps have used ``max_voxels`` voxels or ``max_seconds``;
-    the cosine follows the limit that is closest.
+    the schedule follows the limit that is closest.
 
     ``batches_per_step``: how many batches, each of one spacing, an iteration takes together; a multiple of the number
     of processes. ``heads_decay``: after each step the heads, and nothing else, are multiplied by 1 - learning rate *
     heads_decay, which pulls the weights for every spacing towards the common ones unless the data says otherwise; 0
-    leaves them alone.
+    leaves them alone. ``deep_supervision``: in training, coarser levels of the decoder give logits as well, by 1x1x1
+    convolutions, and the loss counts them; these convolutions are parameters of the run, the same for all spacings, and
+    no part of the checkpoint or of the networks that it generates.
 
     ``execution``: how the U-Net is run. ``eager``: operation by operation. ``overlapped``, the same gradients to the
     bit: where PyTorch has one thread on a CPU (``threads: 1``), a second works out those of the convolutions' weights
@@ -97,18 +111,24 @@ class OptimisationConfig(Frozen):
     max_voxels: int | None = Field(default=None, ge=1)
     max_seconds: float | None = Field(default=None, gt=0)
     batches_per_step: int = Field(default=1, ge=1)
+    optimiser: Literal["adam", "sgd"] = "adam"
+    momentum: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
     learning_rate: float = 1e-3
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "polynomial", "constant"] = "cosine"
     warmup: int = 200
     ema_decay: float = 0.999
     heads_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = 1.0
+    deep_supervision: bool = False
     precision: Precision = "bfloat16"
     execution: Execution = "overlapped"
 
 
 class TrainingConfig(Frozen):
-    """``start_from``: a checkpoint file of the same sizes, whose parameters a new run starts with (fine-tuning).
+    """``recipe``: values that belong together, by name (``recipes.py``).
+    ``start_from``: a checkpoint file, whose parameters a new run starts with as far as they fit
+    (``starting_point.py``).
 
     ``log_every``: after how many iterations the losses and the pace are logged; on a GPU the host waits for the device
     only then, and when it saves or validates.
@@ -117,6 +137,7 @@ class TrainingConfig(Frozen):
     """
 
     name: str
+    recipe: Recipe | None = None
     dataset: DatasetConfig
     architecture: Architecture
     hypernetwork: HypernetworkShape = HypernetworkShape()
@@ -160,4 +181,6 @@ class TrainingConfig(Frozen):
 
 def read_config(path: Path, overrides: Overrides = MappingProxyType({})) -> TrainingConfig:
     """Read a YAML file and change it; unknown or ill-typed values raise pydantic's ``ValidationError`` naming them."""
-    return TrainingConfig.model_validate(overridden(yaml.safe_load(path.read_text()), overrides))
+    values = yaml.safe_load(path.read_text())
+    values = merged(overridden({}, recipe_values(values)), values)
+    return TrainingConfig.model_validate(overridden(values, expanded(overrides)))

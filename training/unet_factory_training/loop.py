@@ -37,7 +37,7 @@ STATE_FILE = "state.pt"
 _SPLITS: tuple[Split, Split] = ("train", "validation")
 
 _VALIDATION_DRAWS = 4
-_RECORDED = {"optimisation", "sampling", "batch", "augmentation", "contrast", "start_from", "seed"}
+_RECORDED = {"recipe", "optimisation", "sampling", "batch", "augmentation", "contrast", "start_from", "seed"}
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
 

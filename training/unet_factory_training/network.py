@@ -1,5 +1,7 @@
 """Hypernetwork and U-Net as one module, which is what an engine of parallel training wants to wrap."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,20 +16,34 @@ from unet_factory_training.overlap import OverlappedConvolutions
 
 
 class SpacingConditionedUNet(nn.Module):
-    """U_{H(r)} (paper, equation 1): its parameters are the hypernetwork's alone.
+    """U_{H(r)} (paper, equation 1): its parameters are the hypernetwork's and, where deep supervision wants them, those
+    of ``outputs``, 1x1x1 convolutions to the logits of the decoder's levels from the second finest on.
 
-    How the U-Net is run changes no result: see :class:`OptimisationConfig`.
+    ``outputs`` are the same for all spacings and end with the run. nnU-Net gives the coarsest level of the decoder a
+    loss of weight zero; here it has no output. How the U-Net is run changes no result: see
+    :class:`OptimisationConfig`.
     """
 
-    def __init__(self, hypernetwork: Hypernetwork, execution: Execution = "eager") -> None:
+    def __init__(
+        self, hypernetwork: Hypernetwork, execution: Execution = "eager", *, deep_supervision: bool = False
+    ) -> None:
         super().__init__()
         self.hypernetwork, self.execution = hypernetwork, execution
+        architecture = hypernetwork.architecture
+        widths = architecture.channels[1:-2] if deep_supervision else ()
+        self.outputs = nn.ModuleList(nn.Conv3d(width, architecture.classes, kernel_size=1) for width in widths)
         self._overlapped = OverlappedConvolutions() if execution == "overlapped" else None
         self._unets: dict[Strides, UNet] = {}
+        self._decoded: list[Tensor] = []
 
-    def forward(self, images: Tensor, spacing: SnappedSpacing, conditions: SnappedConditions | None = None) -> Tensor:
-        """Logits (batch, classes, r, a, s) of ``images`` (batch, channels, r, a, s), all of one spacing and, where the
-        hypernetwork is told any, the same conditions.
+    def forward(
+        self, images: Tensor, spacing: SnappedSpacing, conditions: SnappedConditions | None = None
+    ) -> tuple[Tensor, ...]:
+        """Logits of ``images`` (batch, channels, r, a, s), all of one spacing and, where the hypernetwork is told any,
+        the same conditions.
+
+        Returns:
+            (batch, classes, r, a, s), then for each of ``outputs`` (batch, classes, *extents of its level).
         """
         device, unet = images.device, self._unet(spacing)
         with torch.autocast(device.type, enabled=False):
@@ -35,8 +51,11 @@ class SpacingConditionedUNet(nn.Module):
         low_precision = torch.is_autocast_enabled(device.type) and not (device.type == "cpu" and _is_thin(images, unet))
         if not low_precision:
             images = images.float()  # the engine hands them over in its own precision
+        self._decoded.clear()
         with torch.autocast(device.type, torch.get_autocast_dtype(device.type), enabled=low_precision):
-            return self._run(unet, weights, images)
+            logits = self._run(unet, weights, images)
+            coarser = [_as_volume(features, images) for features in reversed(self._decoded)]
+            return (logits, *(output(features) for output, features in zip(self.outputs, coarser, strict=True)))
 
     def _run(self, unet: UNet, weights: Weights, images: Tensor) -> Tensor:
         if self._overlapped is None or images.device.type != "cpu" or torch.get_num_threads() > 1:
@@ -52,10 +71,41 @@ class SpacingConditionedUNet(nn.Module):
         strides = architecture.strides(spacing)
         if strides not in self._unets:
             unet = empty_unet(architecture, spacing)
+            for level in range(1, len(self.outputs) + 1):
+                unet.decoders[level].register_forward_hook(lambda _, __, features: self._decoded.append(features))
             if self.execution == "compiled":
                 unet.compile(dynamic=True)
             self._unets[strides] = unet
         return self._unets[strides]
+
+
+def labels_by_level(labels: Tensor, strides: Strides, levels: int) -> list[Tensor]:
+    """``labels`` (batch, 1, r, a, s) at the finest ``levels`` levels of a network: a coarse voxel has the label of the
+    fine one in its middle, where the convolution that halves an axis looks.
+    """
+    dimensions = labels.dim() - 2
+    steps = [1] * dimensions
+    by_level = [labels]
+    for change in strides[: levels - 1]:
+        along_axes = (*change, *[1] * (dimensions - len(change)))  # a network of slices halves no axis but theirs
+        steps = [step * stride for step, stride in zip(steps, along_axes, strict=True)]
+        places = tuple(slice(None, None, step) for step in (1, 1, *steps))
+        by_level.append(labels[places])
+    return by_level
+
+
+def level_weights(levels: int) -> Sequence[float]:
+    """How much the loss at each level counts, finest first: half as much as at the level before; together 1."""
+    weights = [0.5**level for level in range(levels)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _as_volume(features: Tensor, images: Tensor) -> Tensor:
+    """(batch, channels, *space): a network of slices has (batch x slices, channels, r, a)."""
+    if features.dim() == images.dim():
+        return features
+    volume: Tensor = features.unflatten(0, (images.shape[0], images.shape[-1])).movedim(1, -1)
+    return volume
 
 
 def _is_thin(images: Tensor, unet: UNet) -> bool:

@@ -30,6 +30,18 @@ def overridden(values: Mapping[str, Any], overrides: Overrides) -> dict[str, Any
     return result
 
 
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested values in which those of ``above`` replace those of ``below``, part by part."""
+    result = deepcopy(dict(below))
+    for name, value in above.items():
+        beneath = result.get(name)
+        if isinstance(beneath, dict) and isinstance(value, Mapping):
+            result[name] = merged(beneath, value)
+        else:
+            result[name] = deepcopy(value)
+    return result
+
+
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """Read ``NAME=VALUE`` texts, the value as YAML.
 

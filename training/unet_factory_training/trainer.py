@@ -1,8 +1,7 @@
 """Everything that changes while training, on however many processes (paper, equation 1)."""
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,17 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from monai.losses import DiceCELoss
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from unet_factory.domain.errors import CheckpointInvalid, FactoryError
-from unet_factory.model.checkpoint import load_checkpoint
+from unet_factory.domain.errors import FactoryError
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 from unet_factory_training.batches import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
-from unet_factory_training.network import SpacingConditionedUNet
+from unet_factory_training.network import SpacingConditionedUNet, labels_by_level, level_weights
 from unet_factory_training.spent import Spent
+from unet_factory_training.starting_point import initial_hypernetwork
 
 
 class TrainingDiverged(FactoryError, FloatingPointError):
@@ -30,7 +29,8 @@ class TrainingDiverged(FactoryError, FloatingPointError):
 
 
 class Trainer:
-    """Only the hypernetwork's parameters are optimised. The state that is saved is what a resumed run needs.
+    """The hypernetwork's parameters are optimised, and with them the outputs that deep supervision adds for the run.
+    The state that is saved is what a resumed run needs.
 
     A step consumes ``batches_per_step`` batches, shared out between the processes of ``fabric``: the gradients are the
     same on one process as on many.
@@ -40,13 +40,15 @@ class Trainer:
         torch.manual_seed(config.seed)
         optimisation = config.optimisation
         self.config, self.fabric, self.iteration, self.spent = config, fabric, 0, Spent()
-        self.hypernetwork = _initial_hypernetwork(config).to(fabric.device)
+        self.hypernetwork = initial_hypernetwork(config).to(fabric.device)
         self.average: AveragedModel | None = None
         if optimisation.ema_decay:
             self.average = AveragedModel(self.hypernetwork, multi_avg_fn=get_ema_multi_avg_fn(optimisation.ema_decay))
-        network = SpacingConditionedUNet(self.hypernetwork, optimisation.execution)
-        self.adam = torch.optim.Adam(self.hypernetwork.parameters(), lr=optimisation.learning_rate, fused=True)
-        self.network, self.optimiser = fabric.setup(network, self.adam)
+        network = SpacingConditionedUNet(
+            self.hypernetwork, optimisation.execution, deep_supervision=optimisation.deep_supervision
+        ).to(fabric.device)
+        self.outputs, self.fused = network.outputs, _fused_optimiser(network.parameters(), optimisation)
+        self.network, self.optimiser = fabric.setup(network, self.fused)
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
         self.check_every = 1 if fabric.device.type == "cpu" else config.log_every
         self._unchecked: list[_Unchecked] = []
@@ -114,6 +116,7 @@ class Trainer:
             "iteration": self.iteration,
             "spent": asdict(self.spent),
             "hypernetwork": self.hypernetwork.state_dict(),
+            "outputs": self.outputs.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }
@@ -132,6 +135,7 @@ class Trainer:
         state: dict[str, Any] = torch.load(path, map_location=self.fabric.device, weights_only=True)
         self.iteration, self.spent = state["iteration"], Spent(**state["spent"])
         self.hypernetwork.load_state_dict(state["hypernetwork"])
+        self.outputs.load_state_dict(state["outputs"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -159,7 +163,7 @@ class Trainer:
             broken: (), whether this step must change nothing.
         """
         decay, heads = learning_rate * self.config.optimisation.heads_decay, self.hypernetwork.heads
-        self.adam.found_inf = broken.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells a fused optimiser
+        self.fused.found_inf = broken.float()  # type: ignore[attr-defined]  # as torch.amp.GradScaler tells a fused optimiser
         self.optimiser.step()
         if decay:
             with torch.no_grad():
@@ -169,8 +173,11 @@ class Trainer:
 
     def _loss_of(self, batch: Batch) -> Tensor:
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
-        loss: Tensor = self.loss(self.network(images, batch.spacing, batch.conditions).float(), labels)
-        return loss
+        found: tuple[Tensor, ...] = self.network(images, batch.spacing, batch.conditions)
+        wanted = labels_by_level(labels, self.config.architecture.strides(batch.spacing), len(found))
+        losses = [self.loss(logits.float(), level) for logits, level in zip(found, wanted, strict=True)]
+        weights = level_weights(len(losses))
+        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
 
 
 @dataclass(frozen=True)
@@ -195,27 +202,27 @@ def _described(batch: Batch) -> str:
     return f"spacing {batch.spacing} mm, {conditions}scans {', '.join(batch.names)}"
 
 
-def _initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
-    """
-    Raises:
-        CheckpointInvalid: what to start from is no checkpoint, or one of other sizes.
-    """
-    hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid, config.conditions)
-    if config.start_from is not None:
-        start = load_checkpoint(Path(os.path.expandvars(config.start_from)))
-        try:
-            hypernetwork.load_state_dict(start.hypernetwork.state_dict())
-        except RuntimeError as error:
-            raise CheckpointInvalid(f"{config.start_from} does not fit the configuration: {error}") from error
-    return hypernetwork
+def _fused_optimiser(parameters: Iterable[nn.Parameter], config: OptimisationConfig) -> torch.optim.Optimizer:
+    """One that can be told on the device, by ``found_inf``, that a step must change nothing."""
+    if config.optimiser == "adam":
+        return torch.optim.Adam(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return torch.optim.SGD(
+        parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
+    )
 
 
 def learning_rate_at(iteration: int, config: OptimisationConfig, share: float | None = None) -> float:
-    """Linear warm-up, then half a cosine to zero where the ``share`` of the run that is over, by default of its
-    iterations, is 1; or no change at all.
+    """Linear warm-up, then half a cosine, or a polynomial, to zero where the ``share`` of the run that is over, by
+    default of its iterations, is 1; or no change at all.
     """
     warm = min(1.0, (iteration + 1) / max(1, config.warmup))
     if config.schedule == "constant":
         return config.learning_rate * warm
-    over = iteration / config.iterations if share is None else share
-    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, over)))
+    over = min(1.0, iteration / config.iterations if share is None else share)
+    if config.schedule == "polynomial":
+        return config.learning_rate * warm * math.pow(1 - over, _POWER)
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * over))
+
+
+_POWER = 0.9
+"""Of the polynomial: that of DeepLab and nnU-Net."""

@@ -28,12 +28,14 @@ def run(
     device: str | None = None,
     overrides: Overrides = MappingProxyType({}),
 ) -> Path:
-    """Train as configured, but for ``overrides``; logs and state go to ``run_dir`` (default ``runs/NAME``).
+    """Train as configured, but for ``overrides``; logs and state go to ``run_dir``, by default ``runs/NAME``, or
+    ``runs/NAME-foldK`` where part K of the patients is left out.
 
     ``torchrun --nproc-per-node N -m unet_factory_cli train CONFIG`` trains on N devices. Returns the checkpoint's path.
     """
     config = read_config(config_path, overrides)
-    run_dir = run_dir or Path("runs") / config.name
+    fold = config.dataset.fold
+    run_dir = run_dir or Path("runs") / (config.name if fold is None else f"{config.name}-fold{fold.number}")
     run_dir.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     if config.threads:

@@ -1,5 +1,6 @@
 """A comparison as one frozen value, read from YAML: which methods, and on which spacings they are judged."""
 
+from collections import ChainMap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.datasets import Split
+from unet_factory_training.recipes import expanded
 
 Interval = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
 """(min, max) mm per axis, order (R, A, S)."""
@@ -149,7 +151,8 @@ class Comparison(Frozen):
         own: dict[str, Any] = {"name": f"{self.name}-{slug(arm_name)}", "seed": seed}
         if self.folds is not None:
             own["dataset.fold"] = {"number": (seed - 1) % self.folds, "of": self.folds}
-        return read_config(self.base, {**self.overrides, **inherited, **arm.overrides, **own})
+        layers = (self.overrides, inherited, arm.overrides, own)
+        return read_config(self.base, dict(ChainMap(*(dict(expanded(layer)) for layer in reversed(layers)))))
 
 
 def inversion_region(inversion_time_ms: float) -> str:

@@ -40,6 +40,12 @@ class LabelledScan:
         """(labelled voxels, 3) int16: the indices of every voxel that is not background."""
         return torch.nonzero(self.labels).to(torch.int16)
 
+    @cached_property
+    def foreground_by_label(self) -> tuple[Tensor, ...]:
+        """The same for each label that the scan has, as (voxels, 3) int16."""
+        values = self.labels[tuple(self.foreground.long().T)]
+        return tuple(self.foreground[values == value] for value in values.unique())
+
     def to(self, device: torch.device) -> "LabelledScan":
         """The same scan on a device."""
         return replace(self, image=self.image.to(device), labels=self.labels.to(device))
