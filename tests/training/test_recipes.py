@@ -116,7 +116,8 @@ def test_deep_supervision_adds_the_loss_of_a_coarser_level(config: TrainingConfi
         logits = functional_call(unet, weights, (batch.images,))
         (output,) = trainer.outputs
         assert [tuple(parameter.shape) for parameter in output.parameters()] == [(3, 6, 1, 1, 1), (3,)]
-        coarse = functional.conv3d(features[0], *output.parameters())
+        weight, bias = output.parameters()
+        coarse = functional.conv3d(features[0], weight, bias)
         losses = [trainer.loss(logits, batch.labels), trainer.loss(coarse, batch.labels[..., ::2, ::2, ::2])]
     assert float(trainer.step([batch])) == pytest.approx(float(2 * losses[0] + losses[1]) / 3, abs=1e-5)
     assert all(parameter.grad is not None for parameter in trainer.outputs.parameters())
