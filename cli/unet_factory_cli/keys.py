@@ -1,7 +1,6 @@
 """The commands that make and end API keys, straight in the store of the jobs: nobody needs a key to make the first."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from unet_factory.platform.atomic_files import whole_file
 from unet_factory.platform.private_files import make_private, owner_only
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
-from unet_factory_cli.serve import REDIS_URL, jobs_folder, sole_user
+from unet_factory_cli.serve import jobs_folder, sole_user
+from unet_factory_cli.settings import operators_redis
 
 _DAY_S = 24 * 3600.0
 _HOUR_S = 3600.0
@@ -119,7 +119,7 @@ def rotate(data_dir: Path, key_id: str, overlap_h: float, *, as_json: bool) -> N
 @contextmanager
 def _store(data_dir: Path) -> Iterator[KeyStore]:
     """In the operator's Redis, else in that of a running ``serve``, else in its data, with a server for the moment."""
-    url = os.environ.get(REDIS_URL)
+    url = operators_redis()
     try:
         if url is not None:
             yield KeyStore(Redis.from_url(url))

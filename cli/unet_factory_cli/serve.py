@@ -23,7 +23,7 @@ from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS, EmbeddedServe
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
 from unet_factory_cli.runtime_folder import runtime_folder
-from unet_factory_cli.settings import read_settings
+from unet_factory_cli.settings import operators_redis, read_settings
 from unet_factory_cli.signs_of_life import SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_cli.worker_places import METRICS_PORT, visible_gpus, worker_places
@@ -141,7 +141,7 @@ def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
 
 
 def _has_own_servers() -> bool:
-    return REDIS_URL not in os.environ
+    return operators_redis() is None
 
 
 def _has_destinations() -> bool:

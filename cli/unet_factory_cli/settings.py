@@ -4,13 +4,14 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from unet_factory.platform.logs import configure_logging
-from unet_factory.platform.settings import Settings, unknown_variables, variable
+from unet_factory.platform.settings import SECRETS_DIR, Settings, unknown_variables, variable
 from unet_factory_cli.failures import MISUSED, CommandFailed
 from unet_factory_cli.own_key import API_KEY_FILE
 from unet_factory_courier.settings import CourierSettings
@@ -29,6 +30,8 @@ ELSEWHERE = {
     "UNET_FACTORY_URL": "Where the commands and the listener find the gateway.",
     "UNET_FACTORY_API_KEY": "The API key that the commands and the listener send.",
     API_KEY_FILE: "A file that holds this key, such as a mounted secret.",
+    SECRETS_DIR: "A folder, such as a mounted secret, with a file for each setting that no variable should hold, named "
+    "like the variable: `UNET_FACTORY_REDIS_URL` where the URL has a password. A variable takes precedence.",
     "UNET_FACTORY_DATA": "Folder of the data sets that training configurations and tests use.",
 }
 
@@ -43,12 +46,25 @@ def read_settings(role: type[Role]) -> Role:
     Raises:
         CommandFailed: a variable has a value that is not allowed.
     """
+    secrets = os.environ.get(SECRETS_DIR)
+    if secrets and not Path(secrets).is_dir():
+        raise CommandFailed(f"{SECRETS_DIR} is {secrets!r}, which is not a folder", MISUSED)
     try:
         return role()
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         name = variable(str(fault["loc"][0]))
         raise CommandFailed(f"{name} is {fault['input']!r}: {fault['msg']}", MISUSED) from error
+
+
+def operators_redis() -> str | None:
+    """The job store that the operator names; None: none, so that ``serve`` brings its own.
+
+    Raises:
+        CommandFailed: a variable has a value that is not allowed.
+    """
+    settings = read_settings(Settings)
+    return settings.redis_url if "redis_url" in settings.model_fields_set else None
 
 
 def start_with_settings(role: type[Role]) -> Role:

@@ -3,12 +3,15 @@
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.system.serve_process import environment
-from unet_factory.platform.settings import Settings, unknown_variables
-from unet_factory_cli.settings import ROLES, known_variables
+from unet_factory.platform.settings import SECRETS_DIR, Settings, unknown_variables
+from unet_factory_cli.failures import CommandFailed
+from unet_factory_cli.settings import ROLES, known_variables, operators_redis, read_settings
+from unet_factory_worker.settings import WorkerSettings
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,23 @@ def test_a_role_names_what_nothing_reads_once_when_it_starts(role: str) -> None:
         process.stderr.close()
     assert len(told) == 1
     assert "UNET_FACTORY_MAX_VOXEL is not a setting and has no effect; did you mean UNET_FACTORY_MAX_VOXELS?" in told[0]
+
+
+def test_a_secret_file_stands_in_for_a_variable_and_a_variable_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("UNET_FACTORY_REDIS_URL", "UNET_FACTORY_CACHE_URL"):
+        monkeypatch.delenv(name, raising=False)
+        (tmp_path / name).write_text(f"redis://:{name}@store:6379/0\n")
+    assert operators_redis() is None
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path))
+    assert operators_redis() == "redis://:UNET_FACTORY_REDIS_URL@store:6379/0"
+    assert read_settings(WorkerSettings).cache_url == "redis://:UNET_FACTORY_CACHE_URL@store:6379/0"
+    monkeypatch.setenv("UNET_FACTORY_REDIS_URL", "redis://other:6379/0")
+    assert operators_redis() == "redis://other:6379/0"
+    monkeypatch.setenv(SECRETS_DIR, str(tmp_path / "missing"))
+    with pytest.raises(CommandFailed, match=f"{SECRETS_DIR} is '.*missing', which is not a folder"):
+        read_settings(Settings)
 
 
 def test_each_setting_is_described_and_belongs_to_one_role() -> None:

@@ -1,21 +1,28 @@
-"""What an operator can set, from ``UNET_FACTORY_*`` variables: here what several roles share, the rest in the roles.
+"""What an operator can set, in ``UNET_FACTORY_*`` variables: here what several roles share, the rest in the roles.
 
 Each role's class adds its own to :class:`Settings`. They are built once in the ``main`` of a role and passed in.
 Every field has a description: the guide's table is made from them.
 """
 
 import difflib
+import os
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
 
 from unet_factory.domain.volume_limits import VolumeLimits
 
 PREFIX = "UNET_FACTORY_"
+SECRETS_DIR = "UNET_FACTORY_SECRETS_DIR"
 
 
 class Settings(BaseSettings):
@@ -91,6 +98,19 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address for a worker's or courier's own metrics.")
     log_format: Literal["plain", "json"] = Field(default="plain", description="Format of log lines: `plain` or `json`.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (its folder is fixed when a class is made)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is passed in, then variables, then the files of the folder that ``SECRETS_DIR`` names."""
+        secrets = SecretsSettingsSource(settings_cls, secrets_dir=os.environ.get(SECRETS_DIR) or None)
+        return init_settings, env_settings, dotenv_settings, secrets
 
     @field_validator("upload_retention_s", "min_free_bytes", mode="before")
     @classmethod
