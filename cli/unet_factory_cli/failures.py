@@ -47,7 +47,7 @@ def _missing(package: str, extra: str) -> str:
     if package in _UNIX_MODULES:
         return (
             "this command needs Linux or macOS (on Windows: WSL);"
-            " segment, unet, models, quote and the Python client work here"
+            " segment, unet, models, quote, jobs, deliveries, status and the Python client work here"
         )
     if package.partition(".")[0] == "unet_factory_research":
         return "the experiments are not installed with the package; run them from the project's source: make setup"

@@ -14,7 +14,7 @@ from unet_factory.platform.atomic_files import sync, whole_file
 from unet_factory_client import calls
 from unet_factory_client.calls import Call, documented_by
 from unet_factory_client.connection import DEFAULT_URL, connection
-from unet_factory_client.files import Scan
+from unet_factory_client.files import Scan, Target
 from unet_factory_client.following import RECONNECT_S, OnProgress, breaks, job_of_event, succeeded
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, persistence, raise_for_problem, worth_retrying
@@ -63,14 +63,15 @@ class AsyncFactoryClient:
     async def segment(
         self,
         scan: Scan | None,
-        to: Path,
+        to: Target | None = None,
         parameters: SegmentationParameters = _NO_PARAMETERS,
         *,
         on_progress: OnProgress | None = None,
     ) -> Job:
         """Segment a scan and write its label map, as :meth:`FactoryClient.segment` does."""
         job = await self.wait((await self.submit(scan, parameters)).id, on_progress)
-        await self.labelmap(job.id, to)
+        if to is not None:
+            await self.labelmap(job.id, to)
         return job
 
     async def wait(self, job_id: str, on_progress: OnProgress | None = None) -> Job:
@@ -115,6 +116,7 @@ class AsyncFactoryClient:
     submit = _sends(calls.submit)
     job = _sends(calls.job)
     labelmap = _sends(calls.labelmap)
+    label_image = _sends(calls.label_image)
     coarse_labelmap = _sends(calls.coarse_labelmap)
     seg = _sends(calls.seg)
     report = _sends(calls.report)

@@ -1,12 +1,13 @@
 """The gateway's requests as values: what is sent, and what is made of the answer. Either client sends them."""
 
+import gzip
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, get_args
 from urllib.parse import quote as quoted
 
 import httpx
@@ -18,12 +19,16 @@ from unet_factory.domain.quote import Quote
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import OutsidePolicy, parse_spacing
 from unet_factory_client.answers import DeliveryDescription, FactoryStatus, ModelDescription, StandaloneNetwork
-from unet_factory_client.files import Scan, one_file
+from unet_factory_client.files import Scan, Target, one_file
+
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Image
 
 _Answer = TypeVar("_Answer")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _NO_PARAMETERS = SegmentationParameters()
+_GZIPPED = b"\x1f\x8b"
 _PROBE_TIMEOUT_S = 5.0
 _WAIT_S = 30  # how long one request for a network may wait for a worker, below the timeout
 _MODELS = TypeAdapter(list[ModelDescription])
@@ -126,27 +131,44 @@ def events_path(job_id: str) -> str:
     return f"/segmentations/{job_id}/events"
 
 
-def labelmap(job_id: str, to: Path) -> Call[Path]:
+def labelmap(job_id: str, to: Target) -> Call[Path]:
     """Download a succeeded job's label map to ``to``: the whole file or none."""
     return _download(job_id, "labelmap", to)
 
 
-def coarse_labelmap(job_id: str, to: Path) -> Call[Path]:
+def label_image(job_id: str) -> Call["Nifti1Image"]:
+    """A succeeded job's label map as a nibabel image in memory, uint8, on the scan's own grid.
+
+    Raises:
+        ValueError: the job's ``output`` is not ``nii.gz``.
+    """
+
+    def parse(response: httpx.Response) -> "Nifti1Image":
+        from nibabel.nifti1 import Nifti1Image  # needs the extra `volume`
+
+        if not response.content.startswith(_GZIPPED):
+            raise ValueError(f"the label map of job {job_id} is no NIfTI file: submit the scan with output='nii.gz'")
+        return Nifti1Image.from_bytes(gzip.decompress(response.content))
+
+    return Call("GET", f"/segmentations/{job_id}/labelmap", parse)
+
+
+def coarse_labelmap(job_id: str, to: Target) -> Call[Path]:
     """Download the first label map of a job that was submitted with ``progressive=True``, while it goes on."""
     return _download(job_id, "coarse-labelmap", to)
 
 
-def seg(job_id: str, to: Path) -> Call[Path]:
+def seg(job_id: str, to: Target) -> Call[Path]:
     """Download the DICOM segmentation that a succeeded job made of a DICOM scan."""
     return _download(job_id, "seg", to)
 
 
-def report(job_id: str, to: Path) -> Call[Path]:
+def report(job_id: str, to: Target) -> Call[Path]:
     """Download the DICOM measurement report that a succeeded job made of a DICOM scan."""
     return _download(job_id, "report", to)
 
 
-def preview(job_id: str, to: Path) -> Call[Path]:
+def preview(job_id: str, to: Target) -> Call[Path]:
     """Download the picture (PNG) of a succeeded job that was submitted with ``preview=True``."""
     return _download(job_id, "preview.png", to)
 
@@ -252,8 +274,9 @@ def replay(delivery_id: str) -> Call[DeliveryDescription]:
     )
 
 
-def _download(job_id: str, result: str, to: Path) -> Call[Path]:
-    return Call("GET", f"/segmentations/{job_id}/{result}", lambda _: to, to=to)
+def _download(job_id: str, result: str, to: Target) -> Call[Path]:
+    path = Path(to)
+    return Call("GET", f"/segmentations/{job_id}/{result}", lambda _: path, to=path)
 
 
 def _job(response: httpx.Response) -> Job:

@@ -14,7 +14,7 @@ from unet_factory.platform.atomic_files import whole_file
 from unet_factory_client import calls
 from unet_factory_client.calls import Call, documented_by
 from unet_factory_client.connection import DEFAULT_URL, connection
-from unet_factory_client.files import Scan
+from unet_factory_client.files import Scan, Target
 from unet_factory_client.following import RECONNECT_S, OnProgress, breaks, job_of_event, succeeded
 from unet_factory_client.problems import FactoryProblem
 from unet_factory_client.retries import RETRY_FOR_S, persistence, raise_for_problem, worth_retrying
@@ -64,7 +64,7 @@ class FactoryClient:
     def segment(
         self,
         scan: Scan | None,
-        to: Path,
+        to: Target | None = None,
         parameters: SegmentationParameters = _NO_PARAMETERS,
         *,
         on_progress: OnProgress | None = None,
@@ -73,6 +73,8 @@ class FactoryClient:
 
         Args:
             scan: see :meth:`submit`.
+            to: a file whose name says nothing of its format, which ``parameters.output`` decides; without one, see
+                :meth:`label_image`.
             on_progress: called with the job whenever it has changed.
 
         Raises:
@@ -80,7 +82,8 @@ class FactoryClient:
             NotAVolume: a folder without DICOM files.
         """
         job = self.wait(self.submit(scan, parameters).id, on_progress)
-        self.labelmap(job.id, to)
+        if to is not None:
+            self.labelmap(job.id, to)
         return job
 
     def wait(self, job_id: str, on_progress: OnProgress | None = None) -> Job:
@@ -125,6 +128,7 @@ class FactoryClient:
     submit = _sends(calls.submit)
     job = _sends(calls.job)
     labelmap = _sends(calls.labelmap)
+    label_image = _sends(calls.label_image)
     coarse_labelmap = _sends(calls.coarse_labelmap)
     seg = _sends(calls.seg)
     report = _sends(calls.report)

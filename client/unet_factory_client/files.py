@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Union
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage
 
-Scan = Union[str, os.PathLike[str], "SpatialImage"]
+Target = str | os.PathLike[str]
+Scan = Union[Target, "SpatialImage"]
 
 
 @contextmanager

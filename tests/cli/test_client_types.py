@@ -12,13 +12,14 @@ from pathlib import Path
 from unet_factory_client import AsyncFactoryClient, FactoryClient
 
 def blocking(client: FactoryClient) -> None:
-    reveal_type(client.segment("scan.nii", Path("labels.nii")))
+    reveal_type(client.segment("scan.nii", "labels.nii"))
     reveal_type(client.submit("scan.nii"))
     reveal_type(client.wait("id"))
     reveal_type(client.job("id"))
     reveal_type([job for job in client.jobs()])
     reveal_type([job for job in client.events("id")])
     reveal_type(client.labelmap("id", Path("labels.nii")))
+    reveal_type(client.label_image("id"))
     reveal_type(client.unet((1, 1, 1)))
     reveal_type(client.models())
     reveal_type(client.model("name"))
@@ -29,13 +30,14 @@ def blocking(client: FactoryClient) -> None:
     reveal_type(client.ready())
 
 async def asynchronous(client: AsyncFactoryClient) -> None:
-    reveal_type(await client.segment("scan.nii", Path("labels.nii")))
+    reveal_type(await client.segment("scan.nii", "labels.nii"))
     reveal_type(await client.submit("scan.nii"))
     reveal_type(await client.wait("id"))
     reveal_type(await client.job("id"))
     reveal_type([job async for job in client.jobs()])
     reveal_type([job async for job in client.events("id")])
     reveal_type(await client.labelmap("id", Path("labels.nii")))
+    reveal_type(await client.label_image("id"))
     reveal_type(await client.unet((1, 1, 1)))
     reveal_type(await client.models())
     reveal_type(await client.model("name"))
@@ -57,6 +59,7 @@ PATH = "pathlib.Path"
 ANSWERS = "unet_factory_client.answers"
 REVEALED = [
     *(JOB, JOB, JOB, JOB, f"list[{JOB}]", f"list[{JOB}]", PATH),
+    "nibabel.nifti1.Nifti1Image",
     f"{ANSWERS}.StandaloneNetwork",
     f"list[{ANSWERS}.ModelDescription]",
     f"{ANSWERS}.ModelDescription",

@@ -17,11 +17,13 @@ from packaging.requirements import Requirement
 from tests.deploy.test_extras import role_requirements
 from tests.fixtures.project import MODELS, PROJECT
 from unet_factory.model.checkpoint import load_checkpoint, standalone_bytes
+from unet_factory_service.page.assets import load_assets
 
 pytestmark = pytest.mark.slow
 
 Install = Callable[..., Path]
 
+PAGE = "unet_factory_service/page/static/"
 OPEN_A_NETWORK = """
 import sys, torch
 from unet_factory import load_unet
@@ -97,6 +99,8 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert packages == {"unet_factory", *(f"unet_factory_{role}" for role in roles)}
     assert {"unet_factory/py.typed", "unet_factory_client/py.typed"} <= names
     assert not [name for name in names if "research" in name or "test" in name]
+    of_the_page = {name.removeprefix(PAGE) for name in names if name.startswith(PAGE)}
+    assert of_the_page == set(load_assets().by_path)
 
 
 def test_the_base_install_declares_the_client_and_no_more(wheel: Path) -> None:
@@ -176,6 +180,8 @@ def test_from_installed_wheels_alone_the_demo_draws_and_a_scan_is_segmented(
     assert (out / "overlay.png").read_bytes().startswith(b"\x89PNG")
     (scan,) = python.parents[1].glob("lib/python*/site-packages/unet_factory_example_scans/images/*_004.nii.gz")
     run(python, "-m", "unet_factory_cli", "segment", str(scan), "-o", str(out / "x.nii.gz"), "--local")
+    table = run(python, "-m", "unet_factory_cli", "segment", str(scan.parent), "-o", str(out / "all"), "--local").stdout
+    assert table.count("segmented") == len(list((out / "all").glob("*.nii.gz"))) == len(list(scan.parent.iterdir()))
     where = run(python, "-c", WHERE_FROM).stdout.split()
     assert where
     assert all(path.startswith(str(python.parents[1])) for path in where)

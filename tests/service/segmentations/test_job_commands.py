@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -49,6 +51,19 @@ def test_jobs_are_listed_shown_fetched_and_deleted(gateway: Gateway, worker: Non
         now = client.status().model_dump(mode="json")
         assert {**status, "cache_used_bytes": 0} == {**now, "cache_used_bytes": 0}
         assert client.model("tiny") == client.models()[0]
+
+
+def test_an_image_in_memory_comes_back_as_one(gateway: Gateway, worker: None, tmp_path: Path) -> None:
+    scan = nibabel.Nifti1Image.from_filename(write_nifti(tmp_path / "scan.nii.gz"))
+    with FactoryClient(gateway.url) as client:
+        job = client.segment(scan)
+        labels = client.label_image(job.id)
+        saved = nibabel.Nifti1Image.from_filename(client.labelmap(job.id, str(tmp_path / "labels.nii.gz")))
+        other = client.segment(scan, parameters=SegmentationParameters(output="nrrd"))
+        with pytest.raises(ValueError, match="is no NIfTI file"):
+            client.label_image(other.id)
+    assert labels.affine.tobytes() == scan.affine.tobytes()
+    assert np.array_equal(np.asarray(labels.dataobj), np.asarray(saved.dataobj))
 
 
 @pytest.mark.parametrize(
