@@ -41,6 +41,7 @@ from unet_factory.domain.errors import (
     SpacingInvalid,
     SpacingOutOfRange,
     StorageFull,
+    StorageUnavailable,
     VolumeTooLarge,
     WorkerLost,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "SpacingInvalid",
     "SpacingOutOfRange",
     "StorageFull",
+    "StorageUnavailable",
     "VolumeTooLarge",
     "WorkerLost",
 ]

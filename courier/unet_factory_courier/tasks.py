@@ -16,6 +16,7 @@ from unet_factory.domain.errors import (
     JobExpired,
     JobUnknown,
     StorageFull,
+    StorageUnavailable,
 )
 from unet_factory.domain.jobs import REPORT_NAME, SEG_NAME, DeliveryKind, Job, JobState, SegmentationRequest, Spacings
 from unet_factory.domain.plausibility import ImplausiblePolicy, in_words
@@ -62,7 +63,7 @@ class DeliveryTasks:
             raise TryAgain("the destination is no longer configured") from None
         except DestinationsInvalid as error:
             raise TryAgain(str(error)) from None  # a secret is missing: the operator's to mend
-        except StorageFull as error:
+        except (StorageFull, StorageUnavailable) as error:
             raise TryAgain(str(error)) from None
 
     def _action(self, kind: DeliveryKind) -> Callable[[ClaimedDelivery, Job, SegmentationRequest], None]:

@@ -102,7 +102,8 @@ class GatewayContext:
         Raises:
             StorageFull: there is no space for that many more bytes.
         """
-        self.blobs.check_room(wanted_bytes + self.received.waiting_bytes())
+        waiting_bytes = self.received.waiting_bytes() if self.blobs.is_local else 0
+        self.blobs.check_room(wanted_bytes + waiting_bytes)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -65,6 +65,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.FetchFailed: 502,
     gateway_errors.NotReady: 503,
     errors.QueueUnavailable: 503,
+    errors.StorageUnavailable: 503,
     errors.DeadlineExceeded: 504,
     errors.StorageFull: 507,
 }

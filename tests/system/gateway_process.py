@@ -28,11 +28,12 @@ run(GatewaySettings.model_validate_json(sys.argv[1]), port=int(sys.argv[2]))
 
 @contextmanager
 def gateway_process(
-    settings: FactorySettings, log_file: Path, *, descriptors: int = 0, **changes: Any
+    settings: FactorySettings, log_file: Path, *, descriptors: int = 0, port: int = 0, **changes: Any
 ) -> Iterator[tuple[str, int]]:
     """Its address. ``descriptors`` is the most that it may have; 0: as many as the machine allows."""
+    port = port or free_port()
     own = settings.model_dump(mode="json", include=set(GatewaySettings.model_fields), exclude_unset=True) | changes
-    arguments = [GatewaySettings.model_validate(own).model_dump_json(exclude_unset=True), str(port := free_port())]
+    arguments = [GatewaySettings.model_validate(own).model_dump_json(exclude_unset=True), str(port)]
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-c", _RUN, *arguments, str(descriptors)], stdout=log, stderr=subprocess.STDOUT

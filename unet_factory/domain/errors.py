@@ -205,6 +205,12 @@ class ApiKeyInvalid(FactoryError):
     slug, title = "api-key-invalid", "The API key cannot be created or changed"
 
 
+class StorageUnavailable(FactoryError):
+    """The store for scans and results does not answer now; the same request may succeed in a moment."""
+
+    slug, title = "not-ready", "The service is not ready"
+
+
 class StorageFull(FactoryError):
     slug, title = "storage-full", "The storage is full"
 

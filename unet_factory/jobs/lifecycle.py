@@ -7,12 +7,14 @@ import json
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from redis import Redis
 
+from unet_factory.domain.errors import StorageUnavailable
 from unet_factory.domain.jobs import JobState, Problem
-from unet_factory.jobs.keys import lease_key
+from unet_factory.jobs.keys import EXPIRY, lease_key
 from unet_factory.jobs.scripts import lua
 from unet_factory.jobs.store import SEALED, encode, flat
 from unet_factory.platform import metrics
@@ -53,8 +55,14 @@ class JobLifecycle:
         return bool(self._update(args=[job_id, owner, *flat(encode(fields))]))
 
     def finish(self, job_id: str, owner: str, state: JobState, **fields: Any) -> bool:
-        """End the job, as its owner; False if another process ended it first. Its files count as stored."""
-        return self._ended(job_id, owner, state, self._blobs.stored_bytes(job_id), **fields)
+        """End the job, as its owner; False if another process ended it first.
+
+        Its files count as stored; those in a store that is away now, when its upload is deleted.
+        """
+        stored_bytes: int | None = None
+        with suppress(StorageUnavailable):
+            stored_bytes = self._blobs.stored_bytes(job_id)
+        return self._ended(job_id, owner, state, stored_bytes, **fields)
 
     def cancel(self, job_id: str) -> bool:
         """End a job from outside; False when it had ended already. Its worker notices at the next window."""
@@ -81,10 +89,11 @@ class JobLifecycle:
         """Forget jobs, cancelling those that still run, and delete their files; a tombstone says that there was one.
 
         The records go before the files, all at once, as each write of its own would wait for the disk: a worker that
-        puts down a result meanwhile sees that the job is gone.
+        puts down a result meanwhile sees that the job is gone. Files that cannot be deleted now count as expired, so
+        maintenance tries again.
 
         Raises:
-            OSError: files of one could not be deleted; those of the others were.
+            OSError, StorageUnavailable: files of one could not be deleted; those of the others were.
         """
         with self._redis.pipeline(transaction=False) as pipeline:
             for job_id in job_ids:
@@ -93,15 +102,17 @@ class JobLifecycle:
         for model in filter(None, models):
             _count(model, JobState.CANCELLED)
         with ThreadPoolExecutor(_DELETIONS_AT_ONCE) as threads:  # each waits for the disk
-            failures = list(filter(None, threads.map(self._files_left, job_ids)))
-        if failures:
-            raise failures[0]
+            failures = dict(zip(job_ids, threads.map(self._files_left, job_ids), strict=True))
+        left = {job_id: error for job_id, error in failures.items() if error is not None}
+        if left:
+            self._redis.zadd(EXPIRY, dict.fromkeys(left, 0))
+            raise next(iter(left.values()))
 
-    def _files_left(self, job_id: str) -> OSError | None:
+    def _files_left(self, job_id: str) -> OSError | StorageUnavailable | None:
         """Why a job's files could not be deleted; None: they are gone."""
         try:
             self._blobs.delete(job_id)
-        except OSError as error:
+        except (OSError, StorageUnavailable) as error:
             return error
         return None
 

@@ -126,6 +126,7 @@ class Maintenance:
         for job_id, modified in self._blobs.job_ids():
             if time.time() - modified > ORPHAN_AGE_S and not self._is_known(job_id):
                 self._blobs.delete(job_id)
+        self._blobs.purge_unfinished(ORPHAN_AGE_S)
 
     def _still_delivering(self, job: Job) -> bool:
         """Whether its files are needed for a delivery that may still succeed; too old a one is given up."""

@@ -1,7 +1,7 @@
-"""Uploads and results by URL: a local folder by default, any fsspec file system (S3) for several machines.
+"""Uploads and results by URL: a local folder by default, S3 or another fsspec file system for several machines.
 
 Volumes never travel through the broker. Keys are ``jobs/ID/NAME``; names never come from the user. What is not a job's
-(yet) lies beside the jobs, in a folder of its own.
+(yet) lies beside the jobs, in a folder of its own. A file appears whole or not at all, in either kind of store.
 """
 
 import os
@@ -9,15 +9,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from unet_factory.domain.errors import StorageUnavailable
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
 from unet_factory.platform.free_space import FreeSpace
+from unet_factory.platform.object_store import (
+    PART_BYTES,
+    abort_unfinished_uploads,
+    object_store_errors,
+    open_file_system,
+)
 from unet_factory.platform.private_files import OWNER_AND_GROUP, OWNER_ONLY, make_private
 
 _JOBS = "jobs"
@@ -26,23 +32,39 @@ _FULL = "there is no space left for uploads and results; try again later"
 
 
 class BlobStore:
-    """Files of jobs. Local results are written beside their place and renamed, so nobody ever sees half a file."""
+    """Files of jobs.
+
+    Local results are written beside their place and renamed. Every method may also raise StorageUnavailable, where the
+    store is not local: it is away, overloaded or refuses us.
+    """
 
     def __init__(self, url: str, collection: str = _JOBS, *, min_free_bytes: int | None = None) -> None:
-        """``min_free_bytes`` is what a local store leaves free of its disk; None: by the size of the disk."""
-        self._fs, self._root = fsspec.core.url_to_fs(url)
+        """Connects to nothing yet.
+
+        Args:
+            min_free_bytes: what stays free of a local store's disk, or else of that for temporary copies; None: by the
+                size of the disk.
+
+        Raises:
+            RuntimeError: the package for this kind of store is not installed.
+        """
+        self._fs, self._root = open_file_system(url)
         self._collection = collection
-        self._free_space: FreeSpace | None = None
-        if self._is_local:
-            root = Path(self._root)
-            root.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)  # scans are for nobody else's eyes
-            self._free_space = FreeSpace(root, min_free_bytes)
-        self._fs.makedirs(f"{self._root}/{collection}", exist_ok=True)
-        if self._is_local:  # a group may have been let in on purpose, as where several users run roles
-            make_private(Path(self._root, collection), OWNER_AND_GROUP)
+        disk = Path(self._root if self.is_local else tempfile.gettempdir())
+        if self.is_local:
+            disk.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)  # scans are for nobody else's eyes
+            Path(disk, collection).mkdir(exist_ok=True)
+            # a group may have been let in on purpose, as where several users run roles
+            make_private(Path(disk, collection), OWNER_AND_GROUP)
+        self._free_space = FreeSpace(disk, min_free_bytes)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the files lie on a disk of this machine."""
+        return isinstance(self._fs, LocalFileSystem)
 
     def check_room(self, wanted_bytes: int, *, accepted: bool = False) -> None:
-        """Refuse bytes that would leave too little room on a local store's disk.
+        """Refuse bytes that would leave too little room on the disk of a local store, or of temporary copies.
 
         Args:
             accepted: they belong to what was accepted before, which may use more of the disk than what is new.
@@ -50,8 +72,7 @@ class BlobStore:
         Raises:
             StorageFull: there is not enough room.
         """
-        if self._free_space is not None:
-            self._free_space.check(wanted_bytes, accepted=accepted)
+        self._free_space.check(wanted_bytes, accepted=accepted)
 
     def put(self, job_id: str, name: str, source: Path) -> None:
         """Move a local file into the store.
@@ -60,30 +81,30 @@ class BlobStore:
             StorageFull: there is no space for it; nothing is left behind.
         """
         target = self._path(job_id, name)
+        if not self.is_local:
+            self._upload(source, target)
+            return
         self.check_room(0, accepted=True)
         with storage_errors(_FULL):
-            self._fs.makedirs(self._folder(job_id), exist_ok=True)
-            if self._is_local:
-                with whole_file(Path(target)) as partial:
-                    shutil.move(source, partial)
-            else:
-                self._fs.put_file(str(source), target)
-                source.unlink(missing_ok=True)
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(Path(target)) as partial:
+                shutil.move(source, partial)
 
     def size(self, job_id: str, name: str) -> int:
         """Size of a file in bytes; 0 if it does not exist."""
         try:
-            return int(self._fs.size(self._path(job_id, name)))
+            with self._errors():
+                return int(self._fs.size(self._path(job_id, name)))
         except FileNotFoundError:
             return 0
 
     def stored_bytes(self, job_id: str) -> int:
         """Of all files of a job together."""
-        return sum(self.size(job_id, name) for name in self.names(job_id))
+        return sum(int(entry["size"]) for entry in self._entries(job_id))
 
     def remove(self, job_id: str, name: str) -> None:
         """One file of a job; no error when it is not there."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError), self._errors():
             self._fs.rm_file(self._path(job_id, name))
 
     @contextmanager
@@ -93,7 +114,7 @@ class BlobStore:
         Raises:
             FileNotFoundError: there is no such blob.
         """
-        if self._is_local:
+        if self.is_local:
             path = Path(self._path(job_id, name))
             if not path.is_file():
                 raise FileNotFoundError(f"{self._collection}/{job_id}/{name}")
@@ -101,7 +122,8 @@ class BlobStore:
             return
         with self.scratch() as folder:
             copy = folder / name
-            self._fs.get_file(self._path(job_id, name), str(copy))
+            with self._errors():
+                self._fs.get_file(self._path(job_id, name), str(copy))
             yield copy
 
     @contextmanager
@@ -112,7 +134,7 @@ class BlobStore:
         """
         with storage_errors(_FULL):
             self._scratch.mkdir(mode=OWNER_ONLY, parents=True, exist_ok=True)
-            if not self._is_local and self._scratch.lstat().st_uid != os.getuid():
+            if not self.is_local and self._scratch.lstat().st_uid != os.getuid():
                 raise RuntimeError(f"{self._scratch} belongs to another user, but scans would be stored in it")
             with tempfile.TemporaryDirectory(dir=self._scratch) as folder:
                 yield Path(folder)
@@ -128,31 +150,58 @@ class BlobStore:
     def delete(self, job_id: str) -> None:
         """Everything of a job; no error when there is nothing, or when somebody else deletes it at the same time."""
         folder = self._folder(job_id)
-        while self._fs.exists(folder):
-            with suppress(FileNotFoundError):
-                self._fs.rm(folder, recursive=True)
+        with self._errors():
+            while self._fs.exists(folder) if self.is_local else self._fs.find(folder):
+                with suppress(FileNotFoundError):
+                    self._fs.rm(folder, recursive=True)
 
     def job_ids(self) -> Iterator[tuple[str, float]]:
-        """(job id, modification time in seconds since the epoch) of every job that has files here."""
-        for entry in self._fs.ls(f"{self._root}/{self._collection}", detail=True, refresh=True):
-            yield Path(str(entry["name"])).name, _modified(entry)
+        """(job id, when its newest file came, in seconds since the epoch) of every job that has files here."""
+        root = f"{self._root}/{self._collection}"
+        if self.is_local:
+            for folder in Path(root).iterdir():
+                with suppress(FileNotFoundError):  # deleted in this moment
+                    yield folder.name, folder.stat().st_mtime
+            return
+        newest: dict[str, float] = {}
+        with self._errors():
+            for path, entry in self._fs.find(root, detail=True).items():
+                job_id = PurePosixPath(path).relative_to(root).parts[0]
+                newest[job_id] = max(newest.get(job_id, 0.0), _modified(entry))
+        yield from newest.items()
+
+    def purge_unfinished(self, older_than_s: float) -> None:
+        """Drop what killed processes left of uploads to S3; a local store's are among the job's files."""
+        if "s3" in self._fs.protocol:
+            with self._errors():
+                abort_unfinished_uploads(self._fs, f"{self._root}/{self._collection}", older_than_s)
 
     def names(self, job_id: str) -> list[str]:
         """What a job has here, whole files only, in alphabetical order."""
-        try:
-            listed = self._fs.ls(self._folder(job_id), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(name for path in listed if not (name := Path(str(path)).name).endswith(PARTIAL_SUFFIX))
+        names = (PurePosixPath(str(entry["name"])).name for entry in self._entries(job_id))
+        return sorted(name for name in names if not name.endswith(PARTIAL_SUFFIX))
 
-    @property
-    def _is_local(self) -> bool:
-        return isinstance(self._fs, LocalFileSystem)
+    def _entries(self, job_id: str) -> list[dict[str, Any]]:
+        with self._errors():
+            return list(self._fs.find(self._folder(job_id), detail=True).values())
+
+    def _upload(self, source: Path, target: str) -> None:
+        """S3 shows an object when all of it has come, and not before."""
+        try:
+            with self._errors():
+                self._fs.put_file(str(source), target, chunksize=PART_BYTES)
+        except FileNotFoundError as error:
+            raise StorageUnavailable("the store for scans and results has no such place") from error
+        source.unlink(missing_ok=True)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        """A local store's stay as they are."""
+        return nullcontext() if self.is_local else object_store_errors()
 
     @property
     def _scratch(self) -> Path:
         """For a store elsewhere, a folder of this user's on this machine: to be swept by its own processes."""
-        if self._is_local:
+        if self.is_local:
             return Path(self._root, _SCRATCH)
         return Path(tempfile.gettempdir(), f"unet-factory-scratch-{os.getuid()}")
 
@@ -164,5 +213,6 @@ class BlobStore:
 
 
 def _modified(entry: dict[str, Any]) -> float:
-    modified = entry.get("mtime") or entry.get("LastModified") or 0.0
-    return modified.timestamp() if hasattr(modified, "timestamp") else float(modified)
+    """As S3 and fsspec's other file systems tell it; now, where they do not: what may be new is kept."""
+    told = entry.get("LastModified") or entry.get("mtime") or entry.get("created") or time.time()
+    return float(told.timestamp() if hasattr(told, "timestamp") else told)

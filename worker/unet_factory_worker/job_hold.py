@@ -3,16 +3,17 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
+import stamina
 from numpy.typing import NDArray
 
-from unet_factory.domain.errors import DeadlineExceeded
+from unet_factory.domain.errors import DeadlineExceeded, StorageUnavailable
 from unet_factory.domain.jobs import PREVIEW_NAME, JobState, SegmentationRequest
 from unet_factory.domain.problems import problem_of
 from unet_factory.jobs.lease import Lease
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 OVERRUN_S = 60.0
 WRITE_INTERVAL_S = 0.25
 _EXIT_STUCK = 3
+
+T = TypeVar("T")
 
 
 class JobLost(Exception):
@@ -70,6 +73,19 @@ class JobHold:
             raise JobLost
         if self._age_s > self._deadline_s:
             raise self._overdue()
+
+    def while_store_is_away(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns, which needs the blob store: tried again for as long as the job may take.
+
+        Raises:
+            JobLost, DeadlineExceeded: as :meth:`check`.
+        """
+        forever: dict[str, Any] = {"attempts": None, "timeout": None}
+        for attempt in stamina.retry_context(StorageUnavailable, wait_initial=1.0, wait_max=10.0, **forever):
+            with attempt:
+                self.check()
+                return work()
+        raise AssertionError("it is tried for ever")
 
     @property
     def _age_s(self) -> float:
@@ -132,6 +148,7 @@ class ResultFiles:
     owner: str
     request: SegmentationRequest
     context: WorkerContext
+    lease: JobHold
 
     def write_labelmap(self, name: str, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
         with self.context.blobs.scratch() as folder:
@@ -152,6 +169,9 @@ class ResultFiles:
                 self._put(result)
 
     def _put(self, result: Path) -> None:
-        if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
-            raise JobLost
-        self.context.blobs.put(self.job_id, result.name, result)
+        def put() -> None:
+            if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
+                raise JobLost
+            self.context.blobs.put(self.job_id, result.name, result)
+
+        self.lease.while_store_is_away(put)

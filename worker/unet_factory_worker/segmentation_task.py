@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel, Observation
-from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange, StorageUnavailable
 from unet_factory.domain.first_look import first_look
 from unet_factory.domain.jobs import CoarseResult, Job, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
@@ -120,12 +120,14 @@ class Attempt:
 
     def _succeed(self) -> None:
         request, context = self.request, self.context
-        files = ResultFiles(self.job_id, self.owner, request, context)
+        files = ResultFiles(self.job_id, self.owner, request, context, self.lease)
         manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
         self.record.note(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
             with self._stage("fetch"):
-                source = stack.enter_context(context.blobs.local(self.job_id, request.input_name))
+                source = self.lease.while_store_is_away(
+                    lambda: stack.enter_context(context.blobs.local(self.job_id, request.input_name))
+                )
             with self._stage("load"):
                 volume = read_volume(
                     source,
@@ -297,7 +299,8 @@ class Attempt:
         try:
             self.context.jobs.get(self.job_id)
         except (JobUnknown, JobExpired):
-            self.context.blobs.delete(self.job_id)
+            with suppress(StorageUnavailable):  # maintenance deletes what has no record
+                self.context.blobs.delete(self.job_id)
 
     def _tell_cost(self, seen: Observation) -> None:
         """A store that is away or full costs the knowledge, not the job."""

@@ -154,10 +154,14 @@ class ReceivedSeries:
         return None if found is None else str(found.decode())
 
     def purge(self, series_id: str) -> None:
-        """Delete everything of a series, the record first, so that no reader finds a record without its files."""
+        """Delete everything of a series, the record first, so that no reader finds a record without its files.
+
+        Files that cannot be deleted now are deleted with what expires.
+        """
         submission, owner = self.submission(series_id), self.owner(series_id)
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zrem(_DUE, series_id)
+            pipeline.zadd(_EXPIRY, {series_id: 0})
             pipeline.delete(f"received:{series_id}", f"received:{series_id}:lease")
             pipeline.hdel(stored_key(owner), series_id)
             if submission is not None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from redis.exceptions import RedisError
 
-from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull, StorageUnavailable
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform import audit
 from unet_factory.platform.logs import safe_traceback
@@ -65,6 +65,8 @@ class Reception:
                 self.run_once()
             except RedisError as error:
                 log.warning("the reception of series waits for Redis: %s", type(error).__name__)
+            except StorageUnavailable:
+                log.warning("expired series will be deleted when the blob store answers again")
             except Exception as error:
                 log.error("the reception of series failed; it will be tried again\n%s", safe_traceback(error))
 
@@ -81,7 +83,7 @@ class Reception:
     def _look_at(self, series: DueSeries) -> None:
         try:
             outcome = self._route(series.id)
-        except (QueueFull, QuotaExceeded, NotReady, StorageFull) as error:
+        except (QueueFull, QuotaExceeded, NotReady, StorageFull, StorageUnavailable) as error:
             log.warning("a received series has to wait: %s", error.slug)
             self._received.postpone(series, _POSTPONED_S)
             return

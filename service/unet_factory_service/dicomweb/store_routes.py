@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydicom import FileDataset
 from starlette.concurrency import run_in_threadpool
 
-from unet_factory.domain.errors import NotAVolume, StorageFull, VolumeTooLarge
+from unet_factory.domain.errors import NotAVolume, StorageFull, StorageUnavailable, VolumeTooLarge
 from unet_factory.domain.uids import read_uid, uid_digest, unpadded
 from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
@@ -26,6 +26,8 @@ from unet_factory_service.segmentations.submission import check_capacity, too_mu
 log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/dicomweb", tags=["dicomweb"])
+
+_Found = tuple[Path, Instance | FailedInstance]
 
 _UIDS = ["StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID"]
 _TOLD_TWICE = {"MediaStorageSOPInstanceUID": "SOPInstanceUID", "MediaStorageSOPClassUID": "SOPClassUID"}
@@ -91,13 +93,14 @@ def _put_down(
 
     Raises:
         QuotaExceeded: more would be stored for the caller than is allowed; nothing was stored.
+        StorageUnavailable: some were not stored, as the store is away; all may be sent again.
     """
     owner = caller.owner
     found = [(file, _identify(file, study_uid, gateway.settings.volume_limits)) for file in files]
     series_ids = {series_id_of(i.study_uid, i.series_uid, owner) for _, i in found if isinstance(i, Instance)}
     gateway.received.announce(series_ids, owner)
-    _take_bytes(gateway, found, caller)
-    outcomes = [_put(gateway, file, instance, owner) for file, instance in found]
+    grown_bytes = _take_bytes(gateway, found, caller)
+    outcomes = _put_all(gateway, found, grown_bytes, owner)
     gateway.received.announce(series_ids, owner)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedInstance)]
@@ -108,12 +111,17 @@ def _put_down(
     return store_answer(stored, failed)
 
 
-def _take_bytes(gateway: GatewayContext, found: list[tuple[Path, Instance | FailedInstance]], caller: Caller) -> None:
+def _take_bytes(gateway: GatewayContext, found: list[_Found], caller: Caller) -> list[int]:
+    """Count what is to be stored; returns how much each file adds."""
     wanted: Counter[str] = Counter()
+    grown_bytes: list[int] = []
     for file, instance in found:
+        grown_bytes.append(0)
         if isinstance(instance, Instance):
             series_id = series_id_of(instance.study_uid, instance.series_uid, caller.owner)
-            wanted[series_id] += gateway.received.grown_bytes(series_id, uid_digest(instance.sop_instance_uid), file)
+            instance_id = uid_digest(instance.sop_instance_uid)
+            grown_bytes[-1] = gateway.received.grown_bytes(series_id, instance_id, file)
+            wanted[series_id] += grown_bytes[-1]
     taken: list[str] = []
     for series_id, wanted_bytes in wanted.items():
         if not gateway.received.take_bytes(series_id, caller.owner, wanted_bytes, caller.stored_bytes):
@@ -121,22 +129,29 @@ def _take_bytes(gateway: GatewayContext, found: list[tuple[Path, Instance | Fail
                 gateway.received.take_bytes(earlier, caller.owner, -wanted[earlier], 0)
             raise too_much_stored(gateway, caller, wanted.total())
         taken.append(series_id)
+    return grown_bytes
 
 
-def _put(
-    gateway: GatewayContext, file: Path, instance: Instance | FailedInstance, owner: str
-) -> Instance | FailedInstance:
-    if isinstance(instance, FailedInstance):
-        return instance
-    series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
-    instance_id = uid_digest(instance.sop_instance_uid)
-    grown_bytes = gateway.received.grown_bytes(series_id, instance_id, file)
-    try:
-        gateway.received.put(series_id, instance_id, file)
-    except StorageFull:
-        gateway.received.take_bytes(series_id, owner, -grown_bytes, 0)
-        return FailedInstance(instance, FailureReason.OUT_OF_RESOURCES)
-    return instance
+def _put_all(
+    gateway: GatewayContext, found: list[_Found], grown_bytes: list[int], owner: str
+) -> list[Instance | FailedInstance]:
+    outcomes: list[Instance | FailedInstance] = []
+    for (file, instance), grown in zip(found, grown_bytes, strict=True):
+        if isinstance(instance, Instance):
+            series_id = series_id_of(instance.study_uid, instance.series_uid, owner)
+            try:
+                gateway.received.put(series_id, uid_digest(instance.sop_instance_uid), file)
+            except StorageFull:
+                gateway.received.take_bytes(series_id, owner, -grown, 0)
+                instance = FailedInstance(instance, FailureReason.OUT_OF_RESOURCES)
+            except StorageUnavailable:
+                for (_, other), taken in zip(found[len(outcomes) :], grown_bytes[len(outcomes) :], strict=True):
+                    if isinstance(other, Instance):
+                        other_id = series_id_of(other.study_uid, other.series_uid, owner)
+                        gateway.received.take_bytes(other_id, owner, -taken, 0)
+                raise
+        outcomes.append(instance)
+    return outcomes
 
 
 def _identify(file: Path, study_uid: str | None, limits: VolumeLimits) -> Instance | FailedInstance:

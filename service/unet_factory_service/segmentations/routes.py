@@ -183,9 +183,12 @@ def get_preview(request: Request, job_id: JobId, gateway: GatewayDependency) -> 
 )
 def delete_segmentation(job_id: JobId, gateway: GatewayDependency) -> None:
     gateway.jobs.get(job_id)  # raises for an unknown or purged job
-    gateway.lifecycle.purge(job_id)
-    if series_id := gateway.received.series_of(job_id):
-        gateway.received.purge(series_id)
+    series_id = gateway.received.series_of(job_id)
+    try:
+        gateway.lifecycle.purge(job_id)
+    finally:
+        if series_id is not None:
+            gateway.received.purge(series_id)
 
 
 async def _events(gateway: GatewayContext, job_id: str, caller: Caller) -> AsyncIterator[ServerSentEvent]:

@@ -202,9 +202,9 @@ def _enqueue(
         if accepted.request.input_name == DICOM_INPUT:
             gateway.results.expect(job_id)
     except BaseException:
-        gateway.blobs.delete(job_id)
         if caller.jobs_in_flight:
             gateway.jobs.release(caller.owner, job_id)
+        gateway.blobs.delete(job_id)
         raise
     if accepted.job.fetch is not None:
         return
