@@ -1,4 +1,4 @@
-"""Print what a role needs from other projects, a requirement a line: an image layer that our code does not change."""
+"""Print what roles need from other projects, a requirement a line: an image layer that our code does not change."""
 
 import re
 import sys
@@ -27,4 +27,5 @@ def _of_extra(extras: dict[str, Any], name: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n".join(role_requirements(Path("pyproject.toml"), sys.argv[1])) + "\n")
+    for line in sorted({line for role in sys.argv[1:] for line in role_requirements(Path("pyproject.toml"), role)}):
+        sys.stdout.write(f"{line}\n")

@@ -33,7 +33,17 @@ def compose() -> dict[str, Any]:
 
 
 def test_the_services_are_those_that_operators_know(compose: dict[str, Any]) -> None:
-    beside = {"listener", "pacs-key", "orthanc", "redis-jobs", "redis-cache", "prometheus", "alertmanager", "grafana"}
+    beside = {
+        "listener",
+        "pacs-key",
+        "orthanc",
+        "redis-jobs",
+        "redis-cache",
+        "s3",
+        "prometheus",
+        "alertmanager",
+        "grafana",
+    }
     assert set(compose["services"]) == {*OURS, *beside}
 
 

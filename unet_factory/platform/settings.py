@@ -38,7 +38,8 @@ class Settings(BaseSettings):
         description="Redis for generated networks; it may evict data. Empty: the one in `UNET_FACTORY_REDIS_URL`.",
     )
     blob_url: str = Field(
-        default="file:///tmp/unet-factory", description="Where uploads and results are kept: an fsspec URL."
+        default="file:///tmp/unet-factory",
+        description="Where uploads and results are kept: a folder's `file://` URL or `s3://BUCKET/PREFIX`.",
     )
     min_free_bytes: int | None = Field(
         default=None,
