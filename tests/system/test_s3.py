@@ -113,7 +113,7 @@ def factory(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         stack.callback(worker.kill_group)
         courier = CourierProcess(settings, folder / "courier.log")
         stack.callback(courier.kill)
-        routing = {"routing": folder / "routing.yml"}
+        routing: dict[str, Any] = {"routing": folder / "routing.yml"}
         address = stack.enter_context(gateway_process(settings, folder / "gateway.log", port=port, **routing))
         redis = stack.enter_context(Redis.from_url(server.redis_url))
         until(lambda: present(redis), 60)

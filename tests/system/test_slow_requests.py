@@ -23,8 +23,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 @pytest.fixture
 def address(settings: FactorySettings, tmp_path: Path) -> Iterator[tuple[str, int]]:
     """Of a gateway with few descriptors; its log is in ``log``."""
-    changes = {"stalled_after_s": STALLED_AFTER_S}
-    with gateway_process(settings, tmp_path / "log", descriptors=DESCRIPTORS, **changes) as address:
+    settings = settings.model_copy(update={"stalled_after_s": STALLED_AFTER_S})
+    with gateway_process(settings, tmp_path / "log", descriptors=DESCRIPTORS) as address:
         yield address
 
 
