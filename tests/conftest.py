@@ -45,6 +45,7 @@ def tiny_manifest() -> Manifest:
         labels=(Label(value=0, name="background"), Label(value=1, name="anterior"), Label(value=2, name="posterior")),
         window=(32, 32, 32),
         licence="CC0-1.0",
+        training={"augmentation": {"flip_axes": [0]}},
     )
 
 

@@ -25,6 +25,7 @@ class Wishes(NamedTuple):
     outside: str | None
     budget_seconds: float | None
     budget_bytes: int | None
+    mirroring: bool
 
 
 def show_quote(at: Address, scan: Path, wishes: Wishes, *, as_json: bool) -> None:
@@ -46,6 +47,7 @@ def show_quote(at: Address, scan: Path, wishes: Wishes, *, as_json: bool) -> Non
             dicom=header.format == "dicom",
             budget_seconds=wishes.budget_seconds,
             budget_bytes=wishes.budget_bytes,
+            mirroring=wishes.mirroring,
         )
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))

@@ -133,19 +133,24 @@ def run_comparison(
 
 def run_evaluation(
     config: Path,
-    checkpoint: Path,
+    checkpoints: list[Path],
     split: "Split",
     draws: int,
     publish: Path | None,
     card: Path | None,
     changes: list[str],
+    *,
+    mirroring: bool,
 ) -> None:
     """
     Raises:
-        CommandFailed: a file cannot be read, or, with the changes, is no configuration.
+        CommandFailed: a file cannot be read, or, with the changes, is no configuration; or figures of an ensemble, or
+            with mirroring, are to be published as those of a checkpoint.
     """
     overrides = _check_training_config(config, changes)
-    for file in (checkpoint, card):
+    if (mirroring or len(checkpoints) > 1) and (publish or card):
+        raise CommandFailed("--publish and --card take figures of one checkpoint, without --mirroring", MISUSED)
+    for file in (*checkpoints, card):
         if file is not None and not file.is_file():
             raise CommandFailed(f"there is no file {file}", MISUSED)
     from rich.console import Console
@@ -153,7 +158,8 @@ def run_evaluation(
     from unet_factory_training.evaluation_report import table_of
     from unet_factory_training.training_role import run_evaluation as run
 
-    Console().print(table_of(run(config, checkpoint, split, draws, publish, card, overrides)))
+    found = run(config, checkpoints, split, draws, publish, card, overrides, mirroring=mirroring)
+    Console().print(table_of(found))
 
 
 def run_description(

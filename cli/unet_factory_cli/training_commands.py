@@ -59,7 +59,9 @@ def compare(
 @app.command()
 def evaluate(
     config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
-    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint file.")],
+    checkpoint: Annotated[
+        list[Path], typer.Argument(help="A checkpoint file; several are scored as one ensemble, such as folds.")
+    ],
     split: Annotated[
         Literal["train", "validation", "test"],
         typer.Option(help="Which split to score; use test only for final figures."),
@@ -69,13 +71,17 @@ def evaluate(
         Path | None, typer.Option(help="Write a copy of the checkpoint with the figures in its manifest to this file.")
     ] = None,
     card: Annotated[Path | None, typer.Option(help="A model card into which the figures are written.")] = None,
+    mirroring: Annotated[
+        bool,
+        typer.Option("--mirroring", help="Segment mirror images too, and take the mean; 2 to 8 times the work."),
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
     with clear_errors("training"):
         from unet_factory_cli.roles import run_evaluation
 
-        run_evaluation(config, checkpoint, split, draws, publish, card, changes or [])
+        run_evaluation(config, checkpoint, split, draws, publish, card, changes or [], mirroring=mirroring)
 
 
 @app.command()

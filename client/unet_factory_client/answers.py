@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Architecture, Label
-from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.plausibility import Axis, Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.platform.atomic_files import whole_file
@@ -32,6 +32,7 @@ class ModelDescription(BaseModel):
     dice_by_spacing: DiceBySpacing | None = None
     seen: Seen | None = None
     postprocessing: Postprocessing = AS_GIVEN
+    mirrored_axes: tuple[Axis, ...] = ()
     licence: str = ""
 
 

@@ -233,6 +233,7 @@ def quote(
     working_spacing: Sequence[float] | None = None,
     outside: OutsidePolicy | None = None,
     dicom: bool = False,
+    mirroring: bool = False,
     budget_seconds: float | None = None,
     budget_bytes: int | None = None,
 ) -> Call[Quote]:
@@ -241,12 +242,14 @@ def quote(
     Args:
         working_spacing: the finest spacing to quote; the scan's own by default.
         dicom: whether the scan is a DICOM series.
+        mirroring: whether its mirror images are to be segmented too.
         budget_seconds, budget_bytes: have the answer name the finest spacing that keeps them.
     """
     wishes = {
         "model": model,
         "working_spacing": None if working_spacing is None else list(working_spacing),
         "outside": outside and str(outside),
+        "mirroring": mirroring or None,
         "budget_seconds": budget_seconds,
         "budget_bytes": budget_bytes,
     }

@@ -105,7 +105,7 @@ def test_evaluating_writes_it_to_checkpoint_and_card(config: TrainingConfig, tmp
     card.write_text("".join(f"<!-- {mark} -->\n<!-- /{mark} -->\n" for mark in ("figures", "expected dice")))
     written = tmp_path / "config.yaml"
     written.write_text(config.model_dump_json())
-    run_evaluation(written, path, draws=LEAST_SPACINGS, publish_to=published, card=card)
+    run_evaluation(written, [path], draws=LEAST_SPACINGS, publish_to=published, card=card)
     fitted = read_manifest(published).dice_by_spacing
     assert fitted is not None
     assert (fitted.scans, fitted.patients, fitted.spacings) == (1, 1, LEAST_SPACINGS + len(report_at_mm))

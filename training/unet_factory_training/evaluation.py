@@ -17,6 +17,10 @@ from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample, resample_labels
 from unet_factory_training.contrast import InversionRecovery, at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan, Split
+from unet_factory_training.ensemble import Ensemble
+
+Networks = Hypernetwork | Ensemble
+"""What makes a network for a spacing."""
 
 DRAW_SEEDS: Mapping[Split, int] = {"train": 777, "validation": 777, "test": 20240}
 """For the drawn spacings of figures. Choices are made at other spacings than the test figures are reported for."""
@@ -49,7 +53,7 @@ def simulate(scan: LabelledScan, spacing_mm: SpacingMm, classes: int) -> Simulat
 
 
 def segment_simulated(
-    hypernetwork: Hypernetwork,
+    networks: Networks,
     manifest: Manifest,
     simulated: Simulated,
     outside: OutsidePolicy = OutsidePolicy.CLAMP,
@@ -65,14 +69,15 @@ def segment_simulated(
     """
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside, working_mm)
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
-    unet = hypernetwork.unet(plan.snapped, conditions)
+    unet = networks.unet(plan.snapped, conditions)
     window, overlap = manifest.window_at(plan.snapped), manifest.window_overlap
-    execution = Execution(hypernetwork.bias.device, window, unet.divisors, precision, overlap=overlap)
+    device = next(unet.parameters()).device
+    execution = Execution(device, window, unet.divisors, precision, overlap=overlap)
     return segment_scan(unet, simulated.image, plan, execution, postprocessing=manifest.postprocessing)
 
 
 def score_scan(
-    hypernetwork: Hypernetwork,
+    networks: Networks,
     manifest: Manifest,
     scan: LabelledScan,
     spacing_mm: SpacingMm,
@@ -81,12 +86,12 @@ def score_scan(
     """Simulate ``scan`` at ``spacing_mm``, segment it, and compare."""
     classes = manifest.architecture.classes
     simulated = simulate(scan, spacing_mm, classes)
-    predicted = segment_simulated(hypernetwork, manifest, simulated, precision=precision)
+    predicted = segment_simulated(networks, manifest, simulated, precision=precision)
     return Score(scan.name, spacing_mm, dice(predicted, simulated.labels.to(predicted.device), classes))
 
 
 def score_scans(
-    hypernetwork: Hypernetwork,
+    networks: Networks,
     manifest: Manifest,
     scans: Sequence[LabelledScan],
     spacings: Sequence[SnappedSpacing | None],
@@ -97,7 +102,7 @@ def score_scans(
 
     def score(scan: LabelledScan, spacing_mm: SpacingMm) -> Score:
         shown = at_drawn_contrast(scan, spacing_mm, contrast)
-        return score_scan(hypernetwork, manifest, shown, spacing_mm, precision)
+        return score_scan(networks, manifest, shown, spacing_mm, precision)
 
     return [
         score(scan, scan.spacing_ras_mm if spacing is None else spacing.mm) for spacing in spacings for scan in scans

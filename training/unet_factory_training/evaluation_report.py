@@ -17,6 +17,7 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_chec
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Split, find_subjects, read_split
 from unet_factory_training.dice_fit import Measurements
+from unet_factory_training.ensemble import Ensemble
 from unet_factory_training.evaluation import DRAW_SEEDS, Score, draw_spacings, mean_dice, score_scans
 from unet_factory_training.loop import manifest_of
 from unet_factory_training.model_card import fill_marked
@@ -42,19 +43,28 @@ class Evaluation:
     measured: Measurements
 
 
-def evaluate(checkpoint_path: Path, config: TrainingConfig, split: Split, draws: int, out: Path) -> Evaluation:
-    """Score a checkpoint on a split, used as configured and in the precision it was trained in.
+def evaluate(
+    paths: Sequence[Path], config: TrainingConfig, split: Split, draws: int, out: Path, *, mirroring: bool = False
+) -> Evaluation:
+    """Score a checkpoint on a split, used as configured and in the precision it was trained in; several are scored as
+    one ensemble, used as the first of them says.
 
     One JSON line per scan and spacing goes to ``out``.
+
+    Raises:
+        CheckpointInvalid: one is none, or they were not made for the same task.
+        MalformedRequest: ``mirroring`` is wanted of a checkpoint whose training has mirrored nothing.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
-    checkpoint = replace(checkpoint, manifest=as_configured(checkpoint.manifest, config))
+    checkpoints = [load_checkpoint(path) for path in paths]
+    axes = checkpoints[0].manifest.axes_to_mirror(wanted=mirroring)
+    checkpoint = replace(checkpoints[0], manifest=as_configured(checkpoints[0].manifest, config))
+    networks = Ensemble(checkpoints, axes)
     scans = read_split(config.dataset, split, config.architecture.classes)
     figures, at_shared_spacings = [], []
     with out.open("w") as lines:
         for region in regions(config, split, draws):
             scores = score_scans(
-                checkpoint.hypernetwork,
+                networks,
                 checkpoint.manifest,
                 scans,
                 region.spacings,

@@ -1,6 +1,7 @@
 """Entry points of the training role: read a configuration, then train or evaluate."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -54,14 +55,17 @@ def _log_to(path: Path, *, leads: bool) -> None:
 
 def run_evaluation(
     config_path: Path,
-    checkpoint: Path,
+    checkpoints: Sequence[Path],
     split: Split = "validation",
     draws: int = 100,
     publish_to: Path | None = None,
     card: Path | None = None,
     overrides: Overrides = MappingProxyType({}),
+    *,
+    mirroring: bool = False,
 ) -> list[dict[str, Any]]:
-    """Score ``checkpoint`` on a split, as configured but for ``overrides``; scores go to ``CHECKPOINT.SPLIT.jsonl``.
+    """Score a checkpoint, or several as one ensemble, on a split, as configured but for ``overrides``. Scores go to
+    ``CHECKPOINT.SPLIT.jsonl`` beside the first one, ``ensemble`` and ``mirrored`` in its name where they apply.
 
     With ``publish_to`` a copy of the checkpoint with the figures in its manifest is written there, with ``card`` they
     are put into a model card. The validation split, with enough draws, also gives the Dice to expect at any spacing.
@@ -72,10 +76,12 @@ def run_evaluation(
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
-    found = evaluate(checkpoint, config, split, draws, checkpoint.with_suffix(f".{split}.jsonl"))
+    how = "".join([".ensemble" * (len(checkpoints) > 1), ".mirrored" * mirroring])
+    scores = checkpoints[0].with_suffix(f".{split}{how}.jsonl")
+    found = evaluate(checkpoints, config, split, draws, scores, mirroring=mirroring)
     expected = fit_dice(found.measured) if split == "validation" else None
     if publish_to is not None:
-        publish(checkpoint, found.figures, config, publish_to, expected)
+        publish(checkpoints[0], found.figures, config, publish_to, expected)
     if card is not None:
         fill_card(card, found.figures)
     if card is not None and expected is not None:

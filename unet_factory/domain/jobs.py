@@ -9,7 +9,7 @@ from pydantic import Field
 from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.plausibility import Finding
+from unet_factory.domain.plausibility import Axis, Finding
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.segmentation_parameters import SegmentationOptions
 from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
@@ -160,6 +160,9 @@ class Job(Frozen):
     precision: Precision | None = Field(default=None, description="of the network's arithmetic")
     timings_s: dict[str, float] = Field(default_factory=dict)
     peak_bytes: int | None = None
+    mirrored_axes: tuple[Axis, ...] = Field(
+        default=(), description="with `mirroring=true`: along which the scan is mirrored too, and the mean taken"
+    )
     budget: BudgetReport | None = Field(default=None, description="only of a job with a budget, once a worker has it")
     coarse: CoarseResult | None = Field(
         default=None, description="with `progressive=true`: a first, coarse label map can be had meanwhile"

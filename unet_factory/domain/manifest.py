@@ -12,8 +12,9 @@ from pydantic import Field, model_validator
 
 from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
+from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.plausibility import AXES, Axis, Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
 from unet_factory.domain.windows import WINDOW_OVERLAP
@@ -214,6 +215,25 @@ class Manifest(Frozen):
     @property
     def postprocessing_in_words(self) -> tuple[str, ...]:
         return self.postprocessing.in_words([label.name for label in self.labels])
+
+    @property
+    def mirrored_axes(self) -> tuple[Axis, ...]:
+        """Along which training showed the network mirrored scans, by the record of its training."""
+        augmentation = self.training.get("augmentation")
+        flipped = augmentation.get("flip_axes", ()) if isinstance(augmentation, dict) else ()
+        return tuple(axis for index, axis in enumerate(AXES) if index in flipped)
+
+    def axes_to_mirror(self, *, wanted: bool) -> tuple[Axis, ...]:
+        """The axes to mirror a scan along where mirroring is ``wanted``.
+
+        Raises:
+            MalformedRequest: it is, but training has mirrored nothing.
+        """
+        if wanted and not self.mirrored_axes:
+            raise MalformedRequest(
+                f"mirroring cannot be had of {self.name}: it was not trained on mirrored scans; leave mirroring out"
+            )
+        return self.mirrored_axes if wanted else ()
 
     def window_at(self, spacing: SnappedSpacing) -> tuple[int, int, int]:
         """The largest window, in voxels, for a scan of ``spacing``."""

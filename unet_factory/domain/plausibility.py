@@ -17,7 +17,8 @@ from unet_factory.domain.spacing import SpacingMm
 
 _DECIMALS = 4
 
-AXES: tuple[Literal["R", "A", "S"], ...] = ("R", "A", "S")
+Axis = Literal["R", "A", "S"]
+AXES: tuple[Axis, ...] = ("R", "A", "S")
 
 
 class ImplausiblePolicy(StrEnum):
@@ -72,7 +73,7 @@ class Finding(Frozen):
 
     what: Literal["volume_ml", "field_of_view_mm"]
     label: str | None = None
-    axis: Literal["R", "A", "S"] | None = None
+    axis: Axis | None = None
     value: float
     expected: tuple[float, float] = Field(description="the lowest and the highest plausible value")
 

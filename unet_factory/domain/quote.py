@@ -52,7 +52,7 @@ class QuoteOption(Frozen):
     spacing: SpacingMm
     native: bool = Field(description="the finest spacing to be had: the scan's own, unless the policy changes that")
     shape: Shape = Field(description="voxels (R, A, S) at this spacing")
-    tiles: int = Field(description="windows that the network runs on")
+    tiles: int = Field(description="windows that the network runs on, each of their mirror images counted")
     seconds: float | None = Field(description="work of the worker, without the wait in the queue")
     seconds_high: float | None = Field(description="kept by 95 of 100 jobs; budgets are held against this figure")
     peak_bytes: int | None = Field(description="memory that the job adds to its worker at its peak")
@@ -100,6 +100,7 @@ def priced_plans(
     costs: CostModel | None,
     *,
     dicom: bool = False,
+    mirroring: bool = False,
     read_s: float | None = None,
 ) -> list[PricedPlan]:
     """The plans that are worth their price, the finest first.
@@ -108,7 +109,7 @@ def priced_plans(
     """
     worth: list[PricedPlan] = []
     for plan in plans:
-        work = workload_of(manifest, shape_ras, plan, dicom=dicom)
+        work = workload_of(manifest, shape_ras, plan, dicom=dicom, mirroring=mirroring)
         price = None if costs is None else costs.price(work, read_s)
         if price is None or not any(_as_cheap(finer.price, price) for finer in worth):
             worth.append(PricedPlan(plan, work, price))

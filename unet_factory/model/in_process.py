@@ -18,6 +18,7 @@ from unet_factory.domain.errors import MalformedRequest
 from unet_factory.domain.jobs import PolicyReport, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
+    Axis,
     Finding,
     field_of_view_findings,
     refuse_implausible,
@@ -30,6 +31,7 @@ from unet_factory.domain.volume_limits import DEFAULT_LIMITS
 from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.device import describe, pick_device, release_memory
 from unet_factory.model.inference import OnWindow, segment_scan
+from unet_factory.model.mirroring import mirrored
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.precision import pick_precision
 from unet_factory.model.unet import UNet
@@ -55,6 +57,7 @@ class LocalSegmentation:
     device: str
     volumes_ml: Mapping[str, float]
     implausible: tuple[Finding, ...]
+    mirrored_axes: tuple[Axis, ...]
     postprocessing: tuple[str, ...]
     notes: tuple[str, ...]
     timings_s: Mapping[str, float]
@@ -112,6 +115,7 @@ class LocalSegmenter:
         """
         _refuse_what_needs_a_factory(parameters)
         manifest, stage = self.manifest, _Stages()
+        axes = manifest.axes_to_mirror(wanted=parameters.mirroring)
         conditions = snap_conditions(manifest.conditions, parameters.conditions)
         with stage("load"):
             volume = read_volume(scan, spacing_ras_mm=parameters.spacing_ras_mm, choice=parameters.image_choice)
@@ -122,7 +126,7 @@ class LocalSegmenter:
         with stage("weights"):
             network = self._network(plan.snapped, conditions)
         with stage("infer"):
-            way, labels = self._infer(network, volume, plan, on_window)
+            way, labels = self._infer(network, volume, plan, axes, on_window)
         measured_ml = volumes_ml(labels, native_mm, manifest.labels)
         found += volume_findings(manifest.seen, measured_ml)
         refuse_implausible(parameters.implausible, found, manifest.name)
@@ -137,6 +141,7 @@ class LocalSegmenter:
             device=describe(self._device),
             volumes_ml=measured_ml,
             implausible=found,
+            mirrored_axes=axes,
             postprocessing=manifest.postprocessing_in_words,
             notes=volume.header.notes,
             timings_s=stage.timings_s,
@@ -152,7 +157,12 @@ class LocalSegmenter:
             return self._networks[key]
 
     def _infer(
-        self, network: UNet, volume: Volume, plan: SpacingPlan, on_window: OnWindow | None
+        self,
+        network: UNet,
+        volume: Volume,
+        plan: SpacingPlan,
+        axes: tuple[Axis, ...],
+        on_window: OnWindow | None,
     ) -> tuple[Way, NDArray[np.uint8]]:
         """The label map, and the way in which it was made: memory may run out.
 
@@ -162,7 +172,7 @@ class LocalSegmenter:
 
         def attempt(way: Way) -> NDArray[np.uint8]:
             return segment_scan(
-                network,
+                mirrored(network, axes),
                 torch.from_numpy(volume.data),
                 way.plan,
                 way.execution(self.manifest, network.divisors, self._precision),

@@ -12,10 +12,12 @@ from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel
 from unet_factory.domain.jobs import SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.quote import budget_too_small, coarser_plans, finest_within, priced_plans
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
 from unet_factory.model.device import release_memory
 from unet_factory.model.inference import OnWindow, segment_scan
+from unet_factory.model.mirroring import mirrored
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
@@ -54,7 +56,15 @@ def finest_affordable(
     """
     native_mm, wanted_mm = header.spacing_ras_mm, request.working_spacing_mm
     plans = coarser_plans(native_mm, manifest.grid, request.outside, wanted_mm)
-    priced = priced_plans(manifest, header.shape_ras, plans, costs, dicom=request.is_dicom, read_s=read_s)
+    priced = priced_plans(
+        manifest,
+        header.shape_ras,
+        plans,
+        costs,
+        dicom=request.is_dicom,
+        mirroring=request.mirroring,
+        read_s=read_s,
+    )
     chosen = finest_within(priced, request.budget)
     if chosen is None or chosen.price is None:
         raise budget_too_small(priced, request.budget, manifest.name)
@@ -78,6 +88,7 @@ class InferenceStage:
     manifest: Manifest
     tell: Tell
     on_window: OnWindow
+    mirrored_axes: tuple[Axis, ...] = ()
 
     def run(self, unet: UNet, volume: Volume, choice: Choice) -> tuple[Way, NDArray[np.uint8]]:
         """The label map, and the way in which it was made.
@@ -107,7 +118,7 @@ class InferenceStage:
     def _segment(self, network: UNet, volume: Volume, way: Way) -> NDArray[np.uint8]:
         context = self.context
         return segment_scan(
-            network,
+            mirrored(network, self.mirrored_axes),
             torch.from_numpy(volume.data),
             way.plan,
             way.execution(self.manifest, network.divisors, context.precision),

@@ -146,7 +146,9 @@ class Attempt:
                 )
             self.record.write()
             with self._stage("infer"):
-                stage = InferenceStage(self.job_id, request, context, manifest, self.record.note, self._on_window)
+                stage = InferenceStage(
+                    self.job_id, request, context, manifest, self.record.note, self._on_window, self.job.mirrored_axes
+                )
                 way, labels = stage.run(unet, volume, choice)
             plan = way.plan
             found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
@@ -165,7 +167,9 @@ class Attempt:
         )
         self._count(found_ml)
         if not way.smaller_windows:
-            work = workload_of(manifest, volume.header.shape_ras, plan, dicom=self.request.is_dicom)
+            work = workload_of(
+                manifest, volume.header.shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring
+            )
             self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
 
     @contextmanager
@@ -280,6 +284,7 @@ class Attempt:
             working_mm=plan.working_mm,
             snapped_mm=plan.snapped.mm,
             policy=policy,
+            mirrored_axes=self.job.mirrored_axes,
             postprocessing=manifest.postprocessing_in_words,
             implausible=self.implausible,
         )

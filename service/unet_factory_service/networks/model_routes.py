@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
-from unet_factory.domain.plausibility import Seen
+from unet_factory.domain.plausibility import Axis, Seen
 from unet_factory.domain.postprocessing import Postprocessing
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory_service.dependencies import GatewayDependency
@@ -34,6 +34,7 @@ class ModelDescription(BaseModel):
     orientation: str
     normalisation: Normalisation
     postprocessing: Postprocessing
+    mirrored_axes: tuple[Axis, ...]
     metrics: tuple[dict[str, Any], ...]
     dice_by_spacing: DiceBySpacing | None
     seen: Seen | None
@@ -59,6 +60,7 @@ class ModelDescription(BaseModel):
             orientation=manifest.preprocessing.orientation,
             normalisation=manifest.preprocessing.normalisation,
             postprocessing=manifest.postprocessing,
+            mirrored_axes=manifest.mirrored_axes,
             metrics=manifest.metrics,
             dice_by_spacing=manifest.dice_by_spacing,
             seen=manifest.seen,

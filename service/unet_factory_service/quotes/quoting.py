@@ -6,6 +6,7 @@ from typing import NamedTuple
 from unet_factory.domain.budget import Budget
 from unet_factory.domain.cost_model import CostModel
 from unet_factory.domain.quote import (
+    PricedPlan,
     QueueWait,
     Quote,
     Shape,
@@ -16,7 +17,7 @@ from unet_factory.domain.quote import (
     priced_plans,
     quote_options,
 )
-from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, check_working_size
+from unet_factory.domain.spacing import OutsidePolicy, SpacingMm, SpacingPlan, check_working_size
 from unet_factory.domain.workload import workload_of
 from unet_factory.jobs.costs import KnownCosts
 from unet_factory.jobs.presence import WorkerPresence, present
@@ -32,6 +33,7 @@ class QuotedScan(NamedTuple):
     working_spacing_mm: SpacingMm | None = None
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     dicom: bool = False
+    mirroring: bool = False
 
 
 def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, budget: Budget) -> Quote:
@@ -39,13 +41,14 @@ def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, bud
     Raises:
         SpacingOutOfRange: the model was not trained at the scan's spacing, and the policy is ``reject``.
         VolumeTooLarge: the scan would be refused for its size.
+        MalformedRequest: the model cannot be mirrored.
     """
     plans = coarser_plans(scan.spacing_mm, model.manifest.grid, scan.outside, scan.working_spacing_mm)
     check_working_size(scan.shape, plans[0], gateway.settings.max_voxels)
     workers = [worker for worker in present(gateway.redis) if model.digest in worker.models.values()]
-    first = workload_of(model.manifest, scan.shape, plans[0], dicom=scan.dicom)
+    first = workload_of(model.manifest, scan.shape, plans[0], dicom=scan.dicom, mirroring=scan.mirroring)
     kind, costs = _slowest(workers, gateway.costs.known(model.digest), lambda known: known.model.price(first).seconds)
-    priced = priced_plans(model.manifest, scan.shape, plans, costs, dicom=scan.dicom)
+    priced = _priced(model, scan, plans, costs)
     chosen = finest_within(priced, budget) if budget.limited else None
     return Quote(
         model=model.manifest.name,
@@ -72,13 +75,15 @@ def refuse_unaffordable(gateway: GatewayContext, model: RegisteredModel, scan: Q
     if not up or not up <= known.keys():
         return
     plans = coarser_plans(scan.spacing_mm, model.manifest.grid, scan.outside, scan.working_spacing_mm)
-    offers = [
-        priced_plans(model.manifest, scan.shape, plans, costs, dicom=scan.dicom)
-        for kind, costs in known.items()
-        if kind in up
-    ]
+    offers = [_priced(model, scan, plans, costs) for kind, costs in known.items() if kind in up]
     if all(finest_within(offer, budget) is None for offer in offers):
         raise budget_too_small(offers[0], budget, model.manifest.name)
+
+
+def _priced(
+    model: RegisteredModel, scan: QuotedScan, plans: Sequence[SpacingPlan], costs: CostModel | None
+) -> list[PricedPlan]:
+    return priced_plans(model.manifest, scan.shape, plans, costs, dicom=scan.dicom, mirroring=scan.mirroring)
 
 
 def _slowest(

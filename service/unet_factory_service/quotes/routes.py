@@ -39,6 +39,9 @@ class QuoteRequest(BaseModel):
         default=OutsidePolicy.CLAMP, description="what to do with a spacing outside the model's trained range"
     )
     dicom: Annotated[bool, Strict()] = Field(default=False, description="whether the scan is a DICOM series")
+    mirroring: Annotated[bool, Strict()] = Field(
+        default=False, description="whether the scan's mirror images are to be segmented too"
+    )
     budget_seconds: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None, description="have the answer name the finest spacing within this time"
     )
@@ -54,7 +57,7 @@ class QuoteRequest(BaseModel):
         """
         r, a, s = self.shape
         working = None if self.working_spacing is None else validate_spacing(self.working_spacing)
-        return QuotedScan((r, a, s), validate_spacing(self.spacing), working, self.outside, self.dicom)
+        return QuotedScan((r, a, s), validate_spacing(self.spacing), working, self.outside, self.dicom, self.mirroring)
 
 
 @router.post(

@@ -111,7 +111,9 @@ def _accept_upload(
 
 def _quoted(header: VolumeHeader, asked: SegmentationParameters) -> QuotedScan:
     dicom = header.format == "dicom"
-    return QuotedScan(header.shape_ras, header.spacing_ras_mm, asked.working_spacing_mm, asked.outside, dicom)
+    return QuotedScan(
+        header.shape_ras, header.spacing_ras_mm, asked.working_spacing_mm, asked.outside, dicom, asked.mirroring
+    )
 
 
 def _judged(header: VolumeHeader, asked: SegmentationParameters, model: RegisteredModel) -> tuple[Finding, ...]:
@@ -162,6 +164,7 @@ def _accept(
         spacing=Spacings(requested=asked.working_spacing_mm),
         dicom=dicom,
         conditions=named_conditions(model.manifest.conditions, conditions),
+        mirrored_axes=model.manifest.axes_to_mirror(wanted=asked.mirroring),
         created=now,
         expires=now + gateway.settings.retention_s,
         fetch=planned_fetch(gateway.destinations, series),

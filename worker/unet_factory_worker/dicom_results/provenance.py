@@ -11,7 +11,7 @@ from pydicom.uid import UID, generate_uid
 from unet_factory import __version__
 from unet_factory.domain.jobs import PolicyReport
 from unet_factory.domain.manifest import Label
-from unet_factory.domain.plausibility import Finding, in_words
+from unet_factory.domain.plausibility import Axis, Finding, in_words
 from unet_factory.domain.spacing import SpacingMm
 
 MANUFACTURER = "U-Net factory"
@@ -32,6 +32,7 @@ class Provenance:
     working_mm: SpacingMm
     snapped_mm: SpacingMm
     policy: PolicyReport
+    mirrored_axes: tuple[Axis, ...] = ()
     postprocessing: tuple[str, ...] = ()
     implausible: tuple[Finding, ...] = ()
 
@@ -70,6 +71,7 @@ class Provenance:
             "outside the trained range": _yes(self.policy.out_of_range),
             "resampled": _yes(self.policy.resampled),
             "in smaller windows for lack of memory": _yes(self.policy.reduced_memory),
+            **({"mean with mirror images along": " ".join(self.mirrored_axes)} if self.mirrored_axes else {}),
             **({"postprocessing": "; ".join(self.postprocessing)} if self.postprocessing else {}),
             **({"IMPLAUSIBLE, unlike the training": in_words(self.implausible)} if self.implausible else {}),
         }
