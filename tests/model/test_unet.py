@@ -110,6 +110,23 @@ def test_inference_and_training_compute_the_same(extents: tuple[int, int, int]) 
     assert torch.allclose(trained, inferred, atol=1e-4)
 
 
+@pytest.mark.parametrize("pooling", [Pooling(), FOLLOWING])
+def test_bfloat16_differs_by_rounding_alone(pooling: Pooling) -> None:
+    """A single volume in bfloat16 lies in another order in memory on its way through the network."""
+    torch.manual_seed(0)
+    architecture = Architecture(classes=3, channels=(8, 16), blocks=1, pooling=pooling)
+    unet = empty_unet(architecture, SnappedSpacing(500, 500, 3000)).to_empty(device="cpu")
+    unet.load_state_dict(UNet(architecture).state_dict())
+    volumes = torch.randn(2, 1, 16, 24, 8)
+    with torch.inference_mode():
+        exact = unet(volumes)
+        with torch.autocast("cpu", torch.bfloat16):
+            single, batch = unet(volumes[:1]), unet(volumes)
+    assert single.dtype == torch.bfloat16
+    for rounded, expected in ((single, exact[:1]), (batch, exact)):
+        assert (rounded - expected).abs().max() < 0.1 * expected.std()
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_the_whole_network_by_hand(dimensions: int) -> None:
     """A second implementation of the forward pass, from the state dict alone, with PyTorch's own functions."""

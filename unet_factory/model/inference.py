@@ -134,7 +134,8 @@ class _Predictor:
             self._on_window(self._done, total)
         self._done += 1
         place = tuple(slice(start, start + part) for start, part in zip(starts, self._extents, strict=True))
-        return self._network(self._padded[place][None, None])[0].float()
+        found = self._network(self._padded[place][None, None])[0]
+        return found.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:

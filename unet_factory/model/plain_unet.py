@@ -25,16 +25,15 @@ from torch import Tensor, nn
 _Layers = dict[int, Callable[..., nn.Module]]
 
 _TRANSPOSED: _Layers = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_NORM: _Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
 
 class ConvBlock(nn.Module):
     """Convolution -> ReLU -> affine instance norm, the paper's order."""
 
-    def __init__(self, dimensions: int, conv: nn.Module, channels: int) -> None:
+    def __init__(self, conv: nn.Module, norm: nn.Module) -> None:
         super().__init__()
         self.conv = conv
-        self.norm = _NORM[dimensions](channels, affine=True)
+        self.norm = norm
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, channels_in, *space) -> (batch, channels_out, *space')."""
@@ -69,6 +68,7 @@ class PlainUNet(nn.Module):
     """
 
     convolutions: _Layers = {2: nn.Conv2d, 3: nn.Conv3d}  # noqa: RUF012 (replaced as a whole, never changed)
+    norms: _Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}  # noqa: RUF012
 
     def __init__(
         self,
@@ -128,17 +128,20 @@ class PlainUNet(nn.Module):
 
     def _same(self, channels_in: int, channels_out: int) -> ConvBlock:
         conv = self.convolutions[self.dimensions](channels_in, channels_out, kernel_size=3, padding=1)
-        return ConvBlock(self.dimensions, conv, channels_out)
+        return ConvBlock(conv, self._norm(channels_out))
 
     def _down(self, channels_in: int, channels_out: int, stride: Sequence[int]) -> ConvBlock:
         conv = self.convolutions[self.dimensions](
             channels_in, channels_out, kernel_size=3, stride=tuple(stride), padding=1
         )
-        return ConvBlock(self.dimensions, conv, channels_out)
+        return ConvBlock(conv, self._norm(channels_out))
 
     def _up(self, channels_in: int, channels_out: int, stride: Sequence[int]) -> UpBlock:
         conv = _TRANSPOSED[self.dimensions](channels_in, channels_out, kernel_size=4, stride=tuple(stride), padding=1)
-        return UpBlock(self.dimensions, conv, channels_out)
+        return UpBlock(conv, self._norm(channels_out))
+
+    def _norm(self, channels: int) -> nn.Module:
+        return self.norms[self.dimensions](channels, affine=True)
 
 
 class StandaloneUNet(PlainUNet):
