@@ -23,7 +23,7 @@ from unet_factory.domain.spacing import resampled_shape
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 
 _CACHED = 256  # up to a megabyte each at 512 voxels: a worker that sees ever new grids must not keep them all
-_AT_ONCE = 2**14  # values made at once on a CPU: they stay in its cache, and PyTorch starts no threads for so few
+_AT_ONCE = 2**15 - 1  # values made at once on a CPU: they stay in its cache, and PyTorch starts no threads for so few
 
 
 @dataclass(frozen=True, eq=False)
