@@ -2,20 +2,19 @@
 
 import math
 import multiprocessing
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch.nn import functional
 
+from benchmarks.children import in_turns
 from benchmarks.models import HEART, HIPPOCAMPUS
 from benchmarks.rows import Row, area, at_least, at_most
-from benchmarks.timing import Sample, interleaved, timed_row
+from benchmarks.timing import interleaved, timed_row
 from unet_factory.domain.manifest import Architecture
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm, SpacingPlan, plan_spacing
@@ -59,7 +58,8 @@ EAGER, KEPT, FAST = Way("float32", False, 0.5), Way("float32", True, 0.5), Way("
 @area("inference", "Segmenting on a CPU")
 def inference() -> Iterator[Row]:
     for case, (float32_bound, bfloat16_bound) in CASES.items():
-        samples = _in_processes(case, {"eager": EAGER, "kept memory": KEPT, "as shipped": FAST})
+        ways = {"eager": EAGER, "kept memory": KEPT, "as shipped": FAST}
+        samples = in_turns({name: partial(_prepared, case, way) for name, way in ways.items()}, rounds=ROUNDS)
         row = partial(timed_row, samples=samples, against="eager", cpu=True)
         yield row(f"float32 with kept memory, bit-equal: {case.name}", ours="kept memory", must=at_most(float32_bound))
         yield row(f"as a worker does: {case.name}", ours="as shipped", must=at_most(bfloat16_bound))
@@ -113,29 +113,8 @@ def _text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _in_processes(case: Case, ways: Mapping[str, Way]) -> dict[str, Sample]:
-    """Each way in a process of its own, as what malloc does is decided once in each; they take turns."""
-    context = multiprocessing.get_context("spawn")
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    ends = {}
-    for name, way in ways.items():
-        ends[name], theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, case, way), daemon=True).start()
-    for number in range(ROUNDS + 1):
-        for name, end in ends.items():
-            end.send(True)
-            taken = end.recv()
-            if number:
-                times[name].append(taken)
-    for end in ends.values():
-        end.send(False)
-    return {
-        name: Sample(tuple(wall for wall, _ in taken), tuple(cpu for _, cpu in taken)) for name, taken in times.items()
-    }
-
-
-def _serve(connection: Connection, case: Case, way: Way) -> None:
-    """Segment once for each True that comes, and answer with the seconds by the clock and of CPU."""
+def _prepared(case: Case, way: Way) -> Callable[[], object]:
+    """Segmenting noise, in a process of its own."""
     if way.kept_memory:
         keep_freed_memory()
     torch.set_num_threads(1)
@@ -151,10 +130,7 @@ def _serve(connection: Connection, case: Case, way: Way) -> None:
         way.precision,
         overlap=manifest.window_overlap if overlap is None else overlap,
     )
-    while connection.recv():
-        started, cpu_started = time.perf_counter(), time.process_time()
-        segment_scan(unet, scan, plan, execution)
-        connection.send((time.perf_counter() - started, time.process_time() - cpu_started))
+    return partial(segment_scan, unet, scan, plan, execution)
 
 
 def _same_labels() -> float:
