@@ -78,7 +78,7 @@ vendor:
 	    install -D -m 644 "$$folder/package/$$file" "$(PAGE)/static/vendor/$$served" || exit 1; \
 	done
 
-# The README's picture of the page, in Debian's chromium; says how long a large scan takes to appear, too.
+# The README's picture of the page, in Debian's chromium.
 screenshots: setup
 	$(BIN)/python -m tests.screenshots
 

@@ -15,7 +15,7 @@ from benchmarks.rows import AREAS, Row
 PAGE = Path("docs/results/speed.md")
 
 # In the order of the page; each module registers its areas when it is imported.
-_MODULES = ("generation", "inference", "networks", "jobs", "reading", "upkeep", "start", "quote", "training")
+_MODULES = ("generation", "inference", "networks", "jobs", "reading", "upkeep", "start", "quote", "page", "training")
 
 
 def main(

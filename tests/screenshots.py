@@ -1,11 +1,8 @@
-"""``make screenshots``: the README's picture of the page, and how long a large scan takes to appear."""
+"""``make screenshots``: the README's picture of the page."""
 
-import sys
 import tempfile
 from pathlib import Path
 
-import nibabel
-import numpy as np
 from PIL import Image
 from playwright.sync_api import Page
 
@@ -17,14 +14,12 @@ from tests.system.serve_process import ServeProcess
 EXAMPLE = HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz"
 PICTURE = PROJECT / "docs" / "page.png"
 MAX_BYTES = 400_000
-LARGE = (256, 256, 180)
 WITHIN_MS = 120_000
 PRICED_WITHIN_S = 240.0
 COARSER = 5  # steps of the slider
 
 
 def main() -> None:
-    """Writes the picture, and the seconds to standard output."""
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
         folder = Path(name)
         serve = ServeProcess(folder, MODELS)
@@ -37,8 +32,6 @@ def main() -> None:
             _segment_twice(page)
             page.screenshot(path=folder / "page.png")
             _write_small(folder / "page.png")
-            _show(page, _large_scan(folder))
-            sys.stdout.write(f"{_last_ms(page):.0f} ms from the drop of {LARGE} voxels to its picture\n")
         finally:
             serve.stop()
 
@@ -70,21 +63,6 @@ def _write_small(shot: Path) -> None:
     size = PICTURE.stat().st_size
     if size > MAX_BYTES:
         raise SystemExit(f"{PICTURE.name} has {size} bytes, at most {MAX_BYTES} are allowed")
-
-
-def _large_scan(folder: Path) -> Path:
-    """A ball that fades outwards, with some noise."""
-    radii = np.sqrt(sum(axis**2 for axis in np.meshgrid(*(np.linspace(-1, 1, n) for n in LARGE), indexing="ij")))
-    noise = np.random.default_rng(0).normal(0, 20, LARGE)
-    voxels = np.where(radii < 1, 1000 * (1 - radii) + noise, 0).astype(np.int16)
-    path = folder / "large.nii.gz"
-    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(path)
-    return path
-
-
-def _last_ms(page: Page) -> float:
-    durations: list[float] = page.evaluate("performance.getEntriesByName('drop to picture').map((one) => one.duration)")
-    return durations[-1]
 
 
 if __name__ == "__main__":

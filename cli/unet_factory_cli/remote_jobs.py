@@ -31,9 +31,8 @@ def show_all(at: Address, states: Sequence[str], limit: int, *, as_json: bool) -
     if as_json:
         typer.echo(TypeAdapter(list[Job]).dump_json(found, indent=2))
         return
-    table = Table(
-        Column("id", no_wrap=True), "state", "model", "spacing (mm)", "created (UTC)", "volumes, or the reason"
-    )
+    whole = [Column(name, no_wrap=True) for name in ("id", "state", "created (UTC)")]
+    table = Table(*whole, Column("model", overflow="fold"), "what")
     for job in found:
         table.add_row(*_cells(job))
     Console().print(table)
@@ -91,15 +90,9 @@ def delete(at: Address, job_ids: Sequence[str], *, as_json: bool) -> None:
 
 def _cells(job: Job) -> list[str]:
     spacing = job.spacing.working or job.spacing.native
-    volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in (job.volumes_ml or {}).items())
-    return [
-        job.id,
-        job.state,
-        job.model,
-        "" if spacing is None else " x ".join(f"{mm:g}" for mm in spacing),
-        datetime.fromtimestamp(job.created, UTC).strftime("%Y-%m-%d %H:%M"),
-        volumes if job.error is None else _reason(job),
-    ]
+    at = "" if spacing is None else " x ".join(f"{mm:g}" for mm in spacing) + " mm"
+    created = datetime.fromtimestamp(job.created, UTC).strftime("%m-%d %H:%M")
+    return [job.id, job.state, created, job.model, at if job.error is None else job.error.title]
 
 
 def _reason(job: Job) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from unet_factory_cli.failures import clear_errors
-from unet_factory_cli.options import Device
+from unet_factory_cli.options import AsJson, Device
 
 app = typer.Typer()
 
@@ -29,7 +29,7 @@ def train(
 ) -> None:
     """Train a hypernetwork, resuming where an earlier run of the same configuration was interrupted."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_training
+        from unet_factory_cli.training_roles import run_training
 
         folds = [] if fold is None else [f"dataset.fold={{number: {fold}, of: 5}}"]
         run_training(config, run_dir, device, [*(changes or []), *folds])
@@ -51,7 +51,7 @@ def compare(
 ) -> None:
     """Train methods on equal terms, score them over spacings, write tables and figures; resumes if interrupted."""
     with clear_errors("research"):
-        from unet_factory_cli.roles import run_comparison
+        from unet_factory_cli.training_roles import run_comparison
 
         run_comparison(config, output, checkpoint or [], only, arm or [], publish, device)
 
@@ -76,12 +76,15 @@ def evaluate(
         typer.Option("--mirroring", help="Segment mirror images too, and take the mean; 2 to 8 times the work."),
     ] = False,
     changes: Changes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint: Dice per label at many spacings, each at its working resolution."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_evaluation
+        from unet_factory_cli.training_roles import run_evaluation
 
-        run_evaluation(config, checkpoint, split, draws, publish, card, changes or [], mirroring=mirroring)
+        run_evaluation(
+            config, checkpoint, split, draws, publish, card, changes or [], mirroring=mirroring, as_json=as_json
+        )
 
 
 @app.command()
@@ -95,12 +98,13 @@ def describe(
     ] = None,
     card: Annotated[Path | None, typer.Option(help="A model card into which the ranges are written.")] = None,
     changes: Changes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Record in a checkpoint what its training scans were like, so that implausible scans and results are noticed."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_description
+        from unet_factory_cli.training_roles import run_description
 
-        run_description(config, checkpoint, output or checkpoint, margin, card, changes or [])
+        run_description(config, checkpoint, output or checkpoint, margin, card, changes or [], as_json=as_json)
 
 
 @app.command()
@@ -111,12 +115,15 @@ def choose_postprocessing(
     draws: Annotated[int, typer.Option(help="How many spacings to draw from the trained range.", min=0)] = 20,
     card: Annotated[Path | None, typer.Option(help="A model card into which the table is written.")] = None,
     changes: Changes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Keep only the largest connected components where that helps on the validation split; the weights stay."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_choice_of_postprocessing
+        from unet_factory_cli.training_roles import run_choice_of_postprocessing
 
-        run_choice_of_postprocessing(config, checkpoint, output or checkpoint, draws, card, changes or [])
+        run_choice_of_postprocessing(
+            config, checkpoint, output or checkpoint, draws, card, changes or [], as_json=as_json
+        )
 
 
 @app.command()
@@ -126,12 +133,13 @@ def choose_windows(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: the checkpoint itself.")] = None,
     card: Annotated[Path | None, typer.Option(help="A model card into which the table is written.")] = None,
     changes: Changes = None,
+    as_json: AsJson = False,
 ) -> None:
     """Let windows overlap less where that loses no Dice on the validation split; shows what bfloat16 costs too."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_choice_of_windows
+        from unet_factory_cli.training_roles import run_choice_of_windows
 
-        run_choice_of_windows(config, checkpoint, output or checkpoint, card, changes or [])
+        run_choice_of_windows(config, checkpoint, output or checkpoint, card, changes or [], as_json=as_json)
 
 
 @app.command()
@@ -140,12 +148,13 @@ def compress(
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
     scan: Annotated[Path | None, typer.Option(help="Measure on the centre of this volume; default: on noise.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Shrink a checkpoint to fewer heads, if its networks still give the same answers."""
     with clear_errors("training"):
-        from unet_factory_cli.roles import run_compression
+        from unet_factory_cli.training_roles import run_compression
 
-        run_compression(checkpoint, tolerance, output, scan)
+        run_compression(checkpoint, tolerance, output, scan, as_json=as_json)
 
 
 @app.command()
@@ -171,7 +180,7 @@ def cka(
 ) -> None:
     """Compare the layers of generated networks: within one, across spacings, across checkpoints (CKA)."""
     with clear_errors("research"):
-        from unet_factory_cli.roles import run_cka
+        from unet_factory_cli.training_roles import run_cka
 
         crop_options = {"crop_mm": crop_mm, "crops": crops, "batch": batch, "seed": seed}
         options = {"split": split, "steps": steps, "estimator": estimator, **crop_options}
