@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,14 @@ SEGMENT = ["segment", "{scan}", "-o"]
 UNET = ["unet", "-o", "{tmp}/unet.safetensors", "--spacing"]
 
 
-def test_help_is_quick_and_imports_no_role() -> None:
+def test_help_imports_no_role_and_nothing_slow() -> None:
     ask = (
         "import sys; from typer.testing import CliRunner; from unet_factory_cli.commands import app;"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0;"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
-    answers, seconds = [], []
-    for _ in range(3):
-        started = time.perf_counter()
-        answers.append(subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout)
-        seconds.append(time.perf_counter() - started)
-    assert {answer.strip() for answer in answers} == {"[]"}
-    assert min(seconds) < 1
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+    assert answer.strip() == "[]"
 
 
 def test_version() -> None:
