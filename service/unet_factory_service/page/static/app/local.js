@@ -5,6 +5,8 @@ import { implausibleVolumes, implausibleFieldOfView } from "./plausibility.js";
 import { columnLengths, labelmapFile, volumeOf } from "./volume.js";
 
 const BY_SERVER = "Have the server segment it.";
+const PAUSE_MS = 1000;
+const PATIENCE_MS = 20000;
 
 // Resolves to what a job tells of itself, with its label map as bytes in `local`; its grid is that of the scan.
 // `image` is the viewer's; `spacing` corrects the header's where it is not null.
@@ -38,11 +40,17 @@ async function manifestOf(query, signal) {
   return JSON.parse(JSON.parse(new TextDecoder().decode(header)).__metadata__.unet_factory_manifest);
 }
 
+// Asks again while a worker makes the network (202), and for a while where none is up (503).
 async function bytesOf(query, signal, range) {
+  const patient = performance.now() + PATIENCE_MS;
   for (;;) {
-    const response = await request(`unet?${new URLSearchParams(query)}`, { signal, headers: range ? { Range: range } : {} });
-    if (response.status !== 202) return response.arrayBuffer();
-    await new Promise((resolve) => setTimeout(resolve, 1000 * Number(response.headers.get("Retry-After") ?? 1)));
+    try {
+      const response = await request(`unet?${new URLSearchParams(query)}`, { signal, headers: range ? { Range: range } : {} });
+      if (response.status !== 202) return await response.arrayBuffer();
+    } catch (error) {
+      if (error.status !== 503 || performance.now() > patient) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
   }
 }
 
