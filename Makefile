@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist docs demo test bench fuzz mutants check format settings vendor screenshots clean
+.PHONY: setup dist docs demo test bench fuzz torture mutants check format settings vendor screenshots clean
 
 setup: $(VENV)/.complete
 
@@ -41,6 +41,11 @@ bench: setup
 
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz
+
+# Faults of every kind against all roles, and a proof from the history; ARGS='--minutes 30 --seed 7', --hours, --publish.
+# Figures in docs/results/torture.md.
+torture: setup
+	$(BIN)/python -m tests.torture $(ARGS)
 
 # Mutation testing; figures in docs/results/mutants.md. A run that was stopped goes on where it was;
 # make mutants SAMPLE='*__mutmut_*7' judges only the mutants whose number ends in 7. The tool finds packages by their

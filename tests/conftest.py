@@ -8,8 +8,8 @@ import pytest
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
-from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Manifest
-from unet_factory.domain.spacing import SpacingGrid
+from tests.fixtures.tiny_model import TINY, save_tiny_model
+from unet_factory.domain.manifest import Manifest
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
@@ -37,30 +37,14 @@ def lifecycle(redis: Redis, settings: FactorySettings) -> JobLifecycle:
 
 @pytest.fixture(scope="session")
 def tiny_manifest() -> Manifest:
-    return Manifest(
-        name="tiny",
-        architecture=Architecture(classes=3, channels=(4, 8), blocks=1),
-        hypernetwork=HypernetworkShape(hidden=(4, 4)),
-        grid=SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3),
-        labels=(Label(value=0, name="background"), Label(value=1, name="anterior"), Label(value=2, name="posterior")),
-        window=(32, 32, 32),
-        licence="CC0-1.0",
-        training={"augmentation": {"flip_axes": [0]}},
-    )
+    return TINY
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_manifest: Manifest) -> Path:
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with one small hypernetwork of random weights."""
-    import torch
-
-    from unet_factory.model.checkpoint import save_checkpoint
-    from unet_factory.model.hypernetwork import Hypernetwork
-
-    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
-    hypernetwork = Hypernetwork(tiny_manifest.architecture, tiny_manifest.hypernetwork, tiny_manifest.grid)
-    save_checkpoint(folder / "tiny.safetensors", hypernetwork, tiny_manifest)
+    save_tiny_model(folder)
     return folder
 
 

@@ -80,6 +80,21 @@ def test_files_without_a_record_go_once_they_are_old(
     assert [path.name for path in scratch.iterdir()] == ["still-written"]
 
 
+def test_a_wrong_clock_makes_no_upload_old(
+    maintenance: Maintenance, blobs: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker's process: gateways put an upload down before they record its job."""
+    fresh = new_job_id()
+    blobs.put(fresh, "input.nii", written(tmp_path / "scan"))
+    written(tmp_path / "blobs" / "scratch" / "still-written" / "upload")
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 2 * OLD_S)
+    maintenance.purge_orphans()
+    maintenance.purge_scratch()
+    assert [job_id for job_id, _ in blobs.job_ids()] == [fresh]
+    assert (tmp_path / "blobs" / "scratch" / "still-written" / "upload").exists()
+
+
 def test_a_lost_worker_costs_attempts_and_the_third_ends_the_job(
     maintenance: Maintenance,
     redis: Redis,

@@ -15,7 +15,7 @@
 | ``idempotency:KEY`` | string | fingerprint and job of the request that was first sent with the key |
 | ``networks:being-made`` | hash | networks that were ordered, by their key: until when that counts, and whose order |
 | ``networks:of:OWNER`` | sorted set | the networks that the owner ordered, by when |
-| ``dicom:results`` | hash | jobs whose scan was DICOM, with a digest of their study; the gateway fills it |
+| ``dicom:results`` | hash | jobs whose scan was DICOM, with a digest of their study, which the gateway adds |
 | ``outbox:due:KIND:DESTINATION`` | sorted set | deliveries, by the time of their next attempt |
 | ``outbox:queues`` | set | those of the above that may hold something |
 | ``outbox:lease:ID`` | string | which attempt has a delivery in hand; ends by itself |

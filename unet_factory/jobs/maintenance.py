@@ -122,9 +122,13 @@ class Maintenance:
             log.warning("the store's append-only file still holds purged data: %s", error)
 
     def purge_orphans(self) -> None:
-        """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge."""
+        """Files without a record: an upload whose gateway died before it wrote one, a result written after a purge.
+
+        Their age is judged by the server's clock: by a wrong one of ours, an upload of this moment would be old.
+        """
+        now = now_s(self._redis)
         for job_id, modified in self._blobs.job_ids():
-            if time.time() - modified > ORPHAN_AGE_S and not self._is_known(job_id):
+            if now - modified > ORPHAN_AGE_S and not self._is_known(job_id):
                 self._blobs.delete(job_id)
         self._blobs.purge_unfinished(ORPHAN_AGE_S)
 

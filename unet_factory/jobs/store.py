@@ -70,8 +70,9 @@ class JobStore:
         if idempotency_key is not None:
             fields["idempotency"] = idempotency_key
         fetch_queue = delivery_queue(job.fetch) if job.fetch else ""
+        limits = [upload_bytes, allowed_bytes]
         return bool(
-            self._create(args=[job.id, job.expires, owner, fetch_queue, upload_bytes, allowed_bytes, *flat(fields)])
+            self._create(args=[job.id, job.expires, owner, fetch_queue, *limits, int(request.is_dicom), *flat(fields)])
         )
 
     def get(self, job_id: str) -> Job:

@@ -140,11 +140,18 @@ class BlobStore:
                 yield Path(folder)
 
     def purge_scratch(self, untouched_s: float) -> None:
-        """Remove temporary folders that a killed process left behind: those not written to for that long."""
+        """Remove temporary folders that a killed process left behind: those not written to for that long.
+
+        Their age is judged by the file system's clock, since this process's own may be wrong.
+        """
+        if not self._scratch.exists():
+            return
+        os.utime(self._scratch)
+        now = self._scratch.stat().st_mtime
         for folder in self._scratch.glob("*"):
             with suppress(FileNotFoundError):  # its owner has just removed it
                 touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-                if time.time() - touched > untouched_s:
+                if now - touched > untouched_s:
                     shutil.rmtree(folder)
 
     def delete(self, job_id: str) -> None:

@@ -17,6 +17,7 @@ from unet_factory.domain.uids import uid_digest
 from unet_factory.jobs.keys import stored_key
 from unet_factory.jobs.lease import exclusive
 from unet_factory.jobs.scripts import lua
+from unet_factory.jobs.store import now_s
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory_service.settings import GatewaySettings
 
@@ -141,9 +142,12 @@ class ReceivedSeries:
         return None if None in found else Submission(found[0].decode(), found[1].decode(), int(found[2]))
 
     def record(self, series_id: str, submission: Submission) -> None:
-        keep_s = round(2 * self._keep_s)
+        """A job was made of a series; an earlier one, of less than the whole series, stands for it no more."""
+        keep_s, earlier = round(2 * self._keep_s), self.submission(series_id)
         with self._redis.pipeline(transaction=True) as pipeline:
             fields = {"digest": submission.digest, "job": submission.job_id, "jobs": str(submission.jobs)}
+            if earlier is not None:
+                pipeline.delete(f"received:job:{earlier.job_id}")
             pipeline.hset(f"received:{series_id}", mapping=fields)  # type: ignore[arg-type]
             pipeline.set(f"received:job:{submission.job_id}", series_id, ex=max(1, keep_s))
             pipeline.execute()
@@ -177,8 +181,9 @@ class ReceivedSeries:
 
     def purge_orphans(self) -> None:
         """Files without a record: those of a request whose gateway, or whose Redis, lost it before it was answered."""
+        now = now_s(self._redis)
         for series_id, modified in list(self._blobs.job_ids()):
-            if time.time() - modified > ORPHAN_AGE_S and self._redis.zscore(_EXPIRY, series_id) is None:
+            if now - modified > ORPHAN_AGE_S and self._redis.zscore(_EXPIRY, series_id) is None:
                 self._blobs.delete(series_id)
 
 

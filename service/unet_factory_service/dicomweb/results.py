@@ -95,10 +95,6 @@ class ResultIndex:
         self._redis, self._jobs, self._blobs = redis, jobs, blobs
         self._set_if_known = redis.register_script(_SET_IF_KNOWN)
 
-    def expect(self, job_id: str) -> None:
-        """A job whose scan is DICOM was made: it may have results one day."""
-        self._redis.hset(DICOM_RESULTS, job_id, f"{self._jobs.owner(job_id)}/")
-
     def studies(self, caller: Caller, study_uid: str | None = None) -> Iterator[list[StoredInstance]]:
         """All objects of the caller's jobs, or those of one study: study by study, read as they are asked for."""
         wanted = None if study_uid is None else uid_digest(study_uid)

@@ -6,6 +6,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
 from unet_factory.domain.conditions import named_conditions, snap_conditions
 from unet_factory.domain.errors import Implausible, MalformedRequest, QueueUnavailable, SpacingOutOfRange
 from unet_factory.domain.jobs import Job, PacsSeries, PolicyReport, SegmentationRequest, Spacings, new_job_id
@@ -30,6 +33,7 @@ DICOM_INPUT = "input.zip"
 
 _JOBS_RETRY_AFTER_S = 5
 _ROOM_RETRY_AFTER_S = 60
+_OUTCOME_UNKNOWN = (RedisConnectionError, RedisTimeoutError)  # it was done, or was not: the answer is lost
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
 
@@ -183,6 +187,8 @@ def _enqueue_once(
         return earlier
     try:
         _enqueue(gateway, accepted, scan, caller, key)
+    except _OUTCOME_UNKNOWN:  # the same request, sent again, waits for the record, and goes on if there is none
+        raise
     except BaseException:
         gateway.jobs.forget(key, accepted.job.id)
         raise
@@ -202,8 +208,8 @@ def _enqueue(
         raise _too_many_jobs(caller)
     try:
         _store(gateway, accepted, scan, caller, key)
-        if accepted.request.input_name == DICOM_INPUT:
-            gateway.results.expect(job_id)
+    except _OUTCOME_UNKNOWN:  # the job may be recorded, and needs its scan; if not, maintenance sweeps the scan up
+        raise
     except BaseException:
         if caller.jobs_in_flight:
             gateway.jobs.release(caller.owner, job_id)

@@ -63,6 +63,9 @@ def test_late_slices_make_a_job_of_the_whole_series(stow: Gateway, redis: Redis,
     (second,) = [job for job in jobs if job.id != first.id]
     with context_of(stow).blobs.local(second.id, "labelmap.nii.gz") as path:
         assert nibabel.Nifti1Image.from_filename(path).shape == (16, 16, 6)
+    for job in (second, first):
+        assert stow.http.delete(f"/segmentations/{job.id}").status_code == 204
+    assert set(redis.keys("received:*")) <= {b"received:purging"}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom, on bytes that are no DICOM

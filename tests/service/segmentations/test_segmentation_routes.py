@@ -15,6 +15,7 @@ import pytest
 from httpx_sse import connect_sse
 from PIL import Image
 from redis import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import affine_ras, phantom, write_nifti, write_volume
@@ -289,6 +290,26 @@ def test_a_key_whose_request_died_is_free_again(
     again = http.post("/segmentations", files=upload, headers={"Idempotency-Key": "k"})
     assert again.status_code == 202
     assert again.json()["id"] != first
+
+
+def test_a_job_whose_recording_nobody_confirmed_keeps_its_scan_and_its_key(
+    http: httpx.Client, upload: Upload, jobs: JobStore, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection to the store breaks after it has recorded the job, and before it says so."""
+    create, key = JobStore.create, {"Idempotency-Key": "k"}
+
+    def create_and_lose_the_answer(*arguments: Any, **named: Any) -> bool:
+        create(*arguments, **named)
+        raise RedisConnectionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(JobStore, "create", create_and_lose_the_answer)
+        answer = http.post("/segmentations", files=upload, headers=key)
+    assert (answer.status_code, answer.json()["type"]) == (503, "urn:unet-factory:problem:not-ready")
+    again = http.post("/segmentations", files=upload, headers=key)
+    assert again.status_code == 202
+    assert jobs.active_ids() == [again.json()["id"]]
+    assert f"jobs/{again.json()['id']}/input.nii.gz" in snapshot()[0]
 
 
 def test_a_full_queue_is_429_and_takes_nothing(

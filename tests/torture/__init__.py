@@ -1,0 +1,1 @@
+"""The whole factory under faults of every kind, and a proof from its history that nothing was lost."""
