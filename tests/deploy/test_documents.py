@@ -12,7 +12,9 @@ WRITTEN = [
     *PROJECT.glob("*.md"),
     PROJECT / "docs" / "method.md",
     *(PROJECT / "docs" / "decisions").glob("*.md"),
-    *(PROJECT / "docs" / "guide" / f"{page}.md" for page in ("dicom", "dicom-results", "operate", "pacs", "train")),
+    *(PROJECT / "docs" / "guide").glob("*.md"),
+    *(PROJECT / "docs" / "start").glob("*.md"),
+    PROJECT / "docs" / "concepts.md",
 ]
 LINKING = [*WRITTEN, *(PROJECT / "docs").rglob("*.md")]
 MAX_LENGTH = 120
