@@ -24,7 +24,7 @@ from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.processes import Watchdog, die_with_parent
 from unet_factory_cli.runtime_folder import runtime_folder
 from unet_factory_cli.settings import operators_redis, read_settings
-from unet_factory_cli.signs_of_life import SignsOfLife
+from unet_factory_cli.signs_of_life import Answers, SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_cli.worker_places import METRICS_PORT, visible_gpus, worker_places
 from unet_factory_client import FactoryClient
@@ -121,7 +121,10 @@ def _stages(options: ServeOptions, runtime: Path) -> list[list[Component]]:
     servers: list[Component] = []
     if _has_own_servers():
         jobs, cache = jobs_folder(options.data_dir), cache_folder(options.data_dir)
-        servers = [_server("job server", jobs, JOBS_OPTIONS), _server("cache server", cache, CACHE_OPTIONS)]
+        servers = [
+            _server("job server", jobs, JOBS_OPTIONS, silence_s),
+            _server("cache server", cache, CACHE_OPTIONS, silence_s),
+        ]
         environment[REDIS_URL] = EmbeddedServer.url_in(jobs)
         environment["UNET_FACTORY_CACHE_URL"] = EmbeddedServer.url_in(cache)
 
@@ -173,11 +176,11 @@ def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:
     }
 
 
-def _server(name: str, folder: Path, settings: dict[str, str]) -> Component:
+def _server(name: str, folder: Path, settings: dict[str, str], silence_s: float) -> Component:
     def start() -> "subprocess.Popen[bytes]":
         return EmbeddedServer.start(folder, settings).process
 
-    return Component(name, start, _SERVER_PATIENCE_S)
+    return Component(name, start, _SERVER_PATIENCE_S, Answers(EmbeddedServer.url_in(folder), silence_s))
 
 
 def _program(

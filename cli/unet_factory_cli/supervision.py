@@ -6,10 +6,10 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from unet_factory_cli.failures import CommandFailed
 from unet_factory_cli.processes import Watchdog, kill_group
-from unet_factory_cli.signs_of_life import SignsOfLife
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -17,6 +17,16 @@ STEADY_AFTER_S = 30.0  # a process that has run this long starts again without a
 DEATHS_BEFORE_READY = 3
 
 Say = Callable[[str], None]
+
+
+class Signs(Protocol):
+    """Whether a component that has not died still lives."""
+
+    @property
+    def silence_s(self) -> float: ...
+    def begin(self) -> None: ...
+    def silent(self) -> bool: ...
+    def close(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -29,7 +39,7 @@ class Component:
     name: str
     start: Callable[[], "subprocess.Popen[bytes]"]
     patience_s: float
-    signs: SignsOfLife | None = None
+    signs: Signs | None = None
     process: "subprocess.Popen[bytes] | None" = None
     deaths: int = 0
     start_at: float = 0.0

@@ -51,7 +51,11 @@ def gateway(factory: ServeProcess) -> int:
     return factory.pid_of("unet_factory_cli", "gateway")
 
 
-@pytest.mark.parametrize("victim", [worker_child, worker, gateway])
+def job_server(factory: ServeProcess) -> int:
+    return factory.pid_of("jobs/socket")
+
+
+@pytest.mark.parametrize("victim", [worker_child, worker, gateway, job_server])
 def test_a_stopped_process_is_replaced_and_meanwhile_nothing_says_ready(
     factory: ServeProcess, tmp_path: Path, victim: Callable[[ServeProcess], int]
 ) -> None:

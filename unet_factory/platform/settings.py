@@ -70,7 +70,7 @@ class Settings(BaseSettings):
         default=30.0,
         ge=2,
         description="After this long without a sign of life (it hangs or is stopped), a worker's process, or a role "
-        "under `serve`, is killed and replaced.",
+        "or server under `serve`, is killed and replaced.",
     )
     retention_s: float = Field(
         default=24 * 3600.0, description="How long results, records and received series are kept (a day)."
