@@ -1,6 +1,7 @@
-"""Open connections: how many there may be, and how long one may take to say what it wants.
+"""Open connections: how many there may be, and how long one may take to say what it wants and to take its answer.
 
-A peer that opens connections and sends half a request on each costs a descriptor for each. So a request's headers must
+A peer that opens connections and sends half a request on each costs a descriptor for each, and one that does not read
+its answer the memory of it. So a request's headers must
 come in time, and where too many connections are open the one that has waited longest gives way to the new one: it has
 either said nothing yet or has its answer already. A connection whose request is being worked on is never given up.
 """
@@ -8,6 +9,7 @@ either said nothing yet or has its answer already. A connection whose request is
 import asyncio
 import logging
 import resource
+import socket
 from typing import Any, NamedTuple, Self
 
 import h11
@@ -20,14 +22,15 @@ log = logging.getLogger(__name__)
 BACKLOG = 128  # accepted at a stroke, before any of them can be refused
 
 _OTHER_DESCRIPTORS = 64  # stores, logs, the metrics' files
+_TCP = (socket.AF_INET, socket.AF_INET6)
 _TOO_SLOW = "the request's headers did not arrive in time"
 
 
 class ConnectionLimits(NamedTuple):
-    """``headers_s``: within which the headers of a request must have come."""
+    """``stalled_s``: within which a request's headers must have come, and a peer must take more of its answer."""
 
     connections: int
-    headers_s: float
+    stalled_s: float
 
     @classmethod
     def of(cls, settings: GatewaySettings) -> Self:
@@ -44,7 +47,9 @@ def raise_descriptor_limit() -> None:
 
 
 class BoundedProtocol(H11Protocol):
-    """uvicorn's, within limits. It ends idle connections itself, but waits for ever for the rest of a header."""
+    """uvicorn's, within limits. It ends idle connections itself, but waits for ever for the rest of a header, and for a
+    peer to take the rest of its answer.
+    """
 
     connections: set["BoundedProtocol"]  # type: ignore[assignment]
 
@@ -56,6 +61,7 @@ class BoundedProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        _end_when_unread(transport, self._limits.stalled_s)
         self._watch_headers()
         if len(self.connections) > self._limits.connections:
             self._make_room()
@@ -82,7 +88,7 @@ class BoundedProtocol(H11Protocol):
             self._stop_timer()
         elif self._timer is None:
             self._waits_since = self.loop.time()
-            self._timer = self.loop.call_later(self._limits.headers_s, self._give_up)
+            self._timer = self.loop.call_later(self._limits.stalled_s, self._give_up)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -116,3 +122,10 @@ class BoundedProtocol(H11Protocol):
         given_up = min(waiting, key=lambda other: other._waits_since, default=self)
         self.connections.discard(given_up)
         given_up.transport.abort()
+
+
+def _end_when_unread(transport: asyncio.Transport, after_s: float) -> None:
+    """Have the kernel end the connection when the peer takes nothing of what is sent for that long (RFC 5482)."""
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is not None and connection.family in _TCP and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * after_s))

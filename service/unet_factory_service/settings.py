@@ -82,7 +82,10 @@ class GatewaySettings(Settings):
         description="Open connections; beyond this those that have been idle longest are closed.",
     )
     stalled_after_s: float = Field(
-        default=20.0, gt=0, description="A request whose headers or body stop arriving for this long gets 408."
+        default=20.0,
+        gt=0,
+        description="A request whose headers or body stop arriving for this long gets 408; a peer that takes nothing of"
+        " its answer for this long is cut off.",
     )
 
     @field_validator("public_url")

@@ -11,10 +11,12 @@ import pytest
 
 from tests.fixtures.settings import FactorySettings
 from tests.system.gateway_process import answers, gateway_process
+from unet_factory_service.page.assets import load_assets
 
 DESCRIPTORS = 400
 PEERS = 900
 STALLED_AFTER_S = 4.0
+LARGE, REQUESTS = "vendor/niivue/index.js", 40  # far more than the kernel holds for a connection
 HALF = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Half: "
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
@@ -74,9 +76,26 @@ def test_a_connection_that_says_nothing_is_closed(address: tuple[str, int]) -> N
         assert received(peer) == b""
 
 
+@pytest.mark.parametrize("takes", [False, True], ids=["nothing", "a little at a time"])
+def test_an_answer_is_kept_for_a_peer_only_while_it_takes_some_of_it(address: tuple[str, int], takes: bool) -> None:
+    assets = load_assets()
+    path = f"/assets/{assets.digest}/{LARGE}"
+    whole_bytes = REQUESTS * len(assets.by_path[LARGE].read())
+    with socket.create_connection(address, 20) as peer:
+        peer.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n" % path.encode() * REQUESTS)
+        found, until = 0, time.monotonic() + 2 * STALLED_AFTER_S
+        while time.monotonic() < until:
+            time.sleep(0.2)
+            if takes:
+                found += len(peer.recv(2**18))
+        found += len(received(peer))
+    assert (found > whole_bytes) is takes
+
+
 def received(peer: socket.socket) -> bytes:
     """All that comes until the other side closes."""
-    found = b""
-    while piece := peer.recv(4096):
-        found += piece
-    return found
+    found = bytearray()
+    with suppress(ConnectionError):
+        while piece := peer.recv(2**16):
+            found += piece
+    return bytes(found)
