@@ -215,7 +215,7 @@ def test_segmented_in_the_browser_it_is_the_servers_label_map_and_nothing_is_upl
     assert visit.result() == ""
     assert not [url for url in visit.asked[asked:] if "/segmentations" in url]
     assert coloured(visit.pixels()) > 1000
-    expect(visit.page.get_by_role("list", name="Warnings")).to_contain_text("was not uploaded")
+    expect(visit.page.locator("#result-facts")).to_contain_text("was not uploaded")
     (tmp_path / "here.nii").write_bytes(visit.download("Label map"))
     here, labels = (nibabel.Nifti1Image.from_filename(path) for path in (tmp_path / "here.nii", there))
     assert here.affine.tobytes() == labels.affine.tobytes()

@@ -22,13 +22,12 @@ export async function segmentHere({ image, spacing, model, conditions }, onProgr
   return {
     local: labelmapFile(image, labels),
     model: model.name,
-    device: "this browser",
     spacing: { native: columnLengths(image), working: volume.spacing },
     policy: { outside: "reject", out_of_range: false },
     conditions: manifest.conditions,
     volumes_ml: volumes,
     implausible: [...implausibleFieldOfView(model.seen, volume), ...implausibleVolumes(model.seen, volumes)],
-    notes: ["the scan was segmented in this browser and was not uploaded"],
+    notes: [],
     timings_s: { fetch: (fetched - started) / 1000, infer: (performance.now() - fetched) / 1000 },
   };
 }

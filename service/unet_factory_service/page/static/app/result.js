@@ -88,7 +88,9 @@ function swatch([red, green, blue]) {
 function factsOf(job) {
   const seconds = Object.values(job.timings_s).reduce((sum, stage) => sum + stage, 0);
   const native = job.spacing.native ? `Scan ${spacingText(job.spacing.native)} mm; ` : "";
-  return `${native}segmented at ${spacingText(job.spacing.working)} mm with ${job.model} on ${job.device} in ${seconds.toFixed(1)} s.`;
+  const where = job.local ? "in this browser" : `on ${job.device}`;
+  const kept = job.local ? " The scan was not uploaded." : "";
+  return `${native}segmented at ${spacingText(job.spacing.working)} mm with ${job.model} ${where} in ${seconds.toFixed(1)} s.${kept}`;
 }
 
 function filesOf(job) {
