@@ -165,7 +165,9 @@ def unet(
             help="The file; its suffix says the format: .safetensors, .onnx, .pt2 or, for a MONAI bundle, .zip.",
         ),
     ],
-    dtype: Annotated[str, typer.Option(help="float32 or float16.", autocompletion=lambda: DTYPES)] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, or float16 for half the bytes.", autocompletion=lambda: DTYPES)
+    ] = "float32",
     condition: Conditions = None,
     model: ModelName = None,
     outside: Outside = None,

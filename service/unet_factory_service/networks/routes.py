@@ -54,7 +54,11 @@ class UnetQuery(BaseModel):
         default="safetensors",
         description="safetensors; onnx, with any spatial extents; pt2, for torch.export.load; bundle, a MONAI bundle",
     )
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: Literal["float32", "float16"] = Field(
+        default="float32",
+        description="of the stored weights: float16 takes half the bytes, and at least 99.9 % of the voxels of the"
+        " example scans keep their label",
+    )
     outside: OutsidePolicy = Field(default=OutsidePolicy.REJECT, description=PARAMETERS["outside"].description)
     conditions: str | None = Field(
         default=None,
