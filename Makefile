@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist docs demo test bench fuzz torture mutants check format settings vendor screenshots clean
+.PHONY: setup dist docs demo test bench fuzz torture mutants sbom audit check format settings vendor screenshots clean
 
 setup: $(VENV)/.complete
 
@@ -58,6 +58,22 @@ mutants: setup
 	ln -sfn $(CURDIR)/unet_factory $(CURDIR)/training/unet_factory_training $(CURDIR)/tests $(CURDIR)/pyproject.toml $(MUTANTS)
 	cd $(MUTANTS) && OMP_NUM_THREADS=1 nice $(CURDIR)/$(BIN)/mutmut run --max-children 1 $(if $(SAMPLE),'$(SAMPLE)')
 	cd $(MUTANTS) && $(CURDIR)/$(BIN)/mutmut results --all true | awk -f $(CURDIR)/tests/mutants.awk
+
+# What is installed by constraints.txt, as a CycloneDX bill of materials: the same file for the same versions.
+SECURITY_TOOLS := build/security
+sbom: setup $(SECURITY_TOOLS)
+	$(SECURITY_TOOLS)/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+	    --output-file build/sbom.cdx.json $(BIN)/python
+
+# Pinned versions with known vulnerabilities, as PyPI tells them. An index that tells of none (most mirrors) is an error.
+audit: $(SECURITY_TOOLS)
+	grep -v '^#' constraints.txt > build/audited.txt
+	$(SECURITY_TOOLS)/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off \
+	    --vulnerability-service pypi --requirement build/audited.txt
+
+$(SECURITY_TOOLS):
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet "cyclonedx-bom==7.5.0" "pip-audit==2.10.1" || { rm -rf $@; exit 1; }
 
 check: setup
 	$(BIN)/ruff check .

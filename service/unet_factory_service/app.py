@@ -16,6 +16,7 @@ from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import OncePerMinute, configure_logging
 from unet_factory.platform.signs_of_life import give_signs
 from unet_factory_service.access.audit_trail import AuditTrail
+from unet_factory_service.access.cross_origin import SecurityHeaders, allow_origins
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
 from unet_factory_service.access.origins import HostsAndOrigins
 from unet_factory_service.connections import BACKLOG, BoundedProtocol, ConnectionLimits, raise_descriptor_limit
@@ -90,6 +91,8 @@ def create_app(settings: GatewaySettings) -> FastAPI:
     app.add_middleware(HeadAsGet)
     app.add_middleware(TrustedProxies, trusted=settings.trusted_proxies)
     app.add_middleware(RequestBodies, patience_s=settings.stalled_after_s)
+    allow_origins(app, settings.cors_origin_list)
+    app.add_middleware(SecurityHeaders)
     return app
 
 

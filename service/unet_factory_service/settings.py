@@ -2,10 +2,10 @@
 
 import ipaddress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.settings import Settings
@@ -72,6 +72,11 @@ class GatewaySettings(Settings):
         description="URL under which callers reach the gateway, such as `https://scans.hospital.example/factory`; "
         "empty: taken from the request or a trusted proxy.",
     )
+    cors_origins: str = Field(
+        default="",
+        description="Origins, separated by commas, whose pages may use the gateway from a browser, such as "
+        "`https://viewer.hospital.example`; `*`: any, which needs `UNET_FACTORY_AUTHENTICATION=required`.",
+    )
     trusted_proxies: str = Field(
         default="127.0.0.1,::1",
         description="Addresses and networks, separated by commas, whose `Forwarded` and `X-Forwarded-*` are trusted.",
@@ -97,10 +102,21 @@ class GatewaySettings(Settings):
             raise ValueError(f"public_url is {value!r}, must be like https://scans.hospital.example/factory")
         return value.rstrip("/")
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in _split(value):
+            parts = urlsplit(origin)
+            if origin != "*" and not (
+                parts.scheme in ("http", "https") and origin == f"{parts.scheme}://{parts.netloc}"
+            ):
+                raise ValueError(f"cors_origins has {origin!r}, must be like https://viewer.hospital.example, or *")
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _are_networks(cls, value: str) -> str:
-        for entry in filter(None, map(str.strip, value.split(","))):
+        for entry in _split(value):
             ipaddress.ip_network(entry)
         return value
 
@@ -109,8 +125,23 @@ class GatewaySettings(Settings):
     def _empty_means_unset(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @model_validator(mode="after")
+    def _any_origin_needs_a_key(self) -> Self:
+        if "*" in self.cors_origin_list and self.authentication != "required":
+            raise ValueError("cors_origins is *, so authentication must be required: any page could read the scans")
+        return self
+
+    @property
+    def cors_origin_list(self) -> tuple[str, ...]:
+        return tuple(_split(self.cors_origins))
+
     def requires_authentication(self, host: str) -> bool:
         """Of a gateway that listens on ``host``: never left out beyond this machine unless the operator says so."""
         if self.authentication is not None:
             return self.authentication == "required"
         return not is_loopback(host)
+
+
+def _split(value: str) -> list[str]:
+    """The entries of a list with commas."""
+    return [entry for entry in map(str.strip, value.split(",")) if entry]

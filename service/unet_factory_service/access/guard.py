@@ -80,6 +80,11 @@ RULES: Mapping[str, AccessRule] = {
     f"GET {_STUDY}/metadata": _READ_RESULT,
     f"GET {_SERIES}/metadata": _READ_RESULT,
     f"GET {_INSTANCE}/metadata": _READ_RESULT,
+    f"GET {_INSTANCE}/frames/{{frames}}": _READ_RESULT,
+    f"GET {_STUDY}/rendered": AccessRule(Scope.READ),
+    f"GET {_SERIES}/rendered": AccessRule(Scope.READ),
+    f"GET {_INSTANCE}/rendered": AccessRule(Scope.READ),
+    f"GET {_INSTANCE}/frames/{{frames}}/rendered": AccessRule(Scope.READ),
     "GET /deliveries": AccessRule(Scope.ADMIN, Action.LIST_EXPORTS),
     "POST /deliveries/{delivery_id}/replay": AccessRule(Scope.ADMIN, Action.REPLAY_EXPORT),
 }

@@ -27,6 +27,7 @@ class HostsAndOrigins:
         self._app = app
         self._is_on = settings.authentication == "off"
         self._public = urlsplit(settings.public_url).netloc.lower()
+        self._pages = {origin.lower() for origin in settings.cors_origin_list}
         named = [name.strip().lower() for name in settings.allowed_hosts.split(",")]
         self._hosts = {name for name in (*named, urlsplit(settings.public_url).hostname or "") if name}
 
@@ -48,6 +49,8 @@ class HostsAndOrigins:
         return name in self._hosts or "." not in name or name.endswith(".localhost") or _is_address(name)
 
     def _is_own(self, origin: str, trusted: set[str]) -> bool:
+        if origin.lower() in self._pages:
+            return True
         authority = origin.lower().partition("://")[2]
         return bool(authority) and (authority in trusted or _name(authority) in self._hosts)
 
@@ -69,7 +72,8 @@ def _is_address(name: str) -> bool:
 
 
 def _refused(status: int, what: str, value: str) -> ASGIApp:
-    detail = f"{what} ({value[:100]!r}); add it to UNET_FACTORY_ALLOWED_HOSTS, or require API keys"
+    setting = "UNET_FACTORY_ALLOWED_HOSTS" if status == 421 else "UNET_FACTORY_CORS_ORIGINS"
+    detail = f"{what} ({value[:100]!r}); add it to {setting}, or require API keys"
     phrase = HTTPStatus(status).phrase
     return problem_response(
         Problem(type=TYPE_PREFIX + phrase.lower().replace(" ", "-"), title=phrase, detail=detail), status

@@ -11,6 +11,7 @@ from python_multipart.multipart import parse_options_header
 DICOM_JSON = "application/dicom+json"
 DICOM = "application/dicom"
 MULTIPART = "multipart/related"
+OCTETS = "application/octet-stream"
 
 _ENTRY = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*")+')  # commas within quotes do not separate
 _PLUS = re.compile(r"(?<=\w) (?=\w)")  # a plus sign that a URL's reader took for a space
@@ -25,16 +26,17 @@ class _Entry(NamedTuple):
     transfer_syntax: str
     quality: float
 
-    def takes(self, offer: str) -> bool:
+    def takes(self, offer: str, part_type: str) -> bool:
         of_kind = self.kind in (offer, "*/*", offer.split("/")[0] + "/*")
-        of_parts = offer != MULTIPART or self.part_type in ("", DICOM, "*/*", "application/*")
+        of_parts = offer != MULTIPART or self.part_type in ("", part_type, "*/*", "application/*")
         return of_kind and of_parts and self.transfer_syntax in ("", *_SERVED_SYNTAX)
 
 
-def check_accepts(request: Request, *offered: str) -> str:
+def check_accepts(request: Request, *offered: str, part_type: str = DICOM) -> str:
     """The offered media type that the caller likes best; the first offered where the caller leaves it open.
 
-    A query parameter ``accept`` takes the place of the header (PS3.18 section 8.3.3.1).
+    Parts of a multipart answer are of ``part_type``. A query parameter ``accept`` takes the place of the header (PS3.18
+    section 8.3.3.1).
 
     Raises:
         HTTPException: 406, none of them, or not in the transfer syntax that is asked for.
@@ -43,7 +45,7 @@ def check_accepts(request: Request, *offered: str) -> str:
     entries = list(_entries(",".join(given or request.headers.getlist("Accept")) or "*/*"))
     for entry in sorted(entries, key=lambda entry: -entry.quality):
         for offer in offered:
-            if entry.quality > 0 and entry.takes(offer):
+            if entry.quality > 0 and entry.takes(offer, part_type):
                 return offer
     syntax = f" in transfer syntax {ExplicitVRLittleEndian}" if MULTIPART in offered else ""
     raise HTTPException(406, f"this is available as {' or '.join(offered)}{syntax}; accept one of these")

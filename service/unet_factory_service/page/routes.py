@@ -30,8 +30,6 @@ _WORKERS = (
 )
 
 _SECURITY = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
     "Cross-Origin-Embedder-Policy": "require-corp",  # with the opener's policy: memory that threads may share
 }
 _DOCUMENT = _SECURITY | {
