@@ -39,6 +39,11 @@ test: setup
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
 
+# Large installations, simulated from what a job costs; make scale ARGS=--measure measures that again first.
+.PHONY: scale
+scale: setup
+	$(BIN)/python -m benchmarks.scale $(ARGS)
+
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz
 
