@@ -44,6 +44,12 @@ bench: setup
 scale: setup
 	$(BIN)/python -m benchmarks.scale $(ARGS)
 
+# nnU-Net, one of the opponents, in an environment of its own: it brings packages that our own tools do not bear.
+.PHONY: nnunet
+nnunet:
+	$(PYTHON) -m venv build/nnunet
+	build/nnunet/bin/python -m pip install --quiet "$(TORCH)" nnunetv2 safetensors
+
 fuzz: setup
 	nice $(BIN)/python -W ignore -m tests.fuzz
 

@@ -9,20 +9,24 @@ from typing import Annotated
 import typer
 
 from benchmarks.machine import this_machine
+from benchmarks.plots import draw
 from benchmarks.results import Results, page, part, read_all, write
 from benchmarks.rows import AREAS, Row
 
 PAGE = Path("docs/results/speed.md")
 
 # In the order of the page; each module registers its areas when it is imported.
-_MODULES = ("generation", "inference", "networks", "jobs", "reading", "upkeep", "start", "quote", "page", "training")
+_MODULES = (
+    *("generation", "inference", "engines", "whole", "networks", "jobs"),
+    *("reading", "upkeep", "start", "quote", "page", "training"),
+)
 
 
 def main(
     only: Annotated[str, typer.Option(help="Areas, separated by commas; all by default.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Fail when something that must be is not.")] = False,
     ratios: Annotated[bool, typer.Option("--ratios", help="Check ratios alone: they hold on other machines.")] = False,
-    publish: Annotated[bool, typer.Option("--publish", help=f"Write the rows and {PAGE}.")] = False,
+    publish: Annotated[bool, typer.Option("--publish", help=f"Write the rows, their pictures and {PAGE}.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each row.")] = False,
 ) -> None:
     """Measure, area by area."""
@@ -36,12 +40,21 @@ def main(
         typer.echo("\n".join(row.model_dump_json() for row in results.rows) if json else part(results))
         missed += [row for row in results.rows if row.holds is False and (row.ratio is not None or not ratios)]
         if publish:
-            write(PAGE.with_suffix(""), results)
-            PAGE.write_text(page(read_all(PAGE.with_suffix(""), AREAS)))
+            _publish(results)
     for row in missed:
         typer.echo(f"missed: {row.name} must be {row.must}", err=True)
     if check and missed:
         raise typer.Exit(1)
+
+
+def _publish(results: Results) -> None:
+    """Its rows, and the page of all that was ever published with its pictures."""
+    folder = PAGE.with_suffix("")
+    write(folder, results)
+    published = read_all(folder, AREAS)
+    for each in published:
+        draw(each, folder / f"{each.area}.svg")
+    PAGE.write_text(page(published, folder.name))
 
 
 def _wanted(only: str) -> list[str]:

@@ -20,16 +20,28 @@ when one on a ratio is.
 Mind the load that each part was measured under: with several processes to a core, a time on the clock (jobs through
 HTTP, starting, requests a second) is several times what it is on a quiet machine. No GPU was there to be measured.
 
+In the pictures a bar ends at the share of its bound that a figure uses up, on a logarithmic axis; where nothing is
+demanded, at the ratio. Left of the line is good.
+
+The opponents are kept packages at their own settings. MONAI and nnU-Net get our own network at one fixed spacing, with
+windows as large as nnU-Net would plan them; `make nnunet` installs nnU-Net in an environment of its own, and
+`pip install openvino` OpenVINO. What is not installed is left out, and the page says so.
+
 What is known to fall short, and why:
 
-- *weights, paper size*: one matrix-vector product does nearly all the work, and the library's makes little use of a
-  second core. `torch.compile` comes within 1.1 of the floor in float32, but takes 16 s to compile at each start.
+- *weights, paper size*: one matrix-vector product does nearly all the work. On one thread it takes 1.6 times as long as
+  reading the heads once, and the tangents .5 more; a second thread saves less than half, as memory is the limit then.
+  Blocks of rows on threads of our own, the other forms of the product in PyTorch (`mv`, `mm`, `linear`, each also in
+  bfloat16 and float16) and oneDNN's are no faster. `torch.compile` comes within 1.1 of the floor in float32, but takes
+  16 s to compile at each start.
 - *a job through HTTP*: what is left of a small job are the waits for the disk (upload, label map and record are each
   synced before anybody is told), Celery's own eleven commands, and building the network's modules for a new spacing.
-- *DICOM*: its stage of writing SEG and SR was not worked on.
+- *DICOM*: a third of the stage is pydicom writing the two files element by element, a quarter each highdicom building
+  the segmentation and the report; the deep copies that were a fifth of it are gone.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *as a worker does*, 64 and 128 voxels an axis: what is left are the library's bfloat16 convolutions.
-- *float32 with kept memory*, heart: convolution takes nearly all the time there, page faults little.
+- *float32 with kept memory*, heart: convolutions take two thirds of the time there, and the statistics of the norms,
+  which PyTorch sums one by one in double precision, most of the rest. Channels last would take a tenth less, but its
+  norm sums in single precision, so the result is not equal to the bit.
 - *100 classes*: logits of one window and of the slab grow with the classes, whatever is done with the rest.
 """
 
@@ -58,8 +70,11 @@ def _read(path: Path) -> Results:
     return Results.model_validate_json(path.read_text())
 
 
-def page(published: Iterable[Results]) -> str:
-    return "\n".join([_HEADING, *(part(results) for results in published)])
+def page(published: Iterable[Results], pictures: str) -> str:
+    """``pictures``: the folder, as seen from the page, where each area has its picture."""
+    return "\n".join(
+        [_HEADING, *(f"{part(each)}\n![{each.title}]({pictures}/{each.area}.svg)\n" for each in published)]
+    )
 
 
 def part(results: Results) -> str:

@@ -10,6 +10,7 @@ from typer import Typer
 from typer.testing import CliRunner, Result
 
 from benchmarks import __main__ as program
+from benchmarks import plots
 from benchmarks.rows import AREAS, Area, Row, at_least, at_most
 from benchmarks.timing import interleaved, ratio_of, timed_row
 
@@ -96,3 +97,21 @@ def test_publishing_one_area_keeps_the_others_on_the_page(run: Run, tmp_path: Pa
     assert "**no**" in text
     assert "it is slow" in text
     assert text.index("## First") < text.index("## Second")
+    for area in ("first", "second"):
+        assert f"](speed/{area}.svg)" in text
+    assert "a thing (≤ 2)" in (tmp_path / "speed/second.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("row", "share"),
+    [
+        (_row(4, must=at_most(2)), 2),
+        (_row(4, must=at_least(2)), 0.5),
+        (_row(9, ratio=1, must=at_most(4)), 0.25),
+        (_row(9, ratio=3), 3),
+        (_row(9), None),
+        (_row(0, must=at_least(1)), None),
+    ],
+)
+def test_a_picture_shows_how_much_of_a_bound_is_used_up(row: Row, share: float | None) -> None:
+    assert plots.share(row) == share
