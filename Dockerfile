@@ -36,7 +36,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-RUN python role_requirements.py service s3 > requirements.txt \
+RUN python role_requirements.py service s3 tracing > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 FROM requirements AS courier-requirements
@@ -44,7 +44,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-RUN python role_requirements.py courier s3 > requirements.txt \
+RUN python role_requirements.py courier s3 tracing > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 FROM requirements AS listener-requirements
@@ -52,7 +52,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-RUN python role_requirements.py listener > requirements.txt \
+RUN python role_requirements.py listener tracing > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 FROM requirements AS torch-requirements
@@ -70,7 +70,7 @@ ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-RUN python role_requirements.py worker s3 > requirements.txt \
+RUN python role_requirements.py worker s3 tracing > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
 FROM torch-requirements AS training-requirements

@@ -65,7 +65,7 @@ def run_listener(
         api_key=own_key(api_key) or "",
     )
     try:
-        run(options, settings.log_format)
+        run(options, settings.log_format, settings.traces_url)
     except (OSError, ValueError) as error:
         raise CommandFailed(f"cannot listen as {ae_title} on {host}:{port}: {error}", MISUSED) from error
 

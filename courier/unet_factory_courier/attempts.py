@@ -16,13 +16,16 @@ from dataclasses import dataclass
 
 from redis.exceptions import RedisError
 
-from unet_factory.domain.errors import FactoryError, QueueUnavailable
-from unet_factory.domain.jobs import DeliveryKind
+from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, QueueUnavailable
+from unet_factory.domain.jobs import DeliveryKind, Origin
 from unet_factory.jobs.deliveries import ClaimedDelivery, DeliveryStore
 from unet_factory.jobs.lease import Lease
 from unet_factory.platform import metrics
 from unet_factory.platform.audit import Action, AuditOutcome, record
+from unet_factory.platform.following import following
 from unet_factory.platform.logs import safe_traceback
+from unet_factory.platform.redis_clients import log_level
+from unet_factory.platform.tracing import describe_span
 from unet_factory_courier.outcomes import GiveUp, NothingToDo, TryAgain
 from unet_factory_courier.tasks import DeliveryTasks
 
@@ -45,14 +48,24 @@ class Attempts:
     def run(self, claimed: ClaimedDelivery) -> None:
         """Whatever happens is written to the delivery; what cannot be written is left to the end of its lease."""
         try:
-            with self._lease_of(claimed):
-                outcome = self._outcome(claimed)
+            with following(self._origin_of(claimed), f"deliver {claimed.delivery.kind}", job=claimed.job_id):
+                self._run(claimed)
         except RedisError as error:
             log.warning("%s will be tried again when its lease ends: %s", claimed.id, type(error).__name__)
-            return
+
+    def _run(self, claimed: ClaimedDelivery) -> None:
+        with self._lease_of(claimed):
+            outcome = self._outcome(claimed)
+        describe_span(attributes={"outcome": outcome})
         metrics.DELIVERIES.labels(claimed.delivery.kind.value, outcome).inc()
         _audit(claimed, outcome)
         log.info("%s (%s) attempt %d: %s", claimed.id, claimed.delivery.kind, claimed.delivery.attempts, outcome)
+
+    def _origin_of(self, claimed: ClaimedDelivery) -> Origin:
+        try:
+            return self.tasks.jobs.request(claimed.job_id).origin
+        except (JobUnknown, JobExpired):
+            return Origin()
 
     def _lease_of(self, claimed: ClaimedDelivery) -> Lease:
         lease_s = self.tasks.settings.lease_s
@@ -149,7 +162,7 @@ class Dispatcher:
             try:
                 self.run_once()
             except RedisError as error:
-                log.warning("waiting for Redis: %s", type(error).__name__)
+                log.log(log_level(error), "waiting for Redis: %s", type(error).__name__)
                 stop.wait(_PAUSE_S)
 
     def run_once(self) -> None:

@@ -6,8 +6,6 @@ import threading
 from contextlib import suppress
 from types import FrameType
 
-from redis import Redis
-
 from unet_factory.destinations import Destinations, Pacs, SecretReference
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.jobs.lifecycle import JobLifecycle
@@ -17,7 +15,9 @@ from unet_factory.platform.audit import open_trail
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.metrics import scrape_registry
+from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.signs_of_life import give_signs_in_background
+from unet_factory.platform.tracing import start_tracing
 from unet_factory_courier.attempts import Attempts, Dispatcher
 from unet_factory_courier.settings import CourierSettings
 from unet_factory_courier.tasks import DeliveryTasks
@@ -41,12 +41,13 @@ def run(settings: CourierSettings) -> None:
     quiet_libraries()
     destinations = Destinations.load(settings.destinations)
     check_secrets(destinations)
-    redis = Redis.from_url(settings.redis_url)
+    redis = connect(settings.redis_url)
     deliveries = DeliveryStore(redis)
     blobs = BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
     tasks = DeliveryTasks(settings, destinations, JobStore(redis), JobLifecycle(redis, blobs), blobs)
     attempts = Attempts(deliveries, tasks, JobQueue(settings.broker_url).send_segmentation)
     dispatcher = Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination)
+    start_tracing(settings.traces_url, "courier")
     stop = _stop_signals()
     if settings.metrics_port:
         from prometheus_client import start_http_server

@@ -13,6 +13,7 @@ from pydicom.errors import InvalidDicomError
 from unet_factory.destinations import DicomWeb
 from unet_factory.domain.errors import SeriesNotFound, VolumeTooLarge
 from unet_factory.domain.jobs import PacsSeries
+from unet_factory.platform.tracing import trace_headers
 from unet_factory_courier.deadline import NotingAdapter, deadline
 from unet_factory_courier.outcomes import GiveUp, TryAgain, check_status
 
@@ -176,7 +177,7 @@ def client_of(
         session.trust_env = False
         session.max_redirects = 0
         session.verify = True if archive.ca_file is None else str(archive.ca_file)
-        headers = {"Accept": "application/dicom+json"}
+        headers = {"Accept": "application/dicom+json"} | trace_headers()
         if archive.auth and archive.auth.basic:
             session.auth = (archive.auth.basic.username, archive.auth.basic.password.read())
         if archive.auth and archive.auth.bearer:

@@ -55,7 +55,7 @@ class DeliveryTasks:
             NothingToDo: the job ended without what is to be delivered, or before its scan was fetched.
         """
         try:
-            job, request = self.jobs.get(claimed.job_id), self.jobs.request(claimed.job_id)
+            job, request = self.jobs.assignment(claimed.job_id)
             self._action(claimed.delivery.kind)(claimed, job, request)
         except (JobUnknown, JobExpired, FileNotFoundError):
             raise NothingToDo("the job was purged") from None

@@ -20,6 +20,7 @@ from unet_factory.destinations import SecretReference, Webhooks
 from unet_factory.destinations.callback_rules import Address, CallbackRules
 from unet_factory.domain.errors import CallbackRefused, DestinationsInvalid
 from unet_factory.domain.jobs import Job
+from unet_factory.platform.tracing import trace_headers
 from unet_factory_courier.outcomes import GiveUp, TryAgain, check_status
 
 Resolve = Callable[[str, int], list[Address]]
@@ -51,7 +52,7 @@ class WebhookSender:
             GiveUp: it may not be sent there (any more), or the receiver refuses it for good.
         """
         body = webhook_body(job)
-        headers = self._signed(delivery_id, body) | {"Content-Type": "application/json"}
+        headers = self._signed(delivery_id, body) | {"Content-Type": "application/json"} | trace_headers()
         addresses = judged_addresses(self._rules, url, self._resolve)
         status, retry_after = asyncio.run(self._post(addresses, httpx.URL(url), body, headers))
         check_status(status, retry_after)

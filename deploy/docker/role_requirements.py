@@ -1,4 +1,4 @@
-"""Print what roles need from other projects, a requirement a line: an image layer that our code does not change."""
+"""Print what extras need from other projects, a requirement a line: an image layer that our code does not change."""
 
 import re
 import sys
@@ -9,10 +9,11 @@ from typing import Any
 _OWN_EXTRAS = re.compile(r"unet-factory\[(?P<extras>[\w,-]+)\]")
 
 
-def role_requirements(pyproject: Path, role: str) -> list[str]:
-    """The base dependencies and those of the extra named ``role``, with what the extras that it names need."""
+def role_requirements(pyproject: Path, *extras: str) -> list[str]:
+    """The base dependencies and those of the extras, with what the extras that these name need."""
     project = tomllib.loads(pyproject.read_text())["project"]
-    return sorted({*project["dependencies"], *_of_extra(project["optional-dependencies"], role)})
+    of_extras = (_of_extra(project["optional-dependencies"], extra) for extra in extras)
+    return sorted(set(project["dependencies"]).union(*of_extras))
 
 
 def _of_extra(extras: dict[str, Any], name: str) -> set[str]:
@@ -27,5 +28,4 @@ def _of_extra(extras: dict[str, Any], name: str) -> set[str]:
 
 
 if __name__ == "__main__":
-    for line in sorted({line for role in sys.argv[1:] for line in role_requirements(Path("pyproject.toml"), role)}):
-        sys.stdout.write(f"{line}\n")
+    sys.stdout.write("\n".join(role_requirements(Path("pyproject.toml"), *sys.argv[1:])) + "\n")

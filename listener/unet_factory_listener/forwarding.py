@@ -7,15 +7,21 @@ import logging
 import secrets
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 
 import httpx
 import stamina
 
+from unet_factory.domain.jobs import Origin
 from unet_factory.domain.loopback import is_loopback
 from unet_factory.domain.uids import uid_digest
-from unet_factory.platform.logs import safe_traceback
+from unet_factory.platform.following import following
+from unet_factory.platform.logs import log_field, safe_traceback
+from unet_factory.platform.outages import outages
+from unet_factory.platform.tracing import trace_headers
 from unet_factory_listener.options import ListenerOptions
 from unet_factory_listener.spool import Spool, SpooledFile
 
@@ -65,11 +71,11 @@ class Forwarder:
             if time.monotonic() < self._not_before.get(series_id, 0.0):
                 continue
             self._not_before.pop(series_id, None)
-            try:
-                self._forward(series_id)
-            except (GatewayAway, httpx.TransportError) as error:
-                log.warning("a series waits for the gateway: %s", error if isinstance(error, GatewayAway) else "away")
-                self._not_before[series_id] = time.monotonic() + _PAUSE_S
+            with following(Origin(request_id=uuid.uuid4().hex), "forward a series", "client"):
+                try:
+                    self._forward(series_id)
+                except (GatewayAway, httpx.TransportError):
+                    self._not_before[series_id] = time.monotonic() + _PAUSE_S
 
     def _forward(self, series_id: str) -> None:
         files = self._spool.files(series_id)
@@ -81,16 +87,24 @@ class Forwarder:
         for attempt in stamina.retry_context(
             (GatewayAway, httpx.TransportError), attempts=None, timeout=_RETRY_FOR_S, wait_max=5.0
         ):
-            with attempt:
+            with attempt, self._outages_told():
                 return self._post(batch)
         raise AssertionError("the last attempt raises")
+
+    @contextmanager
+    def _outages_told(self) -> Iterator[None]:
+        try:
+            yield
+        except (GatewayAway, httpx.TransportError) as error:
+            outages.failed(f"the gateway at {self._http.base_url}", error)
+            raise
+        outages.answered(f"the gateway at {self._http.base_url}")
 
     def _post(self, batch: Sequence[SpooledFile]) -> httpx.Response:
         boundary = secrets.token_hex(16)
         content_type = f'multipart/related; type="application/dicom"; boundary={boundary}'
-        answer = self._http.post(
-            "/dicomweb/studies", content=_body(batch, boundary), headers={"Content-Type": content_type}
-        )
+        headers = {"Content-Type": content_type, "X-Request-ID": log_field("request")} | trace_headers()
+        answer = self._http.post("/dicomweb/studies", content=_body(batch, boundary), headers=headers)
         if answer.status_code in _PASSING or answer.status_code >= 500:
             raise GatewayAway(f"it answered {answer.status_code}")
         return answer

@@ -4,8 +4,10 @@ import logging
 import signal
 import threading
 from types import FrameType
+from typing import Literal
 
 from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.tracing import start_tracing
 from unet_factory_listener.connections import log_lost_thread
 from unet_factory_listener.forwarding import Forwarder
 from unet_factory_listener.options import ListenerOptions
@@ -17,13 +19,15 @@ log = logging.getLogger(__name__)
 _ENDS_WITHIN_S = 5.0
 
 
-def run(options: ListenerOptions, log_format: str = "plain") -> None:
+def run(options: ListenerOptions, log_format: Literal["plain", "json"] = "plain", traces_url: str = "") -> None:
     """Until SIGTERM or SIGINT. What an earlier run left in the spool is forwarded.
 
     Raises:
         OSError: the spool cannot be written, or the port cannot be had.
     """
-    configure_logging("json" if log_format == "json" else "plain")
+    configure_logging(log_format)
+    logging.getLogger("stamina").setLevel(logging.ERROR)  # the forwarder tells of outages itself
+    start_tracing(traces_url, "listener")
     threading.excepthook = log_lost_thread
     stop = threading.Event()
 

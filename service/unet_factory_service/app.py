@@ -15,6 +15,7 @@ from unet_factory.domain.loopback import is_loopback
 from unet_factory.platform.audit import open_trail
 from unet_factory.platform.logs import OncePerMinute, configure_logging
 from unet_factory.platform.signs_of_life import give_signs
+from unet_factory.platform.tracing import start_tracing
 from unet_factory_service.access.audit_trail import AuditTrail
 from unet_factory_service.access.cross_origin import SecurityHeaders, allow_origins
 from unet_factory_service.access.guard import authorise, check_plain_routes, document_access
@@ -40,7 +41,10 @@ from unet_factory_service.settings import GatewaySettings
 log = logging.getLogger(__name__)
 
 _STOPS_WITHIN_S = 20
-_LOGS_THAT_PEERS_FILL = ("asyncio", "uvicorn.error", "python_multipart.multipart", "unet_factory_service.connections")
+_LOGS_THAT_PEERS_FILL = (
+    *("asyncio", "uvicorn.error", "python_multipart.multipart"),
+    *("unet_factory_service.connections", "unet_factory_service.problems"),
+)
 _ROUTERS = (
     *(unet_routes.router, segmentation_routes.router, listing_routes.router),
     *(dicom_result_routes.router,),
@@ -78,6 +82,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         servers=[{"url": settings.public_url}] if settings.public_url else None,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},  # it would quote errors
         redirect_slashes=False,  # a redirect would name whatever host the asker claims
     )
     app.state.gateway = gateway
@@ -103,6 +108,7 @@ def run(settings: GatewaySettings, host: str = "127.0.0.1", port: int = 8000) ->
         logging.getLogger(name).addFilter(OncePerMinute())
     raise_descriptor_limit()
     open_trail(settings.audit_log)
+    start_tracing(settings.traces_url, "gateway")
     GatewayServer(create_app(with_access_decided(settings, host)), host=host, port=port).run()
 
 

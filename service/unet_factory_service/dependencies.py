@@ -21,6 +21,7 @@ from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_service.access.checking import Checking
 from unet_factory_service.access.quotas import RequestQuota
@@ -69,7 +70,7 @@ class GatewayContext:
             DestinationsInvalid: the file of archives and webhooks cannot be used.
             RoutingInvalid: the rules for received series cannot be used.
         """
-        redis = Redis.from_url(settings.redis_url)
+        redis = connect(settings.redis_url)
         registry = ModelRegistry.scan(settings.models_dir, settings.default_model)
         jobs, blobs = JobStore(redis), BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
         cache, destinations = WeightCache(connect_cache(settings.weights_url)), Destinations.load(settings.destinations)

@@ -8,8 +8,11 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from unet_factory.domain.jobs import Origin
+from unet_factory.platform.following import following
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import HTTP_REQUEST_SECONDS
+from unet_factory.platform.tracing import describe_span
 from unet_factory_service.problems import unexpected_response
 
 log = logging.getLogger(__name__)
@@ -17,6 +20,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID_HEADER = "X-Request-ID"
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_PROBED = {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}  # every few seconds: no traces
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -39,7 +43,10 @@ class HeadAsGet:
 
 
 class RequestId:
-    """Takes the caller's id if it is harmless, else makes one; answers it and keeps it in ``request.state``."""
+    """Takes the caller's id if it is harmless, else makes one; answers it and keeps it in ``request.state``.
+
+    All log lines of the request name it, and its trace, if traces are made, begins here or goes on.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -50,13 +57,15 @@ class RequestId:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        origin = Origin(request_id=request_id, traceparent=Headers(scope=scope).get("traceparent", ""))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        with following(origin, "" if scope["path"] in _PROBED else _method(scope), "server"):
+            await self._app(scope, receive, send_with_id)
 
 
 class RequestDuration:
@@ -80,9 +89,9 @@ class RequestDuration:
         try:
             await self._app(scope, receive, send_noting_status)
         finally:
-            HTTP_REQUEST_SECONDS.labels(_method(scope), _route(scope), str(status)).observe(
-                time.perf_counter() - started
-            )
+            method, route = _method(scope), _route(scope)
+            HTTP_REQUEST_SECONDS.labels(method, route, str(status)).observe(time.perf_counter() - started)
+            describe_span(f"{method} {route}", {"http.route": route, "http.response.status_code": status})
 
 
 class UnexpectedErrors:

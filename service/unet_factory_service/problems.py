@@ -18,6 +18,7 @@ from unet_factory.domain import errors
 from unet_factory.domain.errors import FactoryError
 from unet_factory.domain.jobs import Problem
 from unet_factory.domain.problems import TYPE_PREFIX, problem_of
+from unet_factory.platform.redis_clients import log_level
 from unet_factory_service import errors as gateway_errors
 from unet_factory_service.errors import StoredProblem
 
@@ -163,7 +164,7 @@ async def _on_redis_error(_request: Request, error: Exception) -> JSONResponse:
         return error_response(
             gateway_errors.NotReady("the job store is full; delete finished jobs, or try again later")
         )
-    log.warning("Redis cannot be reached: %s", type(error).__name__)
+    log.log(log_level(error), "Redis cannot be reached: %s", type(error).__name__)
     return error_response(
         gateway_errors.NotReady("the store for jobs and networks is not available at the moment; try again")
     )

@@ -9,8 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
+
+from unet_factory.platform.redis_clients import connect_async, log_level
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,12 @@ class Wakeups:
         """Ring for messages on channels like ``patterns``, until cancelled; a server that is away is waited for."""
         while True:
             try:
-                async with Redis.from_url(url, socket_timeout=None) as redis, redis.pubsub() as pubsub:
+                async with connect_async(url, socket_timeout=None) as redis, redis.pubsub() as pubsub:
                     await pubsub.psubscribe(*patterns)
                     async for message in pubsub.listen():
                         self._on_message(message)
             except (RedisError, OSError) as error:
-                log.warning("the subscription for wake-ups is lost: %s", type(error).__name__)
+                log.log(log_level(error), "the subscription for wake-ups is lost: %s", type(error).__name__)
             await asyncio.sleep(RECONNECT_S)
 
     def _on_message(self, message: dict[str, bytes | str]) -> None:

@@ -16,6 +16,7 @@ from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 
 SEGMENT_TASK = "unet_factory.segment"
 GENERATE_TASK = "unet_factory.generate"
+ORIGIN_HEADER = "unet_factory_origin"  # of a message: an Origin as JSON
 SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 
@@ -77,6 +78,13 @@ class Delivery(Frozen):
     last_error: str | None = None
 
 
+class Origin(Frozen):
+    """The request that some work was ordered by, to be told in the logs and traces of all who have a part in it."""
+
+    request_id: str = ""
+    traceparent: str = Field(default="", description="W3C Trace Context; empty while no traces are made")
+
+
 class SegmentationRequest(SegmentationOptions):
     """What the worker and the couriers need to know; the scan itself lies in the blob store under the job's id."""
 
@@ -88,6 +96,7 @@ class SegmentationRequest(SegmentationOptions):
     series: PacsSeries | None = Field(default=None, description="where the scan is fetched from; absent for an upload")
     send_to: tuple[str, ...] = Field(default=(), description="archives, by their configured names")
     callback_url: str | None = Field(default=None, description="may hold a token of the receiver's: never shown")
+    origin: Origin = Origin()
 
     @property
     def output_name(self) -> str:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import TracebackType
 from typing import Self
 
@@ -32,7 +33,7 @@ class Lease:
         self._name, self._renew, self._lease_s, self._after_each = name, renew, lease_s, after_each
         self._renewed = time.monotonic()
         self._lost, self._done = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

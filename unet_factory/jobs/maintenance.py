@@ -12,9 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
-from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, WorkerLost
 from unet_factory.domain.jobs import SEGMENT_QUEUE, DeliveryState, Job
@@ -25,6 +23,7 @@ from unet_factory.jobs.scripts import lua
 from unet_factory.jobs.store import JobStore, now_s
 from unet_factory.platform import metrics
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.redis_clients import AWAY, log_level
 from unet_factory.platform.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ class Maintenance:
     def _try(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except (RedisConnectionError, RedisTimeoutError):
+        except AWAY:
             raise
         except (RedisError, OSError, FactoryError) as error:
             log.warning("maintenance could not finish %s: %s", step.__name__, type(error).__name__)
@@ -178,6 +177,6 @@ def run_maintenance(maintenance: Maintenance, interval_s: float, stop: threading
         try:
             maintenance.run_once()
         except RedisError as error:
-            log.warning("maintenance waits for Redis: %s", type(error).__name__)
+            log.log(log_level(error), "maintenance waits for Redis: %s", type(error).__name__)
         except Exception:
             log.exception("maintenance failed; it will be tried again")

@@ -15,8 +15,16 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import QueueUnavailable
-from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.domain.jobs import (
+    GENERATE_TASK,
+    ORIGIN_HEADER,
+    SEGMENT_QUEUE,
+    SEGMENT_TASK,
+    WEIGHTS_QUEUE,
+    GenerationRequest,
+)
 from unet_factory.jobs.scripts import lua
+from unet_factory.platform.following import origin_of_new_work
 from unet_factory.platform.weight_cache import NETWORK_TTL_S, weight_key
 
 _CONNECT_TIMEOUT_S = 2.0
@@ -83,7 +91,13 @@ class JobQueue:
             app = self._app
         try:
             app.send_task(
-                task, args=[argument], queue=queue, ignore_result=True, retry=True, retry_policy=_RETRY_POLICY
+                task,
+                args=[argument],
+                queue=queue,
+                headers={ORIGIN_HEADER: origin_of_new_work().model_dump_json()},
+                ignore_result=True,
+                retry=True,
+                retry_policy=_RETRY_POLICY,
             )
         except (OperationalError, RedisError) as error:
             raise QueueUnavailable("the queue cannot be reached at the moment; try again") from error

@@ -7,9 +7,14 @@ import sys
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal, TextIO
 
 log = logging.getLogger(__name__)
+
+_fields: ContextVar[dict[str, str]] = ContextVar("log_fields")
 
 
 def configure_logging(style: Literal["plain", "json"]) -> None:
@@ -25,20 +30,50 @@ def configure_logging(style: Literal["plain", "json"]) -> None:
     warnings.showwarning = _log_warning
 
 
+@contextmanager
+def log_fields(**fields: str) -> Iterator[None]:
+    """Give every line that is logged within the block these fields, empty ones excepted, besides those it has already.
+
+    Called with the names that the audit trail uses: ``request`` and ``job``.
+    """
+    token = _fields.set(_fields.get({}) | {name: value for name, value in fields.items() if value})
+    try:
+        yield
+    finally:
+        _fields.reset(token)
+
+
+def add_log_field(name: str, value: str) -> None:
+    """Add a field to the innermost :func:`log_fields` block; outside of any block it does nothing.
+
+    Works from the threads that a request's work is handed to as well.
+    """
+    _fields.get({})[name] = value
+
+
+def log_field(name: str) -> str:
+    """The value that lines logged now have for a field; empty if they have none."""
+    return _fields.get({}).get(name, "")
+
+
 def safe_traceback(error: BaseException) -> str:
     """Where an error came from and its type, without its message: a library's message may quote the scan's header."""
     return "".join(traceback.format_tb(error.__traceback__)) + type(error).__qualname__
 
 
 class PlainFormatter(logging.Formatter):
-    """Tracebacks without the errors' messages."""
+    """Fields behind the logger's name; tracebacks without the errors' messages."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.fields = "".join(f" {name}={value}" for name, value in _fields.get({}).items())
+        return super().format(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 (logging's own name)
         return safe_traceback(ei[1])
 
 
 class JsonFormatter(PlainFormatter):
-    """One JSON object per line: time (UTC), level, logger, message, and the traceback where there is one."""
+    """One JSON object per line: time (UTC), level, logger, fields, message, and the traceback where there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -46,6 +81,7 @@ class JsonFormatter(PlainFormatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "process": record.process,
+            **_fields.get({}),
             "message": record.getMessage(),
         }
         if record.exc_info:
@@ -85,4 +121,4 @@ def _log_warning(
     log.warning("a %s at %s:%d", category.__name__, filename, lineno)
 
 
-_PLAIN = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_PLAIN = "%(asctime)s %(levelname)s %(name)s%(fields)s: %(message)s"

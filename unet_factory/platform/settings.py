@@ -99,6 +99,11 @@ class Settings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="Address for a worker's or courier's own metrics.")
     log_format: Literal["plain", "json"] = Field(default="plain", description="Format of log lines: `plain` or `json`.")
+    traces_url: str = Field(
+        default="",
+        description="OpenTelemetry collector to send traces to by OTLP over HTTP, such as "
+        "`http://collector:4318/v1/traces`; empty: none. Needs the extra `tracing`.",
+    )
 
     @classmethod
     def settings_customise_sources(

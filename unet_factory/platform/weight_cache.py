@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.platform.manifest_file import read_standalone_manifest
+from unet_factory.platform.redis_clients import connect
 
 GENERATION_LEASE_S = 30
 FAILURE_TTL_S = 10
@@ -41,7 +42,7 @@ class CachedWeights:
 
 def connect_cache(url: str) -> Redis:
     """A client for a store of networks: they are read in larger pieces than the library's 64 KiB."""
-    return Redis.from_url(url, socket_read_size=2**20)
+    return connect(url, socket_read_size=2**20)
 
 
 class StoreMemory(NamedTuple):

@@ -9,19 +9,32 @@ import os
 import signal
 import tempfile
 import threading
+import warnings
 from contextlib import ExitStack
 from functools import lru_cache, partial
 from typing import Any
 
 from billiard.util import get_logger as pool_logger
-from celery import Celery, signals
+from celery import Celery, current_task, signals
+from celery.exceptions import CPendingDeprecationWarning
+from celery.worker.consumer import Consumer
 from kombu import Queue
-from redis import Redis
 
-from unet_factory.domain.jobs import GENERATE_TASK, SEGMENT_QUEUE, SEGMENT_TASK, WEIGHTS_QUEUE, GenerationRequest
+from unet_factory.domain.jobs import (
+    GENERATE_TASK,
+    ORIGIN_HEADER,
+    SEGMENT_QUEUE,
+    SEGMENT_TASK,
+    WEIGHTS_QUEUE,
+    GenerationRequest,
+    Origin,
+)
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.following import following
 from unet_factory.platform.logs import configure_logging
+from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.signs_of_life import give_signs_in_background
+from unet_factory.platform.tracing import start_tracing, stop_tracing
 from unet_factory_worker.mutual_watch import MutualWatch, Pulse
 from unet_factory_worker.reconnect import ReconnectWhenStuck
 from unet_factory_worker.settings import WorkerSettings
@@ -62,6 +75,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     parent, child = Pulse(), Pulse()
     for moment, receiver in (
         (signals.setup_logging, partial(_keep_logging, settings)),
+        (signals.celeryd_after_setup, _keep_warnings),
         (signals.celeryd_init, partial(_parent_starting, settings, parent, child)),
         (signals.worker_ready, partial(_parent_ready, settings, stopping)),
         (signals.worker_shutting_down, partial(_parent_stopping, settings, stopping)),
@@ -83,8 +97,11 @@ def segment(job_id: str) -> None:
 def generate(request_json: str) -> None:
     from unet_factory_worker.child import context
 
-    with context().computing.job():
-        context().factory.publish(GenerationRequest.model_validate_json(request_json))
+    request = GenerationRequest.model_validate_json(request_json)
+    message: Any = current_task.request if current_task else {}
+    origin = Origin.model_validate_json(message.get(ORIGIN_HEADER) or "{}")
+    with following(origin, "generate", model=request.model), context().computing.job():
+        context().factory.publish(request)
 
 
 _CONFIGURATION: dict[str, Any] = {
@@ -117,10 +134,17 @@ _CONFIGURATION: dict[str, Any] = {
 
 
 def _keep_logging(settings: WorkerSettings, **_: Any) -> None:
-    """Being connected, this keeps Celery from setting up logging of its own."""
+    """Being connected, this keeps Celery from setting up logging of its own. Maintenance tells of outages here, too."""
     configure_logging(settings.log_format)
     pool_logger().propagate = True
     pool_logger().setLevel(logging.WARNING)
+    logging.getLogger(Consumer.__module__).addFilter(lambda record: "Cannot connect to" not in str(record.msg))
+
+
+def _keep_warnings(**_: Any) -> None:
+    """Celery has taken Python's warnings over, with their texts; and it has one for a setting that is meant, above."""
+    logging.captureWarnings(False)
+    warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
 
 
 def _parent_starting(settings: WorkerSettings, parent: Pulse, child: Pulse, **_: Any) -> None:
@@ -140,7 +164,7 @@ def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any)
 
     queue = JobQueue(settings.broker_url)
     maintenance = Maintenance(
-        Redis.from_url(settings.redis_url), BlobStore(settings.blob_url), queue.send_segmentation, settings
+        connect(settings.redis_url), BlobStore(settings.blob_url), queue.send_segmentation, settings
     )
     threading.Thread(
         target=run_maintenance, args=(maintenance, settings.maintenance_interval_s, stopping), daemon=True
@@ -166,6 +190,7 @@ def _child_starting(settings: WorkerSettings, parent: Pulse, child: Pulse, **_: 
     from unet_factory_worker.child import start
 
     try:
+        start_tracing(settings.traces_url, "worker")
         start(settings, watch)
     except Exception as error:  # no scan is near: its message is safe to tell
         log.exception("the worker cannot start: %s", error)
@@ -177,6 +202,7 @@ def _child_stopping(**_: Any) -> None:
     from unet_factory_worker import child
 
     child.stop()
+    stop_tracing()
 
 
 @lru_cache(maxsize=1)

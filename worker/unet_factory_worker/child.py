@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass, field
 
 import torch
-from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
@@ -26,6 +25,7 @@ from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import WORKERS_BY_PRECISION, forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.process_memory import keep_freed_memory
+from unet_factory.platform.redis_clients import connect, log_level
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_worker.calibration import Calibration
 from unet_factory_worker.computing import Computing, GaveWay
@@ -89,7 +89,7 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
         raise ModelUnknown(f"there is no usable *.safetensors checkpoint in {settings.models_dir}")
     cache = WeightCache(connect_cache(settings.weights_url))
     redis, blobs = (
-        Redis.from_url(settings.redis_url),
+        connect(settings.redis_url),
         BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes),
     )
     precision = pick_precision(settings.precision, models.any(), device)
@@ -139,7 +139,7 @@ def _calibrate(context: WorkerContext) -> None:
     except GaveWay:
         log.debug("calibration gives way to a job")
     except RedisError as error:
-        log.warning("what jobs cost cannot be recorded: %s", type(error).__name__)
+        log.log(log_level(error), "what jobs cost cannot be recorded: %s", type(error).__name__)
     except Exception as error:
         log.error("what jobs cost could not be measured\n%s", safe_traceback(error))
 
@@ -165,7 +165,7 @@ class Heartbeat(threading.Thread):
         self, settings: WorkerSettings, models: LoadedModels, device: str, kind: WorkerKind, watch: MutualWatch
     ) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._redis, self._lasts_s = Redis.from_url(settings.redis_url), settings.presence_s
+        self._redis, self._lasts_s = connect(settings.redis_url), settings.presence_s
         self._models, self._watch = models, watch
         self._device, self._kind, self._since = device, kind, time.time()
         self._parent = os.getppid()
@@ -189,7 +189,7 @@ class Heartbeat(threading.Thread):
         try:
             announce(self._redis, self._worker_id, presence, self._lasts_s)
         except RedisError as error:
-            log.warning("the worker's presence cannot be announced: %s", type(error).__name__)
+            log.log(log_level(error), "the worker's presence cannot be announced: %s", type(error).__name__)
 
     def stop(self) -> None:
         self._done.set()

@@ -20,6 +20,7 @@ from unet_factory.model.device import is_out_of_memory, release_memory
 from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
+from unet_factory.platform.redis_clients import log_level
 from unet_factory.platform.weight_cache import WeightCache, network_identity, weight_key
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class WeightFactory:
         try:
             found = self._cache.get(request)
         except RedisError as error:
-            log.warning("the weight cache cannot be read: %s", type(error).__name__)
+            log.log(log_level(error), "the weight cache cannot be read: %s", type(error).__name__)
             found = None
         (metrics.WEIGHT_CACHE_MISSES if found is None else metrics.WEIGHT_CACHE_HITS).inc()
         return None if found is None else found.blob
@@ -154,7 +155,7 @@ class WeightFactory:
         try:
             self._cache.put(request, blob)
         except RedisError as error:
-            log.warning("the weight cache cannot be written: %s", type(error).__name__)
+            log.log(log_level(error), "the weight cache cannot be written: %s", type(error).__name__)
 
     def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
         started = time.perf_counter()

@@ -28,8 +28,10 @@ from unet_factory.domain.problems import UNEXPECTED, problem_of
 from unet_factory.domain.spacing import SpacingPlan
 from unet_factory.domain.workload import workload_of
 from unet_factory.platform import metrics
+from unet_factory.platform.following import following
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.process_memory import return_freed_memory
+from unet_factory.platform.tracing import describe_span, span
 from unet_factory.volume import Volume, read_volume, volumes_ml
 from unet_factory.volume.dicom import DicomVolume
 from unet_factory_worker.child import WorkerContext
@@ -57,7 +59,10 @@ def run_job(job_id: str, context: WorkerContext) -> None:
     except (JobUnknown, JobExpired):
         log.info("job %s was purged", job_id)
         return
-    with JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease:
+    with (
+        following(request.origin, "segment", job=job_id, model=job.model),
+        JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease,
+    ):
         log.info("job %s starts", job_id)
         if job.attempts == 1:
             metrics.JOB_WAIT_SECONDS.labels(job.model).observe(max(0.0, time.time() - job.created))
@@ -166,6 +171,7 @@ class Attempt:
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
         self._count(found_ml)
+        log.info("job %s succeeded after %.2f s", self.job_id, self._spent_s)
         if not way.smaller_windows:
             work = workload_of(
                 manifest, volume.header.shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring
@@ -176,7 +182,8 @@ class Attempt:
     def _stage(self, name: str) -> Iterator[None]:
         self.lease.check()
         started = time.perf_counter()
-        yield
+        with span(name):
+            yield
         elapsed = time.perf_counter() - started
         self.timings_s[name] = round(elapsed, 6)
         metrics.JOB_STAGE_SECONDS.labels(self.request.model, name).observe(elapsed)
@@ -291,6 +298,7 @@ class Attempt:
 
     def _fail(self, problem: Problem) -> None:
         log.warning("job %s failed: %s", self.job_id, problem.type)
+        describe_span(attributes={"error.type": problem.type})
         self._finish(JobState.FAILED, error=problem)
 
     def _count(self, found_ml: Mapping[str, float]) -> None:

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 from redis import Redis
 
+from unet_factory.domain.jobs import Origin
 from unet_factory.domain.uids import uid_digest
 from unet_factory.jobs.keys import stored_key
 from unet_factory.jobs.lease import exclusive
 from unet_factory.jobs.scripts import lua
 from unet_factory.jobs.store import now_s
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.following import origin_of_new_work
 from unet_factory_service.settings import GatewaySettings
 
 ORPHAN_AGE_S = 3600.0
@@ -67,11 +69,12 @@ class ReceivedSeries:
         """
         if not series_ids:
             return
+        origin = origin_of_new_work().model_dump_json()
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.zadd(_EXPIRY, dict.fromkeys(series_ids, _ms_from_now(self._keep_s)))
             pipeline.zadd(_DUE, dict.fromkeys(series_ids, _ms_from_now(self._quiet_s)))
             for series_id in series_ids:
-                pipeline.hset(f"received:{series_id}", "owner", owner)
+                pipeline.hset(f"received:{series_id}", mapping={"owner": owner, "origin": origin})
             pipeline.execute()
 
     def put(self, series_id: str, instance_id: str, file: Path) -> None:
@@ -136,6 +139,11 @@ class ReceivedSeries:
         """Whose jobs are made of it; empty where nobody had to say who they are."""
         found: Any = self._redis.hget(f"received:{series_id}", "owner")
         return str((found or b"").decode())
+
+    def origin(self, series_id: str) -> Origin:
+        """The request that brought the series or, of several, the last part of it."""
+        found: Any = self._redis.hget(f"received:{series_id}", "origin")
+        return Origin.model_validate_json(found or b"{}")
 
     def submission(self, series_id: str) -> Submission | None:
         found: Any = self._redis.hmget(f"received:{series_id}", "digest", "job", "jobs")

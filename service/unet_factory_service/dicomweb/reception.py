@@ -17,8 +17,10 @@ from redis.exceptions import RedisError
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, StorageFull, StorageUnavailable
 from unet_factory.domain.jobs import Job, JobState
 from unet_factory.platform import audit
+from unet_factory.platform.following import following
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import RECEIVED_SERIES
+from unet_factory.platform.redis_clients import log_level
 from unet_factory.volume.dicom import pack_series
 from unet_factory.volume.dicom.objects import read_object
 from unet_factory_service.access.callers import on_behalf_of
@@ -64,7 +66,7 @@ class Reception:
             try:
                 self.run_once()
             except RedisError as error:
-                log.warning("the reception of series waits for Redis: %s", type(error).__name__)
+                log.log(log_level(error), "the reception of series waits for Redis: %s", type(error).__name__)
             except StorageUnavailable:
                 log.warning("expired series will be deleted when the blob store answers again")
             except Exception as error:
@@ -75,7 +77,8 @@ class Reception:
         for series in self._received.due():
             with self._received.held(series.id) as held:
                 if held:
-                    self._look_at(series)
+                    with following(self._received.origin(series.id), "route a received series"):
+                        self._look_at(series)
         if self._gateway.redis.set("received:purging", b"1", nx=True, ex=_PURGE_EVERY_S):
             self._received.purge_expired()
             self._received.purge_orphans()

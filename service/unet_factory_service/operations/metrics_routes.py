@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from unet_factory.domain.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
 from unet_factory.jobs.deliveries import DeliveryStore
 from unet_factory.platform.metrics import scrape_registry
+from unet_factory.platform.redis_clients import log_level
 from unet_factory_service.dependencies import GatewayDependency
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class QueueDepth(Collector):
             for queue in (SEGMENT_QUEUE, WEIGHTS_QUEUE):
                 depth.add_metric([queue], self._redis.llen(queue))
         except RedisError as error:
-            log.warning("the queue depth is unknown: %s", type(error).__name__)
+            log.log(log_level(error), "the queue depth is unknown: %s", type(error).__name__)
             return
         yield depth
 
@@ -50,7 +51,7 @@ class PendingDeliveries(Collector):
             for kind, count in self._deliveries.pending().items():
                 pending.add_metric([kind.value], count)
         except RedisError as error:
-            log.warning("the pending deliveries are unknown: %s", type(error).__name__)
+            log.log(log_level(error), "the pending deliveries are unknown: %s", type(error).__name__)
             return
         yield pending
 

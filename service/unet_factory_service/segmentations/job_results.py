@@ -9,6 +9,7 @@ from fastapi import Path as PathParameter
 
 from unet_factory.domain.errors import JobCancelled, JobExpired, JobUnknown
 from unet_factory.domain.jobs import Job, JobState
+from unet_factory.platform.logs import add_log_field
 from unet_factory_service.access.callers import CallerDependency
 from unet_factory_service.conditional import conditional_response
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
@@ -30,6 +31,7 @@ def _job_id(
     if not _JOB_ID.fullmatch(job_id):
         raise JobUnknown(f"there is no job {job_id[:100]!r}; an id is 32 hexadecimal digits")
     request.state.job_ids = [job_id]
+    add_log_field("job", job_id)
     if not caller.sees(gateway.jobs, job_id):
         raise JobUnknown(f"there is no job {job_id}", id=job_id)
     return job_id

@@ -15,6 +15,8 @@ from unet_factory.domain.jobs import Job, PacsSeries, PolicyReport, Segmentation
 from unet_factory.domain.plausibility import Finding, field_of_view_findings, refuse_implausible
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.domain.spacing import check_working_size, plan_spacing
+from unet_factory.platform.following import origin_of_new_work
+from unet_factory.platform.logs import add_log_field
 from unet_factory.platform.metrics import IMPLAUSIBLE_RESULTS, SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import VolumeHeader, read_header, sniff_format
@@ -160,6 +162,7 @@ def _accept(
         series=series,
         send_to=send_to,
         callback_url=asked.callback_url,
+        origin=origin_of_new_work(),
     )
     job = Job(
         id=new_job_id(),
@@ -215,6 +218,8 @@ def _enqueue(
             gateway.jobs.release(caller.owner, job_id)
         gateway.blobs.delete(job_id)
         raise
+    add_log_field("job", job_id)
+    log.info("job %s was accepted", job_id)
     if accepted.job.fetch is not None:
         return
     try:
@@ -267,7 +272,7 @@ def too_much_stored(gateway: GatewayContext, caller: Caller, wanted_bytes: int =
 
 def _fingerprint(request: SegmentationRequest, scan: ReceivedScan | None) -> str:
     """Of the request as understood and of the file's bytes; a replaced checkpoint does not make it another request."""
-    parameters = request.model_dump_json(exclude={"checkpoint_digest", "deadline_s"})
+    parameters = request.model_dump_json(exclude={"checkpoint_digest", "deadline_s", "origin"})
     return hashlib.sha256(f"{parameters} {scan.sha256 if scan else ''}".encode()).hexdigest()
 
 
