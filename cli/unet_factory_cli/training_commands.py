@@ -148,13 +148,17 @@ def compress(
     tolerance: Annotated[float, typer.Option(help="Largest change of a logit, relative to the largest one.")] = 1e-3,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: NAME.compressed.safetensors.")] = None,
     scan: Annotated[Path | None, typer.Option(help="Measure on the centre of this volume; default: on noise.")] = None,
+    at_most_mb: Annotated[
+        float | None,
+        typer.Option(help="Instead of a tolerance: as many heads as fit into a file of so many megabytes.", min=0),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Shrink a checkpoint to fewer heads, if its networks still give the same answers."""
     with clear_errors("training"):
         from unet_factory_cli.training_roles import run_compression
 
-        run_compression(checkpoint, tolerance, output, scan, as_json=as_json)
+        run_compression(checkpoint, tolerance, output, scan, at_most_mb, as_json=as_json)
 
 
 @app.command()

@@ -155,12 +155,18 @@ def run_choice_of_windows(
 
 
 def run_compression(
-    checkpoint: Path, tolerance: float, output: Path | None, scan: Path | None, *, as_json: bool
+    checkpoint: Path,
+    tolerance: float,
+    output: Path | None,
+    scan: Path | None,
+    at_most_mb: float | None,
+    *,
+    as_json: bool,
 ) -> None:
     """
     Raises:
         CommandFailed: a file is not there, or the tolerance is none.
-        ToleranceMissed: nothing smaller stays within the tolerance.
+        ToleranceMissed: nothing smaller stays within the tolerance, or no checkpoint is so small.
     """
     for path in (checkpoint, scan):
         if path is not None and not path.is_file():
@@ -175,12 +181,15 @@ def run_compression(
     from unet_factory_training.compression import compress_file, table_of
     from unet_factory_training.logit_change import Probe
 
-    compressed = compress_file(checkpoint, target, tolerance, Probe.noise() if scan is None else Probe.of_scan(scan))
+    probe = Probe.noise() if scan is None else Probe.of_scan(scan)
+    most_bytes = None if at_most_mb is None else int(at_most_mb * 1e6)
+    compressed = compress_file(checkpoint, target, tolerance, probe, most_bytes)
     told = {
         "output": str(target),
         "bytes": target.stat().st_size,
         "heads": compressed.hypernetwork.shape.basis,
         "heads_dtype": str(compressed.heads_dtype),
+        "bias_dtype": str(compressed.bias_dtype),
         "change": compressed.change,
     }
     _tell(told, table_of(compressed, checkpoint, target), as_json=as_json)

@@ -86,6 +86,27 @@ def test_a_wide_hypernetwork_shrinks_within_the_tolerance(
     assert 0 < found.largest <= 1e-3
 
 
+def test_a_file_of_a_given_size_holds_as_many_heads_as_fit(tiny_manifest: Manifest, tmp_path: Path) -> None:
+    """All of it in float16; the best heads, so that more of them change the networks less."""
+    checkpoint = make(tiny_manifest, Parametrization.MIP, (10, 10, 8))
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    save_checkpoint(source, checkpoint.hypernetwork, checkpoint.manifest)
+    weights, changes = checkpoint.hypernetwork.bias.numel(), []
+    for heads in (1, 3):
+        most = 2 * weights * (heads + 1) + 2**17 + 100
+        compressed = compress_file(source, target, 1e-3, PROBE, most)
+        assert target.stat().st_size <= most
+        assert compressed.hypernetwork.heads.shape[1] == heads
+        changes.append(compressed.change.rms)
+    assert changes == sorted(changes, reverse=True)
+    spacing = held_out_spacings(tiny_manifest.grid)[0]
+    stored, measured = load_checkpoint(target).hypernetwork, compressed.hypernetwork
+    for name, tensor in measured.generate(spacing).items():
+        torch.testing.assert_close(stored.generate(spacing)[name], tensor)
+    with pytest.raises(ToleranceMissed, match=r"MB are too few; one head for each weight takes 0\.1 MB"):
+        compress_file(source, target, 1e-3, PROBE, 1000)
+
+
 def test_a_looser_tolerance_makes_a_smaller_checkpoint_and_it_can_be_compressed_again(tiny_manifest: Manifest) -> None:
     checkpoint = make(tiny_manifest, Parametrization.MIP, (10, 10, 50))
     strict, loose = (compress(checkpoint, tolerance, PROBE, 10**9) for tolerance in (1e-5, 1e-1))

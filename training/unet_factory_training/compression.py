@@ -32,6 +32,7 @@ _HELD_OUT_DRAWS, _HELD_OUT_SEED = 12, 2
 _SEARCH_MARGIN = 0.5  # of the tolerance: what is left is for spacings between those looked at, and for rounding
 _NEGLIGIBLE = 1e-6  # of the first singular value: the rounding of features in float32
 _ROWS = 2**18
+_REST_BYTES = 2**17  # manifest and MLP
 
 
 class ToleranceMissed(FactoryError):
@@ -42,11 +43,14 @@ class ToleranceMissed(FactoryError):
 
 @dataclass(frozen=True)
 class Compressed:
-    """A compressed checkpoint's parts, with what was measured at ``spacings`` held-out spacings."""
+    """A compressed checkpoint's parts, with what was measured at ``spacings`` held-out spacings. ``heads_dtype`` and
+    ``bias_dtype`` are those of the file.
+    """
 
     hypernetwork: Hypernetwork
     manifest: Manifest
     heads_dtype: str
+    bias_dtype: str
     change: LogitChange
     spacings: int
 
@@ -70,15 +74,30 @@ class Basis:
         return (self.mean + self.synthesis @ centred).to(features.dtype)
 
 
-def compress_file(source: Path, target: Path, tolerance: float, probe: Probe) -> Compressed:
+def compress_file(
+    source: Path, target: Path, tolerance: float, probe: Probe, most_bytes: int | None = None
+) -> Compressed:
     """Write a compressed copy of the checkpoint ``source`` to ``target``, an ordinary checkpoint.
+
+    Args:
+        most_bytes: the file may have so many, whatever that does to the logits; the tolerance is not looked at then.
 
     Raises:
         CheckpointInvalid: ``source`` is no checkpoint.
-        ToleranceMissed: nothing smaller stays within the tolerance; nothing is written.
+        ToleranceMissed: nothing smaller stays within the tolerance, or no checkpoint is so small; nothing is written.
     """
-    compressed = compress(load_checkpoint(source), tolerance, probe, source.stat().st_size)
-    save_checkpoint(target, compressed.hypernetwork, compressed.manifest, heads=compressed.heads_dtype)
+    checkpoint = load_checkpoint(source)
+    if most_bytes is None:
+        compressed = compress(checkpoint, tolerance, probe, source.stat().st_size)
+    else:
+        compressed = compress_to(checkpoint, most_bytes, probe)
+    save_checkpoint(
+        target,
+        compressed.hypernetwork,
+        compressed.manifest,
+        heads=compressed.heads_dtype,
+        bias=compressed.bias_dtype,
+    )
     return compressed
 
 
@@ -88,6 +107,7 @@ def table_of(compressed: Compressed, source: Path, target: Path) -> Table:
     rows = {
         "file": f"{target} ({after / 1e6:.1f} MB, {before / after:.1f} times smaller)",
         "heads": f"{compressed.hypernetwork.shape.basis} per weight, {compressed.heads_dtype}",
+        "base weights": compressed.bias_dtype,
         "largest change of a logit": f"{compressed.change.largest:.1e} of the largest logit",
         "root mean square change": f"{compressed.change.rms:.1e} of the logits'",
         "voxels that change class": f"{compressed.change.classes:.1e}",
@@ -107,13 +127,7 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
         ToleranceMissed: there is none.
     """
     original, manifest = checkpoint.hypernetwork, checkpoint.manifest
-    if manifest.conditions:
-        names = ", ".join(condition.name for condition in manifest.conditions)
-        raise ToleranceMissed(
-            f"only weights that depend on the spacing alone can be compressed; these also depend on {names}"
-        )
-    if manifest.hypernetwork.parametrization is Parametrization.CONSTANT:
-        raise ToleranceMissed("the weights do not depend on the spacing, so there is nothing to compress")
+    _refuse_what_has_no_basis(manifest)
     fitted, held_out = fitted_spacings(manifest.grid), held_out_spacings(manifest.grid)
     basis = fit_basis(original, fitted)
     rank = _smallest_rank(original, basis, fitted[-_SEARCHED:], probe, tolerance * _SEARCH_MARGIN)
@@ -124,7 +138,8 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
         change = comparison.change(candidate.generate)
         best = min(change.largest, best if best is not None else change.largest)
         if change.largest <= tolerance:
-            return Compressed(candidate, _manifest_of(checkpoint, candidate, change), dtype, change, len(held_out))
+            told = _manifest_of(checkpoint, candidate, change)
+            return Compressed(candidate, told, dtype, "float32", change, len(held_out))
     found = (
         "no smaller checkpoint was found" if best is None else f"the best smaller checkpoint changes them by {best:.1e}"
     )
@@ -133,6 +148,43 @@ def compress(checkpoint: Checkpoint, tolerance: float, probe: Probe, size_bytes:
         tolerance=tolerance,
         best=best,
     )
+
+
+def compress_to(checkpoint: Checkpoint, most_bytes: int, probe: Probe) -> Compressed:
+    """The form of a checkpoint with the most heads that fit into ``most_bytes``, all of it in float16. What that costs
+    is measured at held-out spacings; what it does to Dice is for ``evaluate`` to say.
+
+    Raises:
+        ToleranceMissed: not even one head for each weight fits.
+    """
+    original, manifest = checkpoint.hypernetwork, checkpoint.manifest
+    _refuse_what_has_no_basis(manifest)
+    held_out, basis = held_out_spacings(manifest.grid), fit_basis(original, fitted_spacings(manifest.grid))
+    per_head = 2 * original.bias.numel()
+    rank = min(len(basis.analysis), (most_bytes - _REST_BYTES) // per_head - 1)
+    if rank < 1:
+        raise ToleranceMissed(
+            f"{manifest.name}: {most_bytes / 1e6:.1f} MB are too few; one head for each weight takes "
+            f"{(2 * per_head + _REST_BYTES) / 1e6:.1f} MB"
+        )
+    candidate = with_basis(original, basis.of_rank(rank), "float16", bias="float16")
+    change = LogitComparison(original.architecture, original.generate, held_out, probe).change(candidate.generate)
+    told = _manifest_of(checkpoint, candidate, change)
+    return Compressed(candidate, told, "float16", "float16", change, len(held_out))
+
+
+def _refuse_what_has_no_basis(manifest: Manifest) -> None:
+    """
+    Raises:
+        ToleranceMissed: the weights depend on more than the spacing, or on nothing.
+    """
+    if manifest.conditions:
+        names = ", ".join(condition.name for condition in manifest.conditions)
+        raise ToleranceMissed(
+            f"only weights that depend on the spacing alone can be compressed; these also depend on {names}"
+        )
+    if manifest.hypernetwork.parametrization is Parametrization.CONSTANT:
+        raise ToleranceMissed("the weights do not depend on the spacing, so there is nothing to compress")
 
 
 def fit_basis(hypernetwork: Hypernetwork, spacings: list[SnappedSpacing]) -> Basis:
@@ -150,8 +202,10 @@ def fit_basis(hypernetwork: Hypernetwork, spacings: list[SnappedSpacing]) -> Bas
     return Basis(mean, analysis, synthesis)
 
 
-def with_basis(original: Hypernetwork, basis: Basis, dtype: str) -> Hypernetwork:
-    """``original`` with its features projected to ``basis`` before fewer heads, rounded as ``dtype`` stores them."""
+def with_basis(original: Hypernetwork, basis: Basis, dtype: str, bias: str = "float32") -> Hypernetwork:
+    """``original`` with its features projected to ``basis`` before fewer heads, rounded as ``dtype`` stores them, and
+    their bias as ``bias`` does.
+    """
     shape = original.shape.model_copy(update={"basis": len(basis.analysis)})
     with torch.device("meta"):
         compressed = Hypernetwork(original.architecture, shape, original.grid)
@@ -160,7 +214,7 @@ def with_basis(original: Hypernetwork, basis: Basis, dtype: str) -> Hypernetwork
         into.copy_(rows.double() @ basis.synthesis)
     tensors = {name: tensor for name, tensor in original.state_dict().items() if name.startswith("hidden.")}
     tensors["heads"] = heads if dtype == "float32" else heads.to(DTYPES[dtype]).float()
-    tensors["bias"] = (original.bias.double() + _matvec(original.heads, basis.mean)).float()
+    tensors["bias"] = (original.bias.double() + _matvec(original.heads, basis.mean)).to(DTYPES[bias]).float()
     tensors["basis.weight"], tensors["basis.bias"] = _projection(original, basis)
     compressed.load_state_dict(tensors, strict=True, assign=True)
     return compressed.requires_grad_(False).eval()

@@ -104,7 +104,8 @@ class OptimisationConfig(Frozen):
 
     ``execution``: how the U-Net is run. ``eager``: operation by operation. ``overlapped``, the same gradients to the
     bit: where PyTorch has one thread on a CPU (``threads: 1``), a second works out those of the convolutions' weights
-    meanwhile; elsewhere as ``eager``. ``compiled``: through ``torch.compile``, once for all spacings of equal strides.
+    meanwhile; elsewhere as ``eager``. ``compiled``: through ``torch.compile``, once for all spacings of equal strides;
+    on a GPU by CUDA graphs.
     """
 
     iterations: int = Field(ge=1)

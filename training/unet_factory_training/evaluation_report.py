@@ -13,7 +13,8 @@ from rich.table import Table
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, replace_manifest
+from unet_factory.platform.manifest_file import read_manifest
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import Split, find_subjects, read_split
 from unet_factory_training.dice_fit import Measurements
@@ -86,14 +87,15 @@ def publish(
     target: Path,
     dice_by_spacing: DiceBySpacing | None = None,
 ) -> str:
-    """Write the checkpoint to ``target``, manifest from configuration and figures. Returns its digest.
+    """Write the checkpoint to ``target``, manifest from configuration and figures; its tensors stay as they are.
+    Returns its digest.
 
     Without ``dice_by_spacing`` the checkpoint's own stays.
     """
-    checkpoint = load_checkpoint(checkpoint_path)
     found = {"dice_by_spacing": dice_by_spacing} if dice_by_spacing else {}
-    manifest = as_configured(checkpoint.manifest, config).model_copy(update={"metrics": tuple(figures), **found})
-    return save_checkpoint(target, checkpoint.hypernetwork, manifest, heads=config.heads_dtype)
+    manifest = as_configured(read_manifest(checkpoint_path), config)
+    changed = manifest.model_copy(update={"metrics": tuple(figures), **found})
+    return replace_manifest(checkpoint_path, changed, target)
 
 
 def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:

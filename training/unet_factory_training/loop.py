@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import save_checkpoint
+from unet_factory_training.ahead import made_ahead
 from unet_factory_training.batches import Batch, SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, read_split
@@ -197,7 +198,8 @@ def _shares(scans: list[LabelledScan], trainer: Trainer) -> Iterator[tuple[Batch
     loader = DataLoader(
         Subset(batches, own), batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
     )
-    return zip(*[iter(loader)] * (per_step // fabric.world_size), strict=True)
+    shares = zip(*[iter(loader)] * (per_step // fabric.world_size), strict=True)
+    return made_ahead(shares, fabric.device) if on_device else shares
 
 
 @contextmanager

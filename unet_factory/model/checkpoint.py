@@ -32,10 +32,12 @@ class Checkpoint:
     digest: str
 
 
-def save_checkpoint(path: Path, hypernetwork: Hypernetwork, manifest: Manifest, *, heads: str = "float32") -> str:
-    """Write a checkpoint atomically, the large head matrix stored as dtype ``heads``. Returns its digest."""
+def save_checkpoint(
+    path: Path, hypernetwork: Hypernetwork, manifest: Manifest, *, heads: str = "float32", bias: str = "float32"
+) -> str:
+    """Write a checkpoint atomically, ``heads`` and ``bias`` stored as these dtypes. Returns its digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in hypernetwork.state_dict().items()}
-    tensors["heads"] = tensors["heads"].to(DTYPES[heads])
+    tensors |= {"heads": tensors["heads"].to(DTYPES[heads]), "bias": tensors["bias"].to(DTYPES[bias])}
     blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
     with whole_file(path) as partial:
         partial.write_bytes(blob)
