@@ -41,7 +41,7 @@ def page() -> Iterator[Row]:
 
 def _loaded(tab: Page, url: str) -> Row:
     answers: list[Response] = []
-    tab.on("response", answers.append)
+    tab.on("response", lambda answer: answers.append(answer))
     tab.goto(url)
     tab.locator("#model option").first.wait_for(state="attached")
     megabytes = sum(len(answer.body()) for answer in answers) / 1e6
