@@ -7,6 +7,7 @@ const TOLERANCE = 1e-3; // relative, between what a header says twice of its spa
 const MOST_SHEAR = Math.sin(Math.PI / 180); // one degree
 const MM_OR_UNKNOWN = [0, 2]; // codes of NIfTI's unit of length
 const UINT8 = 2; // NIfTI's code of that data type
+const NUMBERS = [UINT8, 4, 8, 16, 64, 256, 512, 768]; // its codes of integers and floating-point numbers
 
 // {voxels: float32 with R fastest, shape, spacing}; `spacing` replaces the header's where it is not null.
 export function volumeOf(image, spacing) {
@@ -32,11 +33,10 @@ export function labelmapFile(image, labels) {
 }
 
 function check(image, judgeSpacing) {
-  const { dims, pixDims, xyzt_units: units } = image.hdr;
-  if (image.nFrame4D > 1 || dims[0] > 4) throw refusal("it holds more than one volume");
-  if (!(image.img instanceof Object) || image.img.length < image.nVox3D || image.hdr.datatypeCode === 128) {
-    throw refusal("its voxels are not one number each");
-  }
+  const { dims, pixDims, datatypeCode, qform_code: qform, sform_code: sform, xyzt_units: units } = image.hdr;
+  if (dims.slice(4, dims[0] + 1).some((length) => length > 1)) throw refusal("it holds more than one volume");
+  if (image.imaginary || !NUMBERS.includes(datatypeCode)) throw refusal("its voxels are not one real number each");
+  if (sform > 0 && qform > sform) throw refusal("its header prefers its qform, the server the sform"); // the viewer obeys
   const directions = columns(image).map((column) => column.map((part) => part / Math.hypot(...column)));
   for (const [one, other] of [[0, 1], [0, 2], [1, 2]]) {
     const cosine = directions[one].reduce((sum, part, axis) => sum + part * directions[other][axis], 0);
