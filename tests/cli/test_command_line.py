@@ -17,6 +17,7 @@ from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
 CONFIG = str(PROJECT / "configs" / "hippocampus-mr.yaml")
+SCAN = str(HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz")
 NOBODY = "http://127.0.0.1:9"
 
 SEGMENT = ["segment", "{scan}", "-o"]
@@ -76,6 +77,11 @@ def test_version() -> None:
         (["serve", "--models", "{tmp}"], 2, "there is no model (*.safetensors) in {tmp}"),
         (["serve", "--models", "{damaged}"], 1, "The checkpoint cannot be used"),
         (["demo", "--models", "{tmp}/none", "-o", "{tmp}/out"], 1, "there is no model"),
+        (
+            ["segment", SCAN, "-o", "{tmp}/x.nrrd", "--local", "--models", "{tmp}/none"],
+            1,
+            "pip install 'unet-factory[models]'",
+        ),
     ],
 )
 def test_a_mistake_is_said_in_a_line(tmp_path: Path, arguments: list[str], exit_code: int, message: str) -> None:
@@ -168,8 +174,7 @@ def test_a_command_that_needs_unix_says_so_where_there_is_none(command: list[str
 
 def test_clients_commands_and_local_segmentation_work_without_unix(tmp_path: Path, tiny_models: Path) -> None:
     assert f"no gateway answers at {NOBODY}" in without_unix("models", "--url", NOBODY).stderr
-    scan = str(HIPPOCAMPUS / "images" / "hippocampus_004.nii.gz")
-    done = without_unix("segment", scan, "-o", str(tmp_path / "x.nrrd"), "--local", "--models", str(tiny_models))
+    done = without_unix("segment", SCAN, "-o", str(tmp_path / "x.nrrd"), "--local", "--models", str(tiny_models))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "x.nrrd").exists()
 

@@ -21,6 +21,11 @@ log = logging.getLogger(__name__)
 DEFAULT_FILE = "default"
 LOOK_EVERY_S = 1.0
 
+_NO_MODEL = (
+    "there is no model at all; install some (pip install 'unet-factory[models]'),"
+    " or put a checkpoint (*.safetensors) into the model folder"
+)
+
 
 @dataclass(frozen=True)
 class RegisteredModel:
@@ -77,8 +82,9 @@ class ModelRegistry:
         wanted = name or self._named_default or self._first_of(models)
         if wanted not in models:
             reasons = "".join(f"; refused: {reason}" for reason in refused.values())
+            found = f"there is no model {wanted!r}; available: {', '.join(models)}" if models else _NO_MODEL
             raise ModelUnknown(
-                f"there is no model {wanted!r}; available: {', '.join(models) or 'none'}{reasons}",
+                found + reasons,
                 requested=wanted,
                 available=list(models),
             )
