@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist docs demo test bench fuzz torture mutants sbom audit check format settings vendor screenshots clean
+.PHONY: setup dist docs demo test bench fuzz torture load mutants sbom audit check format settings vendor screenshots clean
 
 setup: $(VENV)/.complete
 
@@ -57,6 +57,13 @@ fuzz: setup
 # Figures in docs/results/torture.md.
 torture: setup
 	$(BIN)/python -m tests.torture $(ARGS)
+
+# Many clients at once; ARGS='--minutes 10 --publish'. Figures in docs/results/load.md. locust has an environment of
+# its own, because it replaces what other libraries import.
+load: setup
+	test -x build/locust/bin/locust || { $(PYTHON) -m venv build/locust && \
+	    build/locust/bin/python -m pip install --quiet --constraint constraints.txt locust; }
+	$(BIN)/python -m tests.load $(ARGS)
 
 # Mutation testing; figures in docs/results/mutants.md. A run that was stopped goes on where it was;
 # make mutants SAMPLE='*__mutmut_*7' judges only the mutants whose number ends in 7. The tool finds packages by their

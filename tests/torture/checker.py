@@ -97,9 +97,7 @@ def _failures(events: list[Event]) -> Iterator[Violation]:
     final = _final(events)
     seen = {event.value["job"]: event.value for event in _done(events, "follow")}
     seen |= {job["job"]: job for job in final.get("jobs", [])}
-    reasons = final.get("failures_logged", {}) | {
-        job: one["error"] for job, one in seen.items() if one["state"] == "failed"
-    }
+    reasons = _logged_failures(events) | {job: one["error"] for job, one in seen.items() if one["state"] == "failed"}
     for job, reason in reasons.items():
         if not (reason == _FULL and _disk_was_full(events)):
             yield Violation("failed job", f"{job}: {reason}")
@@ -128,7 +126,7 @@ def _lost_series(events: list[Event]) -> Iterator[Violation]:
     """
     whole = _whole_series(events)
     followed = {event.value["job"] for event in _done(events, "follow")}
-    excused = len(_final(events).get("failures_logged", {}).keys() - followed)
+    excused = len(_logged_failures(events).keys() - followed)
     stored = [event.value["study"] for event in events if event.type == "ok" and event.f in STORED_SERIES]
     missing = [study for study in stored if not {"SEG", "SR"} <= whole[study].keys()]
     for study in missing[excused:]:
@@ -236,6 +234,13 @@ def _done(events: Iterable[Event], f: str) -> list[Event]:
 def _final(events: list[Event]) -> dict[str, Any]:
     found = _done(events, FINAL_STATE)
     return found[-1].value if found else {}
+
+
+def _logged_failures(events: list[Event]) -> dict[str, str]:
+    """By job, for what it failed by its worker's words; a worker that had lost the job by then did not end it."""
+    final = _final(events)
+    ends = final.get("ends_logged", {})
+    return {job: reason for job, reason in final.get("failures_logged", {}).items() if "failed" in ends.get(job, ())}
 
 
 def _disk_was_full(events: list[Event]) -> bool:

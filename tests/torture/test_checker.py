@@ -138,7 +138,11 @@ REFUSED = {"asked": "job", "problem": "", "retry_after": None}
         pytest.param(replaced("follow", {"state": "failed", "error": "worker-lost"}), "failed job", id="failed"),
         pytest.param(replaced("follow", {"state": "failed", "error": "storage-full"}), "failed job", id="no full disk"),
         pytest.param(replaced("follow", {"state": "cancelled"}), "failed job", id="cancelled by nobody"),
-        pytest.param(ending(failures_logged={SERIES_JOB: "unexpected"}), "failed job", id="a series' job failed"),
+        pytest.param(
+            ending(ends_logged={SERIES_JOB: ["failed"]}, failures_logged={SERIES_JOB: "unexpected"}),
+            "failed job",
+            id="a series' job failed",
+        ),
         pytest.param(replaced("look-again", {"finished": 11.0}), "two ends", id="ended at another time"),
         pytest.param(replaced("look-again", {"state": "failed"}), "two ends", id="ended in another way"),
         pytest.param(ending(ends_logged={JOB: ["succeeded", "succeeded"]}), "two ends", id="ended by two workers"),
@@ -193,6 +197,7 @@ def test_what_is_no_fault_is_none() -> None:
         event("client-1", "look-again", "fail", job=OTHER_JOB, status=410),
         event("client-1", "submit", "info", scan="small", key=None),
     ]
+    ending(failures_logged={SERIES_JOB: "job-expired"})(history)  # by a worker that had lost the job
     assert checked(history) == []
 
 

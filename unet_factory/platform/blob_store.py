@@ -146,8 +146,8 @@ class BlobStore:
         """
         if not self._scratch.exists():
             return
-        os.utime(self._scratch)
-        now = self._scratch.stat().st_mtime
+        with tempfile.TemporaryFile(dir=self._scratch) as fresh:
+            now = os.fstat(fresh.fileno()).st_mtime
         for folder in self._scratch.glob("*"):
             with suppress(FileNotFoundError):  # its owner has just removed it
                 touched = max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
