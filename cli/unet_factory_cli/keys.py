@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from unet_factory.platform.api_keys import ApiKey, KeyStore, Scope
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory.platform.private_files import make_private, owner_only
+from unet_factory.platform.redis_clients import connect
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_cli.failures import MISUSED, CommandFailed, say
 from unet_factory_cli.serve import jobs_folder, sole_user
@@ -122,7 +123,7 @@ def _store(data_dir: Path) -> Iterator[KeyStore]:
     url = operators_redis()
     try:
         if url is not None:
-            yield KeyStore(Redis.from_url(url))
+            yield KeyStore(connect(url))
         elif _answers(EmbeddedServer.url_in(jobs_folder(data_dir))):
             yield KeyStore(Redis.from_url(EmbeddedServer.url_in(jobs_folder(data_dir))))
         else:

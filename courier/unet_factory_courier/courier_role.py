@@ -45,7 +45,7 @@ def run(settings: CourierSettings) -> None:
     deliveries = DeliveryStore(redis)
     blobs = BlobStore(settings.blob_url, min_free_bytes=settings.min_free_bytes)
     tasks = DeliveryTasks(settings, destinations, JobStore(redis), JobLifecycle(redis, blobs), blobs)
-    attempts = Attempts(deliveries, tasks, JobQueue(settings.broker_url).send_segmentation)
+    attempts = Attempts(deliveries, tasks, JobQueue(settings.broker_url, settings.broker_options).send_segmentation)
     dispatcher = Dispatcher(deliveries, attempts.run, settings.lease_s, settings.deliveries_per_destination)
     start_tracing(settings.traces_url, "courier")
     stop = _stop_signals()

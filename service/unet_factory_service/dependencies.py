@@ -85,7 +85,7 @@ class GatewayContext:
             orders=NetworkOrders(redis),
             costs=CostStore(redis),
             blobs=blobs,
-            queue=JobQueue(settings.broker_url),
+            queue=JobQueue(settings.broker_url, settings.broker_options),
             wakeups=Wakeups(),
             destinations=destinations,
             deliveries=DeliveryStore(redis),

@@ -62,6 +62,12 @@ class GatewaySettings(Settings):
         "own; 0: no limit.",
     )
 
+    redis_replicas: int = Field(
+        default=0,
+        ge=0,
+        description="Replicas of the jobs' Redis that must have a job, or a received instance, before it is answered "
+        "as accepted (503 if they do not in time); 0: none.",
+    )
     allowed_hosts: str = Field(
         default="",
         description="Host names, separated by commas, that a gateway without API keys answers to, besides addresses, "

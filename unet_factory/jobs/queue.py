@@ -6,7 +6,7 @@ what everybody else uses.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -36,8 +36,8 @@ _LASTS_S = 300.0  # a place whose message was lost becomes free
 class JobQueue:
     """Safe to share between threads. A message counts as sent when Redis has answered that it holds it."""
 
-    def __init__(self, broker_url: str) -> None:
-        self._broker_url = broker_url
+    def __init__(self, broker_url: str, transport_options: Mapping[str, Any] | None = None) -> None:
+        self._broker_url, self._transport_options = broker_url, transport_options or {}
         self._lock = threading.Lock()
 
     def send_segmentation(self, job_id: str) -> None:
@@ -80,6 +80,7 @@ class JobQueue:
                 "broker_transport_options": {
                     "socket_timeout": 5.0,
                     "socket_connect_timeout": _CONNECT_TIMEOUT_S,
+                    **self._transport_options,
                 },
             },
         )

@@ -6,7 +6,6 @@ Every field has a description: the guide's table is made from them.
 
 import difflib
 import os
-import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from pydantic_settings import (
 )
 
 from unet_factory.domain.volume_limits import VolumeLimits
+from unet_factory.platform.redis_url import as_celery_spells_it, checked_url
 
 PREFIX = "UNET_FACTORY_"
 SECRETS_DIR = "UNET_FACTORY_SECRETS_DIR"
@@ -31,7 +31,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     redis_url: str = Field(
-        default="redis://127.0.0.1:6379/0", description="Redis for jobs and the queue; it must never evict data."
+        default="redis://127.0.0.1:6379/0",
+        description="Redis for jobs and the queue; it must never evict data. With Sentinels: "
+        "`redis+sentinel://HOST:PORT,HOST:PORT,HOST:PORT/SERVICE/DATABASE`.",
     )
     cache_url: str = Field(
         default="",
@@ -123,10 +125,20 @@ class Settings(BaseSettings):
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
 
+    @field_validator("redis_url", "cache_url")
+    @classmethod
+    def _names_sentinels_well(cls, value: str) -> str:
+        return checked_url(value)
+
     @property
     def broker_url(self) -> str:
         """``redis_url`` as Celery spells it."""
-        return re.sub(r"^unix://", "redis+socket://", self.redis_url)
+        return as_celery_spells_it(self.redis_url)[0]
+
+    @property
+    def broker_options(self) -> dict[str, Any]:
+        """What Celery's transport needs to know besides."""
+        return as_celery_spells_it(self.redis_url)[1]
 
     @property
     def weights_url(self) -> str:

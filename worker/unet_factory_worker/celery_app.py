@@ -68,6 +68,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     """The Celery app of one worker; nothing is connected or loaded yet."""
     app = Celery("unet_factory_worker", broker=settings.broker_url, set_as_current=False)
     app.conf.update(_CONFIGURATION)
+    app.conf.broker_transport_options = app.conf.broker_transport_options | settings.broker_options
     app.steps["consumer"].add(ReconnectWhenStuck)
     app.task(name=SEGMENT_TASK)(segment)
     app.task(name=GENERATE_TASK)(generate)
@@ -162,7 +163,7 @@ def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any)
     from unet_factory.jobs.queue import JobQueue
     from unet_factory.platform.metrics import scrape_registry
 
-    queue = JobQueue(settings.broker_url)
+    queue = JobQueue(settings.broker_url, settings.broker_options)
     maintenance = Maintenance(
         connect(settings.redis_url), BlobStore(settings.blob_url), queue.send_segmentation, settings
     )

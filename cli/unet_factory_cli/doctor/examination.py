@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from redis import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
 from rich.table import Table
 
+from unet_factory.platform.redis_clients import connect
 from unet_factory_cli.doctor import roles, stores
 from unet_factory_cli.doctor.destinations import destinations
 from unet_factory_cli.doctor.findings import Check, Finding, Verdict
@@ -34,7 +34,7 @@ def examine(settings: GatewaySettings, url: str, scratch: Path) -> Iterator[Find
     ]
     for check in alone:
         yield from check()
-    with Redis.from_url(settings.redis_url) as redis:
+    with connect(settings.redis_url) as redis:
         try:
             for ask in (
                 partial(roles.workers, settings),

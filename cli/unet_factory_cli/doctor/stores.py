@@ -8,11 +8,12 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from redis import Redis, exceptions
+from redis import exceptions
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import StorageFull
 from unet_factory.platform.blob_store import BlobStore
+from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.settings import Settings
 from unet_factory_cli.doctor.findings import Finding, Findings, failed, ok, warning
 
@@ -23,7 +24,7 @@ _NEARLY_FULL = 0.8
 def job_store(settings: Settings) -> Findings:
     """Redis for jobs must be there, keep what it is given, and agree about the time."""
     part = "job store"
-    with Redis.from_url(settings.redis_url) as redis:
+    with connect(settings.redis_url) as redis:
         try:
             before = time.time()
             seconds, microseconds = redis.time()
@@ -46,7 +47,7 @@ def cache(settings: Settings) -> Findings:
         yield warning(part, "generated networks share the job store, which must never evict", advice)
         return
     try:
-        with Redis.from_url(settings.weights_url) as redis:
+        with connect(settings.weights_url) as redis:
             memory: Any = redis.info("memory")
     except RedisError as error:
         advice = "start it, or set UNET_FACTORY_CACHE_URL to where it is"

@@ -13,6 +13,7 @@ from unet_factory.domain.errors import NotAVolume, StorageFull, StorageUnavailab
 from unet_factory.domain.uids import read_uid, uid_digest, unpadded
 from unet_factory.domain.volume_limits import VolumeLimits
 from unet_factory.platform.metrics import RECEIVED_INSTANCES
+from unet_factory.platform.redis_clients import await_replicas
 from unet_factory.volume.dicom.objects import read_object, readable
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
@@ -102,6 +103,7 @@ def _put_down(
     grown_bytes = _take_bytes(gateway, found, caller)
     outcomes = _put_all(gateway, found, grown_bytes, owner)
     gateway.received.announce(series_ids, owner)
+    await_replicas(gateway.redis, gateway.settings.redis_replicas)
     stored = [outcome for outcome in outcomes if isinstance(outcome, Instance)]
     failed = [outcome for outcome in outcomes if isinstance(outcome, FailedInstance)]
     RECEIVED_INSTANCES.labels("stored").inc(len(stored))

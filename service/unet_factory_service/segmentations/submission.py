@@ -10,7 +10,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from unet_factory.domain.conditions import named_conditions, snap_conditions
-from unet_factory.domain.errors import Implausible, MalformedRequest, QueueUnavailable, SpacingOutOfRange
+from unet_factory.domain.errors import (
+    Implausible,
+    MalformedRequest,
+    QueueUnavailable,
+    SpacingOutOfRange,
+    StorageUnavailable,
+)
 from unet_factory.domain.jobs import Job, PacsSeries, PolicyReport, SegmentationRequest, Spacings, new_job_id
 from unet_factory.domain.plausibility import Finding, field_of_view_findings, refuse_implausible
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
@@ -19,6 +25,7 @@ from unet_factory.platform.following import origin_of_new_work
 from unet_factory.platform.logs import add_log_field
 from unet_factory.platform.metrics import IMPLAUSIBLE_RESULTS, SPACING_OUT_OF_RANGE
 from unet_factory.platform.model_registry import RegisteredModel
+from unet_factory.platform.redis_clients import await_replicas
 from unet_factory.volume import VolumeHeader, read_header, sniff_format
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
@@ -245,6 +252,11 @@ def _store(
         allowed_bytes=caller.stored_bytes,
     ):
         raise too_much_stored(gateway, caller, upload_bytes)
+    try:
+        await_replicas(gateway.redis, gateway.settings.redis_replicas)
+    except StorageUnavailable:
+        gateway.lifecycle.purge(accepted.job.id)
+        raise
 
 
 def _too_many_jobs(caller: Caller) -> QuotaExceeded:
