@@ -129,13 +129,12 @@ class _Predictor:
         self._done = 0
 
     def predict(self, starts: Starts, total: int) -> Tensor:
-        """(classes, *window) float32 of the window that starts there, one of ``total``."""
+        """(classes, *window), in the type that the network gives, of the window that starts there, one of ``total``."""
         if self._on_window is not None:
             self._on_window(self._done, total)
         self._done += 1
         place = tuple(slice(start, start + part) for start, part in zip(starts, self._extents, strict=True))
-        found = self._network(self._padded[place][None, None])[0]
-        return found.to(torch.float32, memory_format=torch.contiguous_format)
+        return self._network(self._padded[place][None, None])[0].contiguous()
 
 
 def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:

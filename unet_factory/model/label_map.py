@@ -76,7 +76,11 @@ class Slab:
         """How many results along the axis have been made of it."""
 
     def add(self, starts: Starts, logits: Tensor) -> None:
-        """Blend in the logits (classes, *window) of the window that starts at ``starts``."""
+        """Blend in the logits (classes, *window) of the window that starts at ``starts``; sums are float32.
+
+        Class by class: all classes of a window as float32 at once would take twice the memory of its logits in
+        bfloat16.
+        """
         here, there = [], []
         for start, part, first, extent in zip(starts, logits.shape[1:], self.first, self._shape, strict=True):
             begin, end = max(start, first), min(start + part, first + extent)
@@ -86,9 +90,10 @@ class Slab:
             self._sums = logits[(slice(None), *there)]
             return
         if self._sums is None:
-            self._sums = logits.new_zeros(len(logits), *self._shape)
+            self._sums = torch.zeros(len(logits), *self._shape, device=logits.device)
         weights = self._window_weights[tuple(there)]
-        self._sums[(slice(None), *here)].addcmul_(logits[(slice(None), *there)], weights)
+        for sums, found in zip(self._sums, logits, strict=True):
+            sums[tuple(here)].addcmul_(found[tuple(there)].float(), weights)
         self._weights[tuple(here)] += weights
 
     @property
@@ -96,11 +101,11 @@ class Slab:
         return 0 if self._sums is None else len(self._sums)
 
     def logits(self, class_: int, first: int, end: int) -> Tensor:
-        """Of one class (r, a, s): the planes from ``first`` to ``end`` along the axis, what is held of the rest."""
+        """Of one class (r, a, s) float32: the planes from ``first`` to ``end`` along the axis, what is held of the rest."""
         assert self._sums is not None, "a window comes first"
         planes = self._axis, first - self.first[self._axis], end - first
         sums = self._sums[class_].narrow(*planes)
-        return sums if self._single else sums / self._weights.narrow(*planes)
+        return sums.float() if self._single else sums / self._weights.narrow(*planes)
 
     def forget(self, before: int) -> None:
         """Move on, so that the planes from ``before`` on are held."""
@@ -133,7 +138,7 @@ class LabelMapMaker:
     Args:
         samplings: from the working grid, for each axis, to the grid of the label map.
         shape: (r, a, s) on the working grid, without padding.
-        predict: (classes, *window) float32 logits of the window that starts at a place.
+        predict: (classes, *window) logits of the window that starts at a place.
     """
 
     def __init__(
