@@ -28,6 +28,8 @@ docs: setup
 demo: setup
 	$(BIN)/unet-factory demo
 
+# Threads of tests that wait for each other sleep, as a worker's do: many processes want the same cores.
+test: export OMP_WAIT_POLICY = PASSIVE
 test: setup
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest

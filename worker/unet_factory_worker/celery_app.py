@@ -188,6 +188,9 @@ def _child_starting(settings: WorkerSettings, parent: Pulse, child: Pulse, **_: 
     """Load everything; without its models the child is of no use, and the worker says so by its exit status."""
     watch = MutualWatch(child, parent, "parent", settings.silence_s)
     watch.start()
+    # OpenMP reads it when torch loads it. Else threads that wait for each other spin, and where other processes want
+    # the cores too, they spin while the one that they wait for is not running: ten times the CPU time of a small job.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from unet_factory_worker.child import start
 
     try:
