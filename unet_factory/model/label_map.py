@@ -101,7 +101,7 @@ class Slab:
         return 0 if self._sums is None else len(self._sums)
 
     def logits(self, class_: int, first: int, end: int) -> Tensor:
-        """Of one class (r, a, s) float32: the planes from ``first`` to ``end`` along the axis, what is held of the rest."""
+        """Of one class (r, a, s) float32: planes from ``first`` to ``end`` along the axis, what is held of the rest."""
         assert self._sums is not None, "a window comes first"
         planes = self._axis, first - self.first[self._axis], end - first
         sums = self._sums[class_].narrow(*planes)
