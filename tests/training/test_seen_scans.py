@@ -37,11 +37,27 @@ def test_volumes_and_extents_are_those_of_the_files(
     volumes = [np.bincount(np.asarray(image.dataobj).ravel(), minlength=3)[1:] * 1.2 / 1000 for image in images]
     extents = [np.array(image.shape) * (1, 1, 1.2) for image in images]
     seen = describe(config, checkpoint, tmp_path / "b.safetensors", margin=2)
+    for value, box in enumerate(seen.extents_mm.values(), start=1):
+        places = [np.argwhere(np.asarray(image.dataobj) == value) for image in images]
+        boxes = [(place.max(axis=0) - place.min(axis=0) + 1) * (1, 1, 1.2) for place in places]
+        found = np.array([[span.low, span.median, span.high] for span in box])
+        np.testing.assert_allclose(found, np.percentile(boxes, (0.5, 50, 99.5), axis=0).T, atol=1e-4)
+    assert list(seen.extents_mm) == ["label 1", "label 2"]
     assert read_manifest(tmp_path / "b.safetensors").seen == seen
     assert (seen.scans, seen.margin, list(seen.volumes_ml)) == (5, 2, ["label 1", "label 2"])
     for spans, expected in ((seen.volumes_ml.values(), volumes), (seen.field_of_view_mm, extents)):
         found = np.array([[span.low, span.median, span.high] for span in spans])
         np.testing.assert_allclose(found, np.percentile(expected, (0.5, 50, 99.5), axis=0).T, atol=1e-4)
+
+
+def test_a_label_that_no_scan_shows_has_no_extent(config: TrainingConfig) -> None:
+    """And one that some scans lack has that of the others."""
+    labels = torch.zeros(6, 6, 6, dtype=torch.uint8)
+    labels[1:4, 2, 3] = 1
+    image = torch.linspace(-1, 1, 216).reshape(6, 6, 6)
+    scans = [LabelledScan(f"{n}", image, labels * n, (1.0, 2.0, 3.0)) for n in (0, 1)]
+    (name, spans), *others = seen_in(scans, config.labels).extents_mm.items()
+    assert (name, [(span.low, span.high) for span in spans], others) == ("label 1", [(3, 3), (2, 2), (3, 3)], [])
 
 
 def test_intensities_are_those_of_voxels_over_scans(config: TrainingConfig) -> None:

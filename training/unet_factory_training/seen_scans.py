@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from unet_factory.domain.errors import DatasetInvalid
 from unet_factory.domain.manifest import Label
@@ -28,22 +29,30 @@ _DECIMALS = 4
 
 
 def seen_in(scans: Iterable[LabelledScan], labels: Sequence[Label], margin: float = MARGIN) -> Seen:
-    """Volumes, fields of view and z-scored intensities of labelled scans, which are looked at one by one.
+    """Volumes and extents of labels, fields of view and z-scored intensities of scans, which are looked at one by one.
 
     Raises:
         DatasetInvalid: there are no scans.
     """
-    rows = [(_volumes(scan, labels), _field_of_view_mm(scan), _intensities(scan)) for scan in scans]
+    rows = [
+        (_volumes(scan, labels), _field_of_view_mm(scan), _intensities(scan), _extents_mm(scan, labels))
+        for scan in scans
+    ]
     if not rows:
         raise DatasetInvalid("there are no scans of training and validation to describe")
-    volumes, extents_mm, intensities = (np.array(column) for column in zip(*rows, strict=True))
+    volumes, fields_mm, intensities, extents_mm = (np.array(column) for column in zip(*rows, strict=True))
     names = [label.name for label in labels if label.value != 0]
-    r, a, s = (_span(column) for column in extents_mm.T)
+    r, a, s = (_span(column) for column in fields_mm.T)
     low, middle, high = (_span(column) for column in intensities.T)
     return Seen(
         scans=len(rows),
         margin=margin,
         volumes_ml={name: _span(column) for name, column in zip(names, volumes.T, strict=True)},
+        extents_mm={
+            name: found
+            for name, column in zip(names, extents_mm.swapaxes(0, 1), strict=True)
+            if (found := _box(column))
+        },
         field_of_view_mm=(r, a, s),
         intensities=(low, middle, high),
     )
@@ -90,6 +99,24 @@ def _row(what: str, span: Span, expected: tuple[float, float]) -> list[str]:
 def _volumes(scan: LabelledScan, labels: Sequence[Label]) -> list[float]:
     """In ml, one for each label but the background."""
     return list(volumes_ml(scan.labels.numpy(), scan.spacing_ras_mm, labels).values())
+
+
+def _extents_mm(scan: LabelledScan, labels: Sequence[Label]) -> list[list[float]]:
+    """For each label but the background, from end to end along R, A and S; zeros where the scan does not show it."""
+    found = ndimage.find_objects(scan.labels.numpy(), max_label=len(labels) - 1)
+    return [
+        [0.0] * 3 if box is None else [(s.stop - s.start) * mm for s, mm in zip(box, scan.spacing_ras_mm, strict=True)]
+        for box in found
+    ]
+
+
+def _box(extents_mm: NDArray[np.float64]) -> tuple[Span, Span, Span] | None:
+    """Of (scans, 3), those left out that do not show the label; None where none does."""
+    shown = extents_mm[extents_mm[:, 0] > 0]
+    if not len(shown):
+        return None
+    r, a, s = (_span(column) for column in shown.T)
+    return r, a, s
 
 
 def _field_of_view_mm(scan: LabelledScan) -> list[float]:

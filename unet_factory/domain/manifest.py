@@ -198,8 +198,8 @@ class Manifest(Frozen):
     @model_validator(mode="after")
     def _seen_labels_are_known(self) -> Self:
         names = {label.name for label in self.labels if label.value != 0}
-        if self.seen is not None and (unknown := sorted(set(self.seen.volumes_ml) - names)):
-            raise ValueError(f"seen.volumes_ml names {', '.join(unknown)}; the labels are {', '.join(sorted(names))}")
+        if self.seen is not None and (unknown := sorted({*self.seen.volumes_ml, *self.seen.extents_mm} - names)):
+            raise ValueError(f"seen names {', '.join(unknown)}; the labels are {', '.join(sorted(names))}")
         return self
 
     @model_validator(mode="after")

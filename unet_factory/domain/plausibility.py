@@ -50,15 +50,19 @@ class Span(Frozen):
 class Seen(Frozen):
     """What training and validation saw, over so many ``scans``; the test split stays unseen.
 
-    ``volumes_ml`` per label name; ``field_of_view_mm`` along R, A and S; ``intensities``: the 1st, 50th and 99th
-    percentile of a scan's voxels after z-scoring, for the record. Volumes and field of view are judged: what lies
-    beyond ``low`` and ``high`` by more than the square root of their ratio, or ``margin`` where that is more, is not
-    plausible. So what varies much between patients may lie farther out (Tukey's fences, in logarithms).
+    ``volumes_ml`` per label name; ``field_of_view_mm`` along R, A and S. Both are judged: what lies beyond ``low`` and
+    ``high`` by more than the square root of their ratio, or ``margin`` where that is more, is not plausible. So what
+    varies much between patients may lie farther out (Tukey's fences, in logarithms).
+
+    For the record alone: ``extents_mm`` of each label, from end to end along R, A and S, over the scans that show it;
+    empty where training did not tell. ``intensities``: the 1st, 50th and 99th percentile of a scan's voxels after
+    z-scoring.
     """
 
     scans: int = Field(ge=1)
     margin: float = Field(ge=1, allow_inf_nan=False)
     volumes_ml: dict[str, Span]
+    extents_mm: dict[str, tuple[Span, Span, Span]] = Field(default_factory=dict)
     field_of_view_mm: tuple[Span, Span, Span]
     intensities: tuple[Span, Span, Span]
 
