@@ -5,7 +5,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup dist docs demo test bench fuzz torture load mutants sbom audit check format settings vendor screenshots clean
+.PHONY: setup dist docs demo test bench fuzz torture load mutants sbom audit check format settings vendor screenshots notebooks clean
 
 setup: $(VENV)/.complete
 
@@ -122,6 +122,10 @@ vendor:
 # The README's picture of the page, in Debian's chromium.
 screenshots: setup
 	$(BIN)/python -m tests.screenshots
+
+# What the example notebooks show, by running them against a factory of their own.
+notebooks: setup
+	$(BIN)/python -m tests.notebooks
 
 clean:
 	rm -rf $(VENV) build dist .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,6 @@ GENERATED = PROJECT / "build" / "docs"
 PAGE = PROJECT / "service" / "unet_factory_service" / "page" / "static"
 
 project = "U-Net factory"
-author = "The U-Net factory authors"
 version = release = unet_factory.__version__
 
 root_doc = "docs/index"
@@ -30,6 +29,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
 html_title = project
 html_favicon = str(PAGE / "icon.svg")
+html_show_copyright = False
 html_show_sphinx = False
 html_copy_source = False
 html_static_path = [str(PAGE / "vendor" / "redoc" / "redoc.standalone.js"), str(GENERATED / "openapi.js")]
@@ -41,6 +41,7 @@ nb_execution_mode = "off"  # the notebooks keep what they showed; a test runs th
 
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
 
 
 def setup(app: Sphinx) -> None:
@@ -58,6 +59,7 @@ def generate(_app: Sphinx, _config: Config) -> None:
     (GENERATED / "openapi.js").write_text(f"const api = {json.dumps(api)};\n")
     (GENERATED / "calls.md").write_text("\n".join(table_of_calls(api)))
     typer = [sys.executable, "-m", "typer", "unet_factory_cli.commands", "utils", "docs", "--name", "unet-factory"]
+    typer += ["--title", "Command line"]
     subprocess.run([*typer, "--output", GENERATED / "commands.md"], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import nibabel
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 
 from tests.fixtures.project import DICOM_SERIES, HIPPOCAMPUS, MODELS, PROJECT
+from tests.notebooks import NOTEBOOKS, run
 from tests.system.serve_process import ServeProcess, environment
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -80,6 +82,21 @@ def test_a_network_outside_the_factory_gives_the_same_label_map(
     same = np.asarray(found.dataobj) == np.asarray(expected.dataobj)
     assert same.mean() >= AGREEMENT
     assert np.count_nonzero(np.asarray(expected.dataobj)) > 1000
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_runs_to_its_end_and_keeps_what_it_showed(
+    notebook: Path, factory: ServeProcess, tmp_path: Path
+) -> None:
+    kept = nbformat.read(notebook, as_version=4)
+    shown = run(notebook, factory.url, tmp_path)
+    for before, after in zip(kept.cells, shown.cells, strict=True):
+        assert kinds(before) == kinds(after), before.source
+
+
+def kinds(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell shows: text, a value, a picture."""
+    return [output.output_type for output in cell.get("outputs", [])]
 
 
 def test_few_blocks_are_left_out_and_each_says_why() -> None:

@@ -70,8 +70,9 @@ def write_labelmap(
 
 def volumes_ml(labels_ras: NDArray[np.uint8], spacing_ras_mm: SpacingMm, labels: Sequence[Label]) -> dict[str, float]:
     """Millilitres by label name in a label map (r, a, s) on a grid of ``spacing_ras_mm``, background left out."""
-    voxel_ml = math.prod(spacing_ras_mm) / MM3_PER_ML
-    return {label.name: np.count_nonzero(labels_ras == label.value) * voxel_ml for label in labels if label.value != 0}
+    voxel_ml = float(math.prod(spacing_ras_mm)) / MM3_PER_ML
+    found = [label for label in labels if label.value != 0]
+    return {label.name: int(np.count_nonzero(labels_ras == label.value)) * voxel_ml for label in found}
 
 
 def _grid(source: Path, header: VolumeHeader | None) -> StoredGrid:
