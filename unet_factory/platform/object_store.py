@@ -21,14 +21,14 @@ PART_BYTES = 8 * 2**20
 
 _PARTS_AT_ONCE = 4  # of one file: so much of it is in memory
 _ATTEMPTS = 2  # of one request by botocore, at failures of the connection and of the server; s3fs makes _ROUNDS of them
-_ROUNDS = 3
+_ROUNDS = 2
 _S3_OPTIONS: dict[str, Any] = {
     "use_listings_cache": False,  # other processes change what is listed
     "max_concurrency": _PARTS_AT_ONCE,
     "default_block_size": PART_BYTES,
     "config_kwargs": {
         "connect_timeout": 3,
-        "read_timeout": 20,
+        "read_timeout": 15,
         "retries": {"mode": "standard", "total_max_attempts": _ATTEMPTS},
     },
 }
