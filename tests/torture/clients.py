@@ -15,23 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from pydicom import Dataset, dcmread
-from pydicom.uid import MRImageStorage
-from pynetdicom import AE
+from pydicom import dcmread
 
-from tests.fixtures.dicom_files import as_bytes
-from tests.torture.cluster import LISTENER_TITLE, Cluster
+from tests.torture.cluster import Cluster
 from tests.torture.history import History, Operation
-from tests.torture.inputs import MODEL, NETWORKS_MM, SERIES_KINDS, Scan, make_series
+from tests.torture.inputs import MODEL, Scan
 from tests.torture.receivers import Receivers, of_segmentation
 
 CANARY = "canary-"  # in the secret part of each callback URL, which nothing may keep
 
 _PAUSE_S = (0.1, 0.6)
-_TIMEOUT_S = 15.0
-_UNANSWERED_SERIES = 6
+TIMEOUT_S = 15.0
 _FINAL = ("succeeded", "failed", "cancelled")
-_STOW = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b', "Accept": "application/dicom+json"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +51,7 @@ class Client:
     def __init__(self, name: str, seed: int, around: Surroundings) -> None:
         self.name, self.around, self.history = name, around, around.history
         self.random = random.Random(f"{seed} {name}")
-        self._http = httpx.Client(timeout=_TIMEOUT_S, trust_env=False)
+        self._http = httpx.Client(timeout=TIMEOUT_S, trust_env=False)
 
     def run(self) -> None:
         while not self.around.stop.wait(self.random.uniform(*_PAUSE_S)):
@@ -99,7 +94,7 @@ class Client:
         """The first answer that is ``status``, or a final refusal; None when patience ended."""
         for _ in self.tries():
             answer = self.ask(method, path, what, **arguments)
-            if answer is not None and (answer.status_code == status or not _comes_back(answer.status_code)):
+            if answer is not None and (answer.status_code == status or not comes_back(answer.status_code)):
                 return answer
         return None
 
@@ -142,7 +137,7 @@ class Submitter(Client):
                     return str(answer.json()["id"])
                 if answer is not None:
                     operation.fail(status=answer.status_code)
-                    if not _comes_back(answer.status_code):
+                    if not comes_back(answer.status_code):
                         return None
             if key is None or self.around.stop.is_set():
                 return None
@@ -176,7 +171,7 @@ class Submitter(Client):
     def fetch(self, job_id: str, scan: Scan) -> None:
         with self.history.operation(self.name, "fetch", job=job_id, scan=scan.name) as operation:
             answer = self.until(httpx.codes.OK, "GET", f"/segmentations/{job_id}/labelmap", "labelmap")
-            self._tell(operation, answer, job_id, scan.name, _sha256)
+            self._tell(operation, answer, job_id, scan.name, sha256_of)
         if scan.is_dicom:
             with self.history.operation(self.name, "fetch-seg", job=job_id, scan=scan.name) as operation:
                 answer = self.until(httpx.codes.OK, "GET", f"/segmentations/{job_id}/seg", "seg")
@@ -199,7 +194,7 @@ class Submitter(Client):
     def _job(self, job_id: str, operation: Operation) -> dict[str, Any] | None:
         """The job; an empty one, and the operation's failure noted, where it is refused for good; None to ask again."""
         answer = self.ask("GET", f"/segmentations/{job_id}", "job")
-        if answer is None or _comes_back(answer.status_code):
+        if answer is None or comes_back(answer.status_code):
             return None
         if answer.status_code != httpx.codes.OK:
             operation.fail(job=job_id, status=answer.status_code)
@@ -235,101 +230,7 @@ class Submitter(Client):
             operation.fail(job=job_id, status=answer.status_code)
 
 
-class SeriesSender(Client):
-    """Sends series that are each new; what becomes of them is seen at the archive."""
-
-    f = ""
-
-    def __init__(self, name: str, seed: int, around: Surroundings) -> None:
-        super().__init__(name, seed, around)
-        self._sent: list[str] = []
-
-    def run_once(self) -> None:
-        if len(self.unanswered) < _UNANSWERED_SERIES:
-            self.send_new(self.random.randrange(SERIES_KINDS))
-
-    @property
-    def unanswered(self) -> list[str]:
-        """Studies whose results have not come to the archive yet."""
-        self._sent = [study for study in self._sent if self.around.receivers.results_of(study) != {"SEG", "SR"}]
-        return self._sent
-
-    def send_new(self, kind: int) -> None:
-        """A new series of this kind, until it is stored or patience ends."""
-        series = make_series(kind)
-        study = str(series[0].StudyInstanceUID)
-        for _ in self.tries():
-            with self.history.operation(self.name, self.f, study=study, kind=kind) as operation:
-                if self.send(series, operation):
-                    operation.ok(study=study, kind=kind)
-                    self._sent.append(study)
-                    return
-
-    def send(self, series: list[Dataset], operation: Operation) -> bool:
-        raise NotImplementedError
-
-
-class StowSender(SeriesSender):
-    f = "stow"
-
-    def send(self, series: list[Dataset], operation: Operation) -> bool:
-        parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n%s\r\n" % as_bytes(one) for one in series]
-        body = b"".join(parts) + b"--b--\r\n"
-        answer = self.ask("POST", "/dicomweb/studies", "stow", content=body, headers=_STOW)
-        if answer is not None and answer.status_code != httpx.codes.OK:
-            operation.fail(status=answer.status_code)
-        return answer is not None and answer.status_code == httpx.codes.OK
-
-
-class DimseSender(SeriesSender):
-    f = "c-store"
-
-    def send(self, series: list[Dataset], operation: Operation) -> bool:
-        entity = AE("TORTURE")
-        entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _TIMEOUT_S
-        entity.connection_timeout = 2
-        entity.add_requested_context(MRImageStorage)
-        association = entity.associate("127.0.0.1", self.around.cluster.listener_port, ae_title=LISTENER_TITLE)
-        if not association.is_established:
-            operation.fail(status=None)
-            return False
-        try:
-            statuses = [association.send_c_store(one).get("Status") for one in series]
-        except (RuntimeError, ValueError):  # the association broke
-            return False
-        if not association.is_established:
-            return False
-        association.release()
-        if any(statuses):
-            operation.fail(status=max(statuses))
-        return statuses == [0] * len(series)
-
-
-class NetworkFetcher(Client):
-    """Wants the same few networks again and again: each always has the same bytes."""
-
-    def run_once(self) -> None:
-        self.fetch(self.random.choice(NETWORKS_MM))
-
-    def fetch(self, spacing: str) -> None:
-        with self.history.operation(self.name, "network", spacing=spacing) as operation:
-            for _ in self.tries():
-                answer = self.ask(
-                    "GET",
-                    "/unet",
-                    "network",
-                    params={"spacing": spacing, "model": MODEL},
-                    headers={"Prefer": "wait=5"},
-                )
-                if answer is not None and answer.status_code == httpx.codes.OK:
-                    operation.ok(spacing=spacing, **_sha256(answer.content))
-                    return
-                if answer is not None and answer.is_client_error and not _comes_back(answer.status_code):
-                    operation.fail(status=answer.status_code)
-                    return
-
-
-def _comes_back(status: int) -> bool:
+def comes_back(status: int) -> bool:
     """Whether the same request may succeed later."""
     return status in (408, 429) or status >= httpx.codes.INTERNAL_SERVER_ERROR
 
@@ -339,11 +240,11 @@ def problem_of(job: dict[str, Any]) -> str:
     return str((job["error"] or {}).get("type", "")).rpartition(":")[2]
 
 
-def _sha256(content: bytes) -> dict[str, object]:
+def sha256_of(content: bytes) -> dict[str, object]:
     return {"sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _segmentation(content: bytes) -> dict[str, object]:
     """Its own UID and bytes, and its pixels, which are the same in every job for the same scan."""
     found = dcmread(io.BytesIO(content))
-    return {"uid": str(found.SOPInstanceUID), **_sha256(content), **of_segmentation(found)}
+    return {"uid": str(found.SOPInstanceUID), **sha256_of(content), **of_segmentation(found)}

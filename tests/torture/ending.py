@@ -4,6 +4,8 @@ import os
 import re
 import time
 from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
@@ -120,8 +122,15 @@ class Ending(Client):
     def _secrets(self) -> list[str]:
         """Files that still hold the secret part of a callback's URL."""
         places = (self._cluster.disk, self._cluster.logs, self._cluster.cache_folder)
-        files = [path for place in places for path in place.rglob("*") if path.is_file()]
-        return sorted(path.name for path in files if CANARY.encode() in path.read_bytes())
+        files = [path for place in places for path in place.rglob("*")]
+        return sorted(path.name for path in files if CANARY.encode() in _content(path))
+
+
+def _content(path: Path) -> bytes:
+    """Nothing of a folder, a socket, or a file that has just gone, as when the store rewrites its own."""
+    with suppress(FileNotFoundError):
+        return path.read_bytes() if path.is_file() else b""
+    return b""
 
 
 class _Words(NamedTuple):

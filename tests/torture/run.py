@@ -14,7 +14,7 @@ import httpx
 
 from tests.fixtures.tiny_model import save_tiny_model
 from tests.torture.checker import QUIET
-from tests.torture.clients import Client, DimseSender, NetworkFetcher, StowSender, Submitter, Surroundings
+from tests.torture.clients import Client, Submitter, Surroundings
 from tests.torture.cluster import GATEWAYS, WORKERS, Cluster, cluster
 from tests.torture.ending import Ending
 from tests.torture.history import History
@@ -22,6 +22,7 @@ from tests.torture.inputs import NETWORKS_MM, SERIES_KINDS, make_scans
 from tests.torture.nemesis import Nemesis
 from tests.torture.proxy import proxies
 from tests.torture.receivers import receivers
+from tests.torture.senders import DimseSender, NetworkFetcher, StowSender
 
 DISK_MIB = 160
 ATTEMPTS = 10  # at a job: with the usual three, enough kills in a row end one, as they should
