@@ -163,6 +163,8 @@ disk was full, that every result equals that of a quiet run before the faults bi
 same twice, that what was deleted or has expired is gone from disk and Redis, and that refusals are honest.
 
 *Recovery* is the time from a fault's end until the first job that was submitted after it has succeeded, as its client
-sees it; other faults may have begun meanwhile.
+sees it; other faults may have begun meanwhile. The load is the machine's average over the last quarter of an hour:
+where it is above the number of cores, other work ran on them, and times include the wait for a core (a worker that is
+started then takes a minute to import PyTorch).
 
 """
