@@ -37,7 +37,7 @@ class Commands(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         if name == "segment":
-            with clear_errors("cli"):
+            with clear_errors("local" if "--local" in rest else "cli"):
                 from unet_factory_cli.segment import app as segment_app
 
                 command = typer.main.get_command(segment_app)

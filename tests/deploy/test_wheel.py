@@ -140,6 +140,7 @@ def test_a_command_names_the_extra_that_it_lacks(install: Install, wheel: Path) 
         (["serve"], "pip install 'unet-factory[serve]'"),
         (["demo"], "pip install 'unet-factory[demo]'"),
         (["keys", "list"], "pip install 'unet-factory[service]'"),
+        (["segment", "{config}", "-o", "x.nii.gz", "--local"], "pip install 'unet-factory[local]'"),
         (["train", "{config}"], "pip install 'unet-factory[training]'"),
         (["compare", "{config}", "-o", "out"], "the experiments are not installed with the package"),
     ],
