@@ -1,12 +1,14 @@
 """Files of jobs in a real S3 server, while requests to it are lost, late or refused."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
+import s3fs
 
 from tests.fixtures.s3 import BUCKET, FAULTS, FaultyProxy, direct, s3_environment, s3_server
 from unet_factory.domain.errors import StorageFull, StorageUnavailable
@@ -118,6 +120,24 @@ def test_a_store_that_is_away_says_so_keeps_the_file_and_works_again_when_it_is_
     proxy.start()
     blobs.put(JOB, "scan", source)
     assert content(blobs, "scan") == b"scan"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # aiohttp, of connections given up
+def test_a_store_that_accepts_connections_and_says_nothing_is_given_up(
+    proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unet_factory.platform.object_store.SILENT_FOR_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        source = written(tmp_path, b"scan")
+        s3fs.S3FileSystem.clear_instance_cache()  # the endpoint is no part of its key
+        try:
+            with pytest.raises(StorageUnavailable):
+                BlobStore(URL).put(JOB, "scan", source)
+        finally:
+            s3fs.S3FileSystem.clear_instance_cache()
+        assert silent.accept()
+        assert source.exists()
 
 
 def test_a_missing_bucket_is_never_taken_for_missing_files(proxy: FaultyProxy, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from unet_factory.platform.object_store import (
     abort_unfinished_uploads,
     object_store_errors,
     open_file_system,
+    upload_timeout_s,
 )
 from unet_factory.platform.private_files import OWNER_AND_GROUP, OWNER_ONLY, make_private
 
@@ -196,7 +197,8 @@ class BlobStore:
         """S3 shows an object when all of it has come, and not before."""
         try:
             with self._errors():
-                self._fs.put_file(str(source), target, chunksize=PART_BYTES)
+                timeout_s = upload_timeout_s(source.stat().st_size)
+                self._fs.put_file(str(source), target, chunksize=PART_BYTES, timeout=timeout_s)
         except FileNotFoundError as error:
             raise StorageUnavailable("the store for scans and results has no such place") from error
         source.unlink(missing_ok=True)

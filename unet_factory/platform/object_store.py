@@ -18,7 +18,9 @@ from unet_factory.platform.atomic_files import FULL_DISK_ERRNOS
 log = logging.getLogger(__name__)
 
 PART_BYTES = 8 * 2**20
+SILENT_FOR_S = 60.0
 
+_SLOWEST_BYTES_PER_S = 2**20
 _PARTS_AT_ONCE = 4  # of one file: so much of it is in memory
 _ATTEMPTS = 2  # of one request by botocore, at failures of the connection and of the server; s3fs makes _ROUNDS of them
 _ROUNDS = 2
@@ -76,6 +78,11 @@ def object_store_errors() -> Iterator[None]:
             raise StorageFull(f"there is no space for a copy of the scan: {error.strerror}") from error
         log.warning("the blob store failed: %s", code or type(error).__name__)
         raise StorageUnavailable("the store for scans and results is not available at the moment; try again") from error
+
+
+def upload_timeout_s(size_bytes: int) -> float:
+    """When an upload is given up: the library's own limits do not hold while it awaits the store's consent to a PUT."""
+    return SILENT_FOR_S + size_bytes / _SLOWEST_BYTES_PER_S
 
 
 def abort_unfinished_uploads(files: Any, root: str, older_than_s: float) -> None:
