@@ -54,8 +54,8 @@ def measure() -> Costs:
         ("hippocampus-mr, 35 x 51 x 35", "hippocampus-mr", 0.5): Path(
             "examples/hippocampus/images/hippocampus_004.nii.gz"
         ).read_bytes(),
-        ("heart-mr, 256 x 256 x 12", "heart-mr", 0.4): _noise((256, 256, 12), (1.4, 1.4, 8.0)),
-        ("heart-mr, 128 x 128 x 128", "heart-mr", 0.1): _noise((128, 128, 128), (1.5, 1.5, 4.0)),
+        ("heart-mr, 256 x 256 x 12", "heart-mr", 0.4): noise((256, 256, 12), (1.4, 1.4, 8.0)),
+        ("heart-mr, 128 x 128 x 128", "heart-mr", 0.1): noise((128, 128, 128), (1.5, 1.5, 4.0)),
     }
     with _factory() as serve, httpx.Client(base_url=serve.url, timeout=300, trust_env=False) as client:
         idle = _idle_per_s(serve)
@@ -141,7 +141,7 @@ def _factory() -> Iterator[ServeProcess]:
             serve.stop()
 
 
-def _noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> bytes:
+def noise(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> bytes:
     voxels = np.random.default_rng(0).normal(100, 20, shape).astype(np.int16)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scan.nii.gz"

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from benchmarks.scale.costs import Cost, Costs
+from benchmarks.scale.shared import SharedRuns
 from benchmarks.scale.simulation import Installation, Outcome, Simulation
 
 WORKERS = (1, 2, 4, 8, 16, 32, 64)
@@ -81,6 +82,23 @@ def sizing_table(kinds: Sequence[Cost]) -> Iterator[str]:
                 *(f"{value:.1f} s" for value in (outcome.wait_p50_s, outcome.wait_p99_s, outcome.total_p99_s)),
                 f"{part}, {beside[part]:.0%}",
             )
+
+
+def shared_table(shared: SharedRuns) -> Iterator[str]:
+    """What several workers on one scan take, and what sharing adds to the work."""
+    machine, (alone, *_) = shared.machine, shared.runs
+    yield f"{shared.scan}, on {machine.cores} cores of {machine.cpu} (load {machine.load}), commit {machine.commit}."
+    yield ""
+    yield "| workers | inference, by the clock | CPU time of all | efficiency | label map |"
+    yield "|---|---|---|---|---|"
+    for run in shared.runs:
+        yield _row(
+            str(run.workers),
+            f"{run.infer_s:.1f} s",
+            f"{run.worker_s:.1f} s",
+            f"{min(1.0, alone.worker_s / run.worker_s):.0%}",
+            "the same" if run.digest == alone.digest else "**another**",
+        )
 
 
 def fewest(kinds: Sequence[Cost], jobs_per_s: float, speedup: float) -> tuple[Installation, Outcome]:

@@ -14,8 +14,8 @@ PARENT = """
 import sys
 from celery.app.utils import find_app
 app = find_app("unet_factory_worker.celery_app")
-assert "unet_factory.segment" in app.tasks and "unet_factory.generate" in app.tasks
-assert [queue.name for queue in app.conf.task_queues] == ["weights", "segmentations"]
+assert {"unet_factory.segment", "unet_factory.generate", "unet_factory.help"} <= set(app.tasks)
+assert [queue.name for queue in app.conf.task_queues] == ["weights", "segmentations", "windows"]
 print(sorted({"torch", "monai", "prometheus_client"} & set(sys.modules)))
 """
 

@@ -16,9 +16,11 @@ from unet_factory.domain.spacing import OutsidePolicy, SpacingMm
 
 SEGMENT_TASK = "unet_factory.segment"
 GENERATE_TASK = "unet_factory.generate"
+HELP_TASK = "unet_factory.help"
 ORIGIN_HEADER = "unet_factory_origin"  # of a message: an Origin as JSON
 SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
+WINDOWS_QUEUE = "windows"
 
 SEG_NAME = "seg.dcm"
 REPORT_NAME = "report.dcm"

@@ -17,10 +17,12 @@ from redis.exceptions import RedisError
 from unet_factory.domain.errors import QueueUnavailable
 from unet_factory.domain.jobs import (
     GENERATE_TASK,
+    HELP_TASK,
     ORIGIN_HEADER,
     SEGMENT_QUEUE,
     SEGMENT_TASK,
     WEIGHTS_QUEUE,
+    WINDOWS_QUEUE,
     GenerationRequest,
 )
 from unet_factory.jobs.scripts import lua
@@ -53,6 +55,14 @@ class JobQueue:
             QueueUnavailable: the broker did not take it.
         """
         self._send(GENERATE_TASK, request.model_dump_json(), WEIGHTS_QUEUE)
+
+    def send_help(self, job_id: str) -> None:
+        """Ask an idle worker to help with the windows of a job.
+
+        Raises:
+            QueueUnavailable: the broker did not take it.
+        """
+        self._send(HELP_TASK, job_id, WINDOWS_QUEUE)
 
     def warm_up(self) -> None:
         """Import what the first message would have to wait for."""

@@ -5,6 +5,7 @@ wants another working spacing, the image is resampled to it on the axes that nee
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -16,12 +17,13 @@ from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
 from unet_factory.domain.windows import WINDOW_OVERLAP, padded_extents, window_extents
-from unet_factory.model.label_map import LabelMapMaker, Slab, Starts, Windows
+from unet_factory.model.label_map import LabelMapMaker, Predict, Slab, Starts, Windows
 from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import AxisSampling, resample, zscore
 
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
+Sharing = Callable[[Tensor, Windows, Predict], AbstractContextManager[Predict]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def segment_scan(
     postprocessing: Postprocessing = AS_GIVEN,
     max_voxels: int | None = None,
     on_window: OnWindow | None = None,
+    sharing: Sharing | None = None,
 ) -> Tensor:
     """The label map of a scan, on its own grid.
 
@@ -68,6 +71,8 @@ def segment_scan(
         postprocessing: of the label map, as the network's manifest says.
         max_voxels: of the scan at the working spacing; no limit if None.
         on_window: called before each window with (done, total); may raise to stop the work.
+        sharing: given the padded volume, its windows and what predicts one here, gives for the time of the work what
+            predicts one here or elsewhere, to the same bits.
 
     Returns:
         (r, a, s) uint8 class indices, on the CPU.
@@ -88,9 +93,15 @@ def segment_scan(
         ]
         extents = window_extents(padded.shape, execution.window, execution.divisors)
         windows = Windows.over(padded.shape, extents, execution.overlap)
-        predictor = _Predictor(placed(network, execution.device, execution.precision, home), padded, extents, on_window)
-        maker = LabelMapMaker(samplings, shape, windows, lambda starts: predictor.predict(starts, maker.predictions))
-        labels = maker.label_map().cpu()
+        run = placed(network, execution.device, execution.precision, home)
+
+        def own(starts: Starts) -> Tensor:
+            return predicted(run, padded, starts, extents)
+
+        with nullcontext(own) if sharing is None else sharing(padded, windows, own) as predict:
+            told = _Told(predict, on_window)
+            maker = LabelMapMaker(samplings, shape, windows, lambda starts: told.predict(starts, maker.predictions))
+            labels = maker.label_map().cpu()
     return postprocess(labels, postprocessing)
 
 
@@ -114,27 +125,32 @@ def logits(
     padded = pad_to_divisors(volume, divisors)
     extents = window_extents(padded.shape, window, divisors)
     windows = Windows.over(padded.shape, extents, overlap)
-    predictor = _Predictor(network, padded, extents, on_window)
+    told = _Told(lambda starts: predicted(network, padded, starts, extents), on_window)
     slab = Slab((0, 0, 0), volume.shape, 0, volume.shape[0], windows, volume.device)
     for starts in product(*windows.starts):
-        slab.add(starts, predictor.predict(starts, len(windows)))
+        slab.add(starts, told.predict(starts, len(windows)))
     return torch.stack([slab.logits(value, 0, volume.shape[0]) for value in range(slab.classes)])
 
 
-class _Predictor:
-    """Runs the network on windows of a padded volume, one at a time."""
+class _Told:
+    """Tells of each window before it is predicted."""
 
-    def __init__(self, network: Network, padded: Tensor, extents: Sequence[int], on_window: OnWindow | None) -> None:
-        self._network, self._padded, self._extents, self._on_window = network, padded, extents, on_window
+    def __init__(self, predict: Predict, on_window: OnWindow | None) -> None:
+        self._predict, self._on_window = predict, on_window
         self._done = 0
 
     def predict(self, starts: Starts, total: int) -> Tensor:
-        """(classes, *window), in the type that the network gives, of the window that starts there, one of ``total``."""
+        """The logits of the window that starts there, one of ``total``."""
         if self._on_window is not None:
             self._on_window(self._done, total)
         self._done += 1
-        place = tuple(slice(start, start + part) for start, part in zip(starts, self._extents, strict=True))
-        return self._network(self._padded[place][None, None])[0].contiguous()
+        return self._predict(starts)
+
+
+def predicted(network: Network, padded: Tensor, starts: Starts, extents: Sequence[int]) -> Tensor:
+    """(classes, *window) logits, in the type that the network gives, of the window of a padded volume at a place."""
+    place = tuple(slice(start, start + part) for start, part in zip(starts, extents, strict=True))
+    return network(padded[place][None, None])[0].contiguous()
 
 
 def pad_to_divisors(volume: Tensor, divisors: Sequence[int]) -> Tensor:

@@ -22,10 +22,12 @@ from kombu import Queue
 
 from unet_factory.domain.jobs import (
     GENERATE_TASK,
+    HELP_TASK,
     ORIGIN_HEADER,
     SEGMENT_QUEUE,
     SEGMENT_TASK,
     WEIGHTS_QUEUE,
+    WINDOWS_QUEUE,
     GenerationRequest,
     Origin,
 )
@@ -72,6 +74,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     app.steps["consumer"].add(ReconnectWhenStuck)
     app.task(name=SEGMENT_TASK)(segment)
     app.task(name=GENERATE_TASK)(generate)
+    app.task(name=HELP_TASK)(help_with_windows)
     stopping = threading.Event()
     parent, child = Pulse(), Pulse()
     for moment, receiver in (
@@ -105,8 +108,16 @@ def generate(request_json: str) -> None:
         context().factory.publish(request)
 
 
+def help_with_windows(job_id: str) -> None:
+    from unet_factory_worker.child import context
+    from unet_factory_worker.window_sharing import help_with
+
+    with context().computing.job():
+        help_with(job_id, context())
+
+
 _CONFIGURATION: dict[str, Any] = {
-    "task_queues": (Queue(WEIGHTS_QUEUE), Queue(SEGMENT_QUEUE)),
+    "task_queues": (Queue(WEIGHTS_QUEUE), Queue(SEGMENT_QUEUE), Queue(WINDOWS_QUEUE)),
     "broker_transport_options": {"queue_order_strategy": "unet_factory_worker.turns:NetworksThenAScan"},
     "task_default_queue": SEGMENT_QUEUE,
     "worker_pool": "prefork",

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 
 import torch
+from redis import Redis
 from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import ModelUnknown
@@ -16,7 +17,7 @@ from unet_factory.domain.quote import WorkerKind
 from unet_factory.jobs.costs import CostStore
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.jobs.presence import WorkerPresence, announce, withdraw
-from unet_factory.jobs.queue import NetworkOrders
+from unet_factory.jobs.queue import JobQueue, NetworkOrders
 from unet_factory.jobs.store import JobStore
 from unet_factory.model.device import describe, pick_device
 from unet_factory.model.precision import pick_precision
@@ -47,6 +48,8 @@ class WorkerContext:
     """What a task needs, open for the life of the process."""
 
     settings: WorkerSettings
+    redis: Redis
+    queue: JobQueue
     device: torch.device
     precision: Precision
     jobs: JobStore
@@ -95,6 +98,8 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     precision = pick_precision(settings.precision, models.any(), device)
     return WorkerContext(
         settings=settings,
+        redis=redis,
+        queue=JobQueue(settings.broker_url, settings.broker_options),
         device=device,
         precision=precision,
         jobs=JobStore(redis),

@@ -23,6 +23,7 @@ from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.volume import Volume, VolumeHeader
 from unet_factory_worker.child import WorkerContext
+from unet_factory_worker.window_sharing import WindowSharing
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,8 @@ class InferenceStage:
     tell: Tell
     on_window: OnWindow
     mirrored_axes: tuple[Axis, ...] = ()
+    sharing: WindowSharing | None = None
+    """With other workers; only of windows of the given way."""
 
     def run(self, unet: UNet, volume: Volume, choice: Choice) -> tuple[Way, NDArray[np.uint8]]:
         """The label map, and the way in which it was made.
@@ -104,7 +107,8 @@ class InferenceStage:
 
         def attempt(way: Way) -> NDArray[np.uint8]:
             same = (way.plan, way.device) == (given.plan, given.device)
-            return self._segment(unet if same else self._network(way), volume, way)
+            sharing = self.sharing if way == given else None
+            return self._segment(unet if same else self._network(way), volume, way, sharing)
 
         possible = ways(choice.plan, choice.coarser, context.device, cpu_allowed=context.settings.cpu_fallback)
         return first_that_fits(possible, attempt, lambda way: self._fall_back(way, volume))
@@ -115,7 +119,7 @@ class InferenceStage:
             way.device, request.model, request.checkpoint_digest, way.plan.snapped, request.conditions
         )
 
-    def _segment(self, network: UNet, volume: Volume, way: Way) -> NDArray[np.uint8]:
+    def _segment(self, network: UNet, volume: Volume, way: Way, sharing: WindowSharing | None) -> NDArray[np.uint8]:
         context = self.context
         return segment_scan(
             mirrored(network, self.mirrored_axes),
@@ -125,6 +129,7 @@ class InferenceStage:
             postprocessing=self.manifest.postprocessing,
             max_voxels=context.settings.max_voxels,
             on_window=self.on_window,
+            sharing=sharing,
         ).numpy()
 
     def _fall_back(self, way: Way, volume: Volume) -> None:

@@ -15,7 +15,16 @@ from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel, Observation
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange, StorageUnavailable
 from unet_factory.domain.first_look import first_look
-from unet_factory.domain.jobs import CoarseResult, Job, JobState, PolicyReport, Problem, SegmentationRequest, Spacings
+from unet_factory.domain.jobs import (
+    CoarseResult,
+    GenerationRequest,
+    Job,
+    JobState,
+    PolicyReport,
+    Problem,
+    SegmentationRequest,
+    Spacings,
+)
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import (
     Finding,
@@ -40,6 +49,7 @@ from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance
 from unet_factory_worker.inference_stage import Choice, InferenceStage, finest_affordable, own_spacing
 from unet_factory_worker.job_hold import JobHold, JobLost, JobRecord, ResultFiles
+from unet_factory_worker.window_sharing import WindowSharing
 
 log = logging.getLogger(__name__)
 
@@ -150,9 +160,17 @@ class Attempt:
                     request.model, request.checkpoint_digest, plan.snapped, request.conditions
                 )
             self.record.write()
+            sharing = self._sharing(plan)
             with self._stage("infer"):
                 stage = InferenceStage(
-                    self.job_id, request, context, manifest, self.record.note, self._on_window, self.job.mirrored_axes
+                    self.job_id,
+                    request,
+                    context,
+                    manifest,
+                    self.record.note,
+                    self._on_window,
+                    self.job.mirrored_axes,
+                    sharing,
                 )
                 way, labels = stage.run(unet, volume, choice)
             plan = way.plan
@@ -172,7 +190,7 @@ class Attempt:
         )
         self._count(found_ml)
         log.info("job %s succeeded after %.2f s", self.job_id, self._spent_s)
-        if not way.smaller_windows:
+        if not (way.smaller_windows or sharing.offered):
             work = workload_of(
                 manifest, volume.header.shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring
             )
@@ -188,6 +206,16 @@ class Attempt:
         self.timings_s[name] = round(elapsed, 6)
         metrics.JOB_STAGE_SECONDS.labels(self.request.model, name).observe(elapsed)
         self.record.note(timings_s=self.timings_s)
+
+    def _sharing(self, plan: SpacingPlan) -> WindowSharing:
+        request = self.request
+        network = GenerationRequest(
+            model=request.model,
+            checkpoint_digest=request.checkpoint_digest,
+            snapped_um=tuple(plan.snapped),
+            conditions=request.conditions,
+        )
+        return WindowSharing(self.context, self.job_id, network, self.job.mirrored_axes)
 
     def _choose(self, volume: Volume, manifest: Manifest) -> Choice:
         """The working spacing, told to the caller.

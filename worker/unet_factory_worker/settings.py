@@ -31,3 +31,9 @@ class WorkerSettings(Settings):
         description="Whether a worker measures, while no job is there, what jobs cost with a model that is new to it; "
         "if not, quotes are unknown until a few jobs have ended.",
     )
+    spread_windows: int = Field(
+        default=0,
+        ge=0,
+        description="From this many windows on, idle workers of the same kind help with a scan, which then is done "
+        "sooner and has the same label map; 0: never.",
+    )

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable
 
-from unet_factory.domain.jobs import WEIGHTS_QUEUE
+from unet_factory.domain.jobs import WEIGHTS_QUEUE, WINDOWS_QUEUE
 
 NETWORKS_IN_A_ROW = 8
 
 
 class NetworksThenAScan:
     """Ordered networks first, as somebody waits at ``GET /unet`` for a fraction of a second's work; after a few of them
-    a segmentation that waits has its turn, so that no number of orders keeps segmentations from being done.
+    a segmentation that waits has its turn, so that no number of orders keeps segmentations from being done. Helping
+    with another worker's scan is for when nothing else waits.
 
     Has the methods of kombu's own cycles (``kombu.utils.scheduling``).
     """
@@ -24,7 +25,11 @@ class NetworksThenAScan:
     def consume(self, n: int) -> list[str]:
         """The queues in the order in which they are to be looked at."""
         networks_first = self._in_a_row < NETWORKS_IN_A_ROW
-        return sorted(self._queues, key=lambda queue: (queue == WEIGHTS_QUEUE) is not networks_first)[:n]
+
+        def place(queue: str) -> tuple[bool, bool]:
+            return queue == WINDOWS_QUEUE, (queue == WEIGHTS_QUEUE) is not networks_first
+
+        return sorted(self._queues, key=place)[:n]
 
     def rotate(self, last_used: str) -> None:
         """A message was taken from a queue."""
