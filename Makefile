@@ -38,6 +38,8 @@ test: setup
 
 # Benchmarks; their areas are listed by make bench ARGS=--help, figures in docs/results/speed.md.
 # make bench ARGS='--only load,http --check' fails when a figure is not what it must be.
+# Threads of all contestants sleep while they wait for each other, as a worker's do.
+bench: export OMP_WAIT_POLICY = PASSIVE
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
 

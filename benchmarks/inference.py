@@ -105,7 +105,7 @@ def memory() -> Iterator[Row]:
         ratio=many / few,
         must=at_most(1.25),
         before="610",
-        note="one window's logits alone are 4 x 100 bytes a voxel of the window, and the slab is as deep as a window",
+        note="a window's logits are 2 x 100 bytes a voxel of it, and the slab, 4 x 100 a voxel, is as deep as a window",
     )
 
 

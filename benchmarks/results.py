@@ -42,7 +42,11 @@ What is known to fall short, and why:
 - *float32 with kept memory*, heart: convolutions take two thirds of the time there, and the statistics of the norms,
   which PyTorch sums one by one in double precision, most of the rest. Channels last would take a tenth less, but its
   norm sums in single precision, so the result is not equal to the bit.
-- *100 classes*: logits of one window and of the slab grow with the classes, whatever is done with the rest.
+- *hippocampus, 2x2x2 mm*, a whole job: at this size most of a job is what it costs beside inference, while the others
+  run in process, with windows no larger than a usual scan at 1 mm.
+- *100 classes*: the slab holds the sums of all classes, four bytes each, as deep as a window, and the network itself
+  gives two bytes a class and voxel of a window. Features in place of sums would be flat in the classes, but by estimate
+  take twice what two classes take now.
 """
 
 
