@@ -26,7 +26,7 @@ from unet_factory_service.dicomweb import retrieve_routes, search_routes, store_
 from unet_factory_service.dicomweb.reception import receiving
 from unet_factory_service.documentation import ProblemDocument
 from unet_factory_service.middleware import HeadAsGet, RequestDuration, RequestId, UnexpectedErrors
-from unet_factory_service.networks import model_routes
+from unet_factory_service.networks import inference_protocol, model_routes
 from unet_factory_service.networks import routes as unet_routes
 from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes, status_routes
 from unet_factory_service.page import routes as page_routes
@@ -48,7 +48,7 @@ _LOGS_THAT_PEERS_FILL = (
 _ROUTERS = (
     *(unet_routes.router, segmentation_routes.router, listing_routes.router),
     *(dicom_result_routes.router,),
-    *(delivery_routes.router, model_routes.router, quote_routes.router),
+    *(delivery_routes.router, model_routes.router, inference_protocol.router, quote_routes.router),
     *(store_routes.router, search_routes.router, retrieve_routes.router),
     *(health_routes.router, metrics_routes.router, status_routes.router),
     page_routes.router,

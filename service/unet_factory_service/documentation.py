@@ -34,7 +34,7 @@ _MEANING = {
     422: "The geometry or the spacing cannot be used, or something is not supported",
     429: "The queue is full or the key's quota is used up; try again after `Retry-After` seconds",
     500: "An unexpected error in the gateway or in a worker",
-    501: "This part of DICOMweb is not implemented",
+    501: "The protocol has this, and the gateway does not; the problem says what to use instead",
     502: "The series could not be fetched from the archive",
     503: "Redis or the workers cannot be reached; try again after `Retry-After` seconds",
     504: "The job took longer than its deadline",

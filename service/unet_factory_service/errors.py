@@ -13,6 +13,12 @@ class NotSupported(FactoryError):
     slug, title = "not-supported", "The request asks for something that is not supported"
 
 
+class InferenceByJobs(FactoryError):
+    """The Open Inference Protocol's ``infer``: a scan is more than a tensor."""
+
+    slug, title = "inference-by-jobs", "Scans are segmented by jobs"
+
+
 class QueueFull(FactoryError):
     slug, title = "queue-full", "The queue is full"
 

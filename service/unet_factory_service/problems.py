@@ -63,6 +63,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     gateway_errors.NotSupported: 422,
     gateway_errors.QueueFull: 429,
     gateway_errors.QuotaExceeded: 429,
+    gateway_errors.InferenceByJobs: 501,
     errors.FetchFailed: 502,
     gateway_errors.NotReady: 503,
     errors.QueueUnavailable: 503,

@@ -6,13 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 from prometheus_client.registry import REGISTRY
+from pydantic import ValidationError
+from redis import Redis
 
 from unet_factory.domain.errors import ModelUnknown
+from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.manifest import Manifest
+from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.model_registry import LOOK_EVERY_S, ModelRegistry
+from unet_factory.platform.weight_cache import WeightCache
+from unet_factory_worker.computing import Computing, GaveWay
+from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
+from unet_factory_worker.settings import WorkerSettings
+from unet_factory_worker.warm_networks import WarmNetworks
 
 
 def put(folder: Path, manifest: Manifest, seed: int) -> str:
@@ -74,3 +84,58 @@ def test_a_file_whose_weights_fit_no_manifest_stays_refused_until_it_is_replaced
     models.refresh()
     assert models.current().keys() == {"tiny", "other"}
     assert REGISTRY.get_sample_value("unet_factory_models_refused") == 0
+
+
+def test_versions_are_ready_side_by_side_and_a_removed_one_is_kept_for_pinned_jobs_alone(
+    tmp_path: Path, tiny_manifest: Manifest
+) -> None:
+    first = put(tmp_path, tiny_manifest, 1)
+    (tmp_path / "tiny.safetensors").rename(tmp_path / "former.safetensors")
+    second = put(tmp_path, tiny_manifest, 2)
+    models = loaded(tmp_path)
+    assert models.current() == {"tiny": second, f"tiny@{first[:12]}": first}
+    assert models.get("tiny", first).digest == first
+    for file in tmp_path.glob("*.safetensors"):
+        file.unlink()
+    time.sleep(LOOK_EVERY_S)
+    models.refresh()
+    assert models.current() == {}
+    assert models.get("tiny", second).digest == second
+
+
+def test_a_file_that_is_written_over_changes_no_weight_in_use(tmp_path: Path, tiny_manifest: Manifest) -> None:
+    """Mapped weights would change with it, or end the process once the file is shorter."""
+    digest, file = put(tmp_path, tiny_manifest, 1), tmp_path / "tiny.safetensors"
+    models = loaded(tmp_path)
+    before = models.get("tiny", digest).hypernetwork.generate(SnappedSpacing(1000, 1000, 1000))
+    with file.open("r+b") as opened:
+        opened.truncate(100)
+    time.sleep(LOOK_EVERY_S)
+    models.refresh()
+    after = models.get("tiny", digest).hypernetwork.generate(SnappedSpacing(1000, 1000, 1000))
+    assert models.current() == {"tiny": digest}
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_named_spacings_are_in_the_cache_before_anybody_asks_for_new_models_too(
+    tmp_path: Path, tiny_manifest: Manifest, redis: Redis
+) -> None:
+    put(tmp_path, tiny_manifest, 1)
+    models, cache, computing = loaded(tmp_path), WeightCache(redis), Computing()
+    factory = WeightFactory(models.get, cache, NetworkOrders(redis), torch.device("cpu"), 4)
+    spacings = WorkerSettings(warm_spacings="1,1,1; 0.1,1,9").warm_spacings_ras_mm
+    warm = WarmNetworks(spacings, models, factory, computing)
+    with computing.job(), pytest.raises(GaveWay):
+        warm.run()
+    warm.run()
+    put(tmp_path, tiny_manifest.model_copy(update={"name": "other"}), 2)
+    time.sleep(LOOK_EVERY_S)
+    models.refresh()
+    warm.run()
+    for name, digest in models.current().items():
+        for snapped in ((1000, 1000, 1000), (500, 1000, 3500)):
+            wanted = GenerationRequest(model=name, checkpoint_digest=digest, snapped_um=snapped)
+            assert cache.get(wanted) is not None
+    with pytest.raises(ValidationError, match="1,2"):
+        WorkerSettings(warm_spacings="1,1,1; 1,2")

@@ -92,6 +92,7 @@ class SegmentationRequest(SegmentationOptions):
 
     model: str
     checkpoint_digest: str
+    pinned: bool = Field(default=False, description="whether this very checkpoint was asked for, as `model@digest`")
     input_name: str = Field(description="blob name of the upload, for example input.nii.gz; never the user's file name")
     conditions: SnappedConditions = Field(default=(), description="for each of the model's conditions, in its order")
     deadline_s: float = 3600.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -17,7 +17,6 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, unet_of
 from unet_factory.platform.atomic_files import whole_file
-from unet_factory.platform.file_digest import file_digest
 from unet_factory.platform.manifest_file import MANIFEST_KEY, read_manifest, read_standalone_manifest
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
@@ -61,22 +60,25 @@ def replace_manifest(path: Path, manifest: Manifest, target: Path) -> str:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Read a checkpoint. On a CPU its tensors are mapped, so processes share them; the heads stay as they are stored.
+    """Read a checkpoint; the heads stay as they are stored.
+
+    The file is read into memory rather than mapped: somebody may write over it while its model is in use, which would
+    change the weights in mid-job or end the process (SIGBUS). Digest and tensors are of the same bytes.
 
     Raises:
         CheckpointInvalid: not a safetensors file, no or wrong manifest, or tensors that do not fit it.
     """
-    manifest = read_manifest(path)
+    manifest, blob = read_manifest(path), path.read_bytes()
     with torch.device("meta"):
         hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {name: tensor.to(device) for name, tensor in load(blob).items()}
         tensors |= {name: tensor.float() for name, tensor in tensors.items() if name != "heads"}
         hypernetwork.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
-    return Checkpoint(hypernetwork.requires_grad_(False).eval(), manifest, file_digest(path))
+    digest = hashlib.sha256(blob).hexdigest()
+    return Checkpoint(hypernetwork.requires_grad_(False).eval(), manifest, digest)
 
 
 def standalone_bytes(

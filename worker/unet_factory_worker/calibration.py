@@ -95,7 +95,8 @@ class Calibration:
             GaveWay: a job came; what was measured until then is kept.
             RedisError: nothing can be recorded now.
         """
-        for name, digest in self.models.current().items():
+        for version, digest in self.models.current().items():
+            name = version.partition("@")[0]
             manifest = self.factory.checkpoint(name, digest).manifest
             for trial in self._missing(manifest, digest):
                 with self.computing.measurement():

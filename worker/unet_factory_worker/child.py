@@ -35,6 +35,7 @@ from unet_factory_worker.factory import WeightFactory
 from unet_factory_worker.loaded_models import LoadedModels
 from unet_factory_worker.mutual_watch import MutualWatch
 from unet_factory_worker.settings import WorkerSettings
+from unet_factory_worker.warm_networks import WarmNetworks
 
 log = logging.getLogger(__name__)
 
@@ -127,26 +128,29 @@ def start(settings: WorkerSettings, watch: MutualWatch) -> None:
 
 
 def _follow_folder(context: WorkerContext) -> None:
-    """Load what is put into the model folder and measure what it costs, beside the work, apart from the heartbeat."""
+    """Load what is put into the model folder, beside the work, apart from the heartbeat; prepare for it when idle."""
+    spacings = context.settings.warm_spacings_ras_mm
+    warm = WarmNetworks(spacings, context.models, context.factory, context.computing)
     while True:
         time.sleep(_LOOK_EVERY_S)
         try:
             context.models.refresh()
         except Exception as error:
             log.error("the model folder could not be read again\n%s", safe_traceback(error))
-        if context.settings.calibrate:
-            _calibrate(context)
+        _use_idle_time(warm, context)
 
 
-def _calibrate(context: WorkerContext) -> None:
+def _use_idle_time(warm: WarmNetworks, context: WorkerContext) -> None:
     try:
-        context.calibration.run()
+        warm.run()
+        if context.settings.calibrate:
+            context.calibration.run()
     except GaveWay:
-        log.debug("calibration gives way to a job")
+        log.debug("a job came; the rest is made and measured later")
     except RedisError as error:
         log.log(log_level(error), "what jobs cost cannot be recorded: %s", type(error).__name__)
     except Exception as error:
-        log.error("what jobs cost could not be measured\n%s", safe_traceback(error))
+        log.error("networks could not be made, or what jobs cost could not be measured\n%s", safe_traceback(error))
 
 
 def stop() -> None:

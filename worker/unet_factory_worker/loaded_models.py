@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import torch
 from torch.func import functional_call
@@ -11,26 +12,40 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
 from unet_factory.model.unet import empty_unet
-from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
+from unet_factory.platform.model_registry import SHORTEST_DIGEST, ModelRegistry, RegisteredModel
 
 log = logging.getLogger(__name__)
 
+KEPT_S = 3600.0  # as long as a job may take, unless the gateway allows it more
+
 
 class LoadedModels:
-    """Safe to share between threads. A replaced checkpoint stays loaded, for jobs pinned to it, until the next one."""
+    """Safe to share between threads.
+
+    A checkpoint that was replaced or removed stays loaded for jobs that are pinned to it, one for each model: until the
+    next one is replaced, and at most for ``KEPT_S``.
+    """
 
     def __init__(self, registry: ModelRegistry, device: torch.device) -> None:
         self._registry, self._device = registry, device
         self._lock = threading.Lock()
         self._loaded: dict[str, list[Checkpoint]] = {}
+        self._retired: dict[str, tuple[float, Checkpoint]] = {}
 
     def refresh(self) -> None:
         """Load what is new in the folder. A file that cannot be loaded is refused, and keeps no other from it."""
         with self._lock:
-            for model in self._registry.all():
-                held = self._loaded.get(model.manifest.name, [])
-                if model.digest not in {checkpoint.digest for checkpoint in held}:
-                    self._load(model, held)
+            held = {checkpoint.digest: checkpoint for checkpoint in self._all()}
+            for model in self._registry.versions():
+                if model.digest not in held and (checkpoint := self._load(model)) is not None:
+                    held[checkpoint.digest] = checkpoint
+            wanted = self._registry.versions()  # again: without those that could not be loaded
+            loaded: dict[str, list[Checkpoint]] = {}
+            for model in wanted:
+                if model.digest in held:
+                    loaded.setdefault(model.manifest.name, []).append(held[model.digest])
+            self._retire({model.digest for model in wanted})
+            self._loaded = loaded
 
     def get(self, model: str, digest: str) -> Checkpoint:
         """
@@ -51,25 +66,43 @@ class LoadedModels:
         return found
 
     def current(self) -> dict[str, str]:
-        """The digest of the newest checkpoint by model name."""
-        return {name: held[-1].digest for name, held in self._loaded.items()}
+        """The digest of what is ready, by what it may be asked for as: a model's name (its newest version), and
+        ``NAME@DIGEST`` for each of its other versions.
+        """
+        ready: dict[str, str] = {}
+        for name, versions in self._loaded.items():
+            ready[name] = versions[-1].digest
+            ready |= {f"{name}@{version.digest[:SHORTEST_DIGEST]}": version.digest for version in versions[:-1]}
+        return ready
 
     def any(self) -> Checkpoint:
         """One of the newest checkpoints; at least one must be loaded."""
         return next(iter(self._loaded.values()))[-1]
 
-    def _find(self, model: str, digest: str) -> Checkpoint | None:
-        return next((held for held in self._loaded.get(model, []) if held.digest == digest), None)
+    def _all(self) -> list[Checkpoint]:
+        retired = [checkpoint for _, checkpoint in self._retired.values()]
+        return [*retired, *(version for versions in self._loaded.values() for version in versions)]
 
-    def _load(self, model: RegisteredModel, held: list[Checkpoint]) -> None:
+    def _find(self, model: str, digest: str) -> Checkpoint | None:
+        return next((held for held in self._all() if (held.manifest.name, held.digest) == (model, digest)), None)
+
+    def _retire(self, wanted: set[str]) -> None:
+        now = time.monotonic()
+        kept = {name: entry for name, entry in self._retired.items() if now - entry[0] < KEPT_S}
+        for version in (version for versions in self._loaded.values() for version in versions):
+            if version.digest not in wanted:
+                kept[version.manifest.name] = now, version
+        self._retired = {name: entry for name, entry in kept.items() if entry[1].digest not in wanted}
+
+    def _load(self, model: RegisteredModel) -> Checkpoint | None:
         try:
             checkpoint = load_checkpoint(model.path, self._device)
         except (CheckpointInvalid, OSError) as error:
             self._registry.refuse(model, str(error))
-            return
+            return None
         _warm_up(checkpoint, self._device)
-        self._loaded = self._loaded | {model.manifest.name: [*held[-1:], checkpoint]}
         log.info("loaded %s (%s)", model.manifest.name, checkpoint.digest[:12])
+        return checkpoint
 
 
 def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:

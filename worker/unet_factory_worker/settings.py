@@ -2,9 +2,11 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from unet_factory.domain.errors import SpacingInvalid
 from unet_factory.domain.precision import Precision
+from unet_factory.domain.spacing import SpacingMm, parse_spacing
 from unet_factory.platform.settings import Settings
 
 
@@ -26,6 +28,11 @@ class WorkerSettings(Settings):
         default=True,
         description="Whether a job for which a GPU has too little memory, in smaller windows too, is done on the CPU.",
     )
+    warm_spacings: str = Field(
+        default="",
+        description="Spacings in mm, such as `1,1,1; 0.5,0.5,3`, whose networks a worker makes while no job is there, "
+        "for each model it has or gets.",
+    )
     calibrate: bool = Field(
         default=True,
         description="Whether a worker measures, while no job is there, what jobs cost with a model that is new to it; "
@@ -37,3 +44,24 @@ class WorkerSettings(Settings):
         description="From this many windows on, idle workers of the same kind help with a scan, which then is done "
         "sooner and has the same label map; 0: never.",
     )
+
+    @field_validator("warm_spacings")
+    @classmethod
+    def _are_spacings(cls, text: str) -> str:
+        try:
+            _spacings(text)
+        except SpacingInvalid as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    @property
+    def warm_spacings_ras_mm(self) -> tuple[SpacingMm, ...]:
+        return _spacings(self.warm_spacings)
+
+
+def _spacings(text: str) -> tuple[SpacingMm, ...]:
+    """
+    Raises:
+        SpacingInvalid: one of them is not a spacing.
+    """
+    return tuple(parse_spacing(part) for part in text.split(";") if part.strip())

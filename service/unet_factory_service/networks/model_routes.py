@@ -1,5 +1,6 @@
 """``GET /models``: what this gateway can do, from the manifests alone."""
 
+from collections import Counter
 from typing import Any, Self
 
 from fastapi import APIRouter
@@ -10,7 +11,8 @@ from unet_factory.domain.dice_by_spacing import DiceBySpacing
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
 from unet_factory.domain.plausibility import Axis, Seen
 from unet_factory.domain.postprocessing import Postprocessing
-from unet_factory.platform.model_registry import RegisteredModel
+from unet_factory.jobs.presence import present
+from unet_factory.platform.model_registry import ModelRegistry, RegisteredModel
 from unet_factory_service.dependencies import GatewayDependency
 from unet_factory_service.documentation import problems
 
@@ -18,10 +20,15 @@ router = APIRouter(prefix="/models", tags=["models"])
 
 
 class ModelDescription(BaseModel):
-    """A checkpoint. ``trained_range_mm`` holds (min, max) per axis (R, A, S); ``digest`` is its file's sha256."""
+    """A checkpoint. ``trained_range_mm`` holds (min, max) per axis (R, A, S); ``digest`` is its file's sha256.
+
+    ``versions`` are the digests of all checkpoints of this name, the newest first: `name@digest` asks for one of them,
+    by at least 12 digits.
+    """
 
     name: str
     digest: str
+    versions: tuple[str, ...]
     default: bool
     architecture: Architecture
     hypernetwork: HypernetworkShape
@@ -43,12 +50,13 @@ class ModelDescription(BaseModel):
     card: str
 
     @classmethod
-    def of(cls, model: RegisteredModel, *, default: bool) -> Self:
+    def of(cls, model: RegisteredModel, registry: ModelRegistry) -> Self:
         manifest = model.manifest
         return cls(
             name=manifest.name,
             digest=model.digest,
-            default=default,
+            versions=tuple(version.digest for version in reversed(registry.versions(manifest.name))),
+            default=model is registry.get(),
             architecture=manifest.architecture,
             hypernetwork=manifest.hypernetwork,
             labels=manifest.labels,
@@ -72,11 +80,56 @@ class ModelDescription(BaseModel):
 
 @router.get("", operation_id="list_models", summary="List all models")
 def list_models(gateway: GatewayDependency) -> list[ModelDescription]:
-    registry = gateway.registry
-    return [ModelDescription.of(model, default=model is registry.get()) for model in registry.all()]
+    """Of each, its newest version."""
+    return [ModelDescription.of(model, gateway.registry) for model in gateway.registry.all()]
 
 
 @router.get("/{name}", operation_id="get_model", summary="Get one model", responses=problems(404))
 def get_model(name: str, gateway: GatewayDependency) -> ModelDescription:
-    model = gateway.registry.get(name)
-    return ModelDescription.of(model, default=model is gateway.registry.get())
+    """Its newest version, or with `NAME@DIGEST` that one."""
+    return ModelDescription.of(gateway.registry.get(name), gateway.registry)
+
+
+class LoadedVersion(BaseModel):
+    """``workers``: how many have it ready now."""
+
+    name: str
+    digest: str
+    file: str
+    newest: bool
+    workers: int
+
+
+class ModelFolder(BaseModel):
+    """``refused``: why each of the files that cannot be used is refused."""
+
+    models: list[LoadedVersion]
+    refused: dict[str, str]
+
+
+@router.post(
+    "/reload",
+    operation_id="reload_models",
+    summary="Look at the model folder again, and say what is used of it",
+    responses=problems(503),
+)
+def reload_models(gateway: GatewayDependency) -> ModelFolder:
+    """Gateways and workers look by themselves every two seconds; this gateway does so now.
+
+    A refused file whose earlier content could be used is listed in both: that version stays in use.
+    """
+    registry = gateway.registry
+    registry.look_again()
+    newest = {model.digest for model in registry.all()}
+    ready = Counter(digest for worker in present(gateway.redis) for digest in set(worker.models.values()))
+    versions = [
+        LoadedVersion(
+            name=model.manifest.name,
+            digest=model.digest,
+            file=model.path.name,
+            newest=model.digest in newest,
+            workers=ready[model.digest],
+        )
+        for model in registry.versions()
+    ]
+    return ModelFolder(models=versions, refused=registry.refused())

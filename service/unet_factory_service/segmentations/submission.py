@@ -163,6 +163,7 @@ def _accept(
         **asked.options(),
         model=model.manifest.name,
         checkpoint_digest=model.digest,
+        pinned="@" in (asked.model or ""),
         input_name=input_name,
         conditions=conditions,
         deadline_s=gateway.settings.job_deadline_s,
@@ -284,7 +285,8 @@ def too_much_stored(gateway: GatewayContext, caller: Caller, wanted_bytes: int =
 
 def _fingerprint(request: SegmentationRequest, scan: ReceivedScan | None) -> str:
     """Of the request as understood and of the file's bytes; a replaced checkpoint does not make it another request."""
-    parameters = request.model_dump_json(exclude={"checkpoint_digest", "deadline_s", "origin"})
+    passing = {"deadline_s", "origin"} if request.pinned else {"checkpoint_digest", "deadline_s", "origin"}
+    parameters = request.model_dump_json(exclude=passing)
     return hashlib.sha256(f"{parameters} {scan.sha256 if scan else ''}".encode()).hexdigest()
 
 
