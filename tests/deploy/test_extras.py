@@ -25,6 +25,8 @@ ROLES = {
 COMPANIONS = {"starlette": "fastapi", "kombu": "celery", "billiard": "celery", "cycler": "matplotlib"}
 # Of the extra `tracing`, imported where a collector is named; the images have it.
 TRACING = {"opentelemetry"}
+# Of the worker, which has the GPU; whoever else shows metrics asks whether it is there.
+GPU = {"pynvml"}
 # A plugin that pydicom imports where pixels are decoded, which only these do.
 DECODES = {"worker"}
 
@@ -48,7 +50,7 @@ def project() -> dict[str, Any]:
 def test_a_role_imports_only_what_its_extra_declares(role: str, imports: grimp.ImportGraph) -> None:
     declared = {canonicalize_name(Requirement(line).name) for line in role_requirements(role)}
     reached = imports.find_upstream_modules(ROLES[role], as_package=True)
-    outside = {name for name in reached if imports.is_module_squashed(name)} - sys.stdlib_module_names - TRACING
+    outside = {name for name in reached if imports.is_module_squashed(name)} - sys.stdlib_module_names - TRACING - GPU
     outside.discard("pydantic_core")  # half of pydantic, in a distribution of its own that pydantic pins
     if role not in DECODES:
         outside.discard("imagecodecs")

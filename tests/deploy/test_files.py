@@ -14,6 +14,7 @@ from tests.fixtures.settings import FactorySettings
 from tests.system.orthanc import with_defaults
 from unet_factory.destinations import Destinations
 from unet_factory.platform import metrics
+from unet_factory.platform.gpus import GpuFigures
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.embedded import CACHE_OPTIONS, JOBS_OPTIONS
 from unet_factory_cli.own_key import API_KEY_FILE
@@ -273,11 +274,11 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 def families() -> set[str]:
-    """Names of the metric families that the core defines, and of those that the gateway reads from Redis."""
+    """Names of the metric families that the core defines, and of those that are read from Redis or a GPU's driver."""
     from prometheus_client.metrics import MetricWrapperBase
 
     defined = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    return {family.name for metric in defined for family in metric.describe()} | _FROM_REDIS
+    return {family.name for metric in (*defined, GpuFigures()) for family in metric.describe()} | _FROM_REDIS
 
 
 def exported() -> set[str]:

@@ -27,7 +27,10 @@ from tests.fixtures.webhook_receiver import Receiver, receiving
 from tests.system.processes import free_port, until
 from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
-GPU_METRICS = ("unet_factory_gpu_memory_used_bytes", "unet_factory_gpu_memory_peak_bytes")
+GPU_METRICS = (
+    *("unet_factory_gpu_memory_used_bytes", "unet_factory_gpu_memory_capacity_bytes"),
+    *("unet_factory_gpu_memory_peak_bytes", "unet_factory_gpu_utilisation_ratio"),
+)
 DEADLINE_S = 60.0
 
 pytestmark = [

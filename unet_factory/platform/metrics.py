@@ -12,6 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import REGISTRY
 
 from unet_factory.domain.jobs import DeliveryKind
+from unet_factory.platform.gpus import GpuFigures
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _STAGE_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
@@ -51,9 +52,6 @@ WEIGHT_GENERATION_SECONDS = Histogram(
 )
 GPU_MEMORY_PEAK_BYTES = Gauge(
     "unet_factory_gpu_memory_peak_bytes", "Peak device memory of the last job", ["device"], multiprocess_mode="livemax"
-)
-GPU_MEMORY_USED_BYTES = Gauge(
-    "unet_factory_gpu_memory_used_bytes", "Device memory in use now", ["device"], multiprocess_mode="livemax"
 )
 JOB_MEMORY_PEAK_BYTES = Gauge(
     "unet_factory_job_memory_peak_bytes",
@@ -104,6 +102,8 @@ LABEL_VOLUME_ML = Histogram(
 )
 BUILD_INFO = Gauge("unet_factory_build_info", "1, for the version that runs", ["version"], multiprocess_mode="livemax")
 BUILD_INFO.labels(version("unet-factory")).set(1)
+_gpus = GpuFigures()
+REGISTRY.register(_gpus)
 
 
 def scrape_registry() -> CollectorRegistry:
@@ -112,6 +112,7 @@ def scrape_registry() -> CollectorRegistry:
         return REGISTRY
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
+    registry.register(_gpus)
     return registry
 
 

@@ -28,7 +28,6 @@ class PeakMemory:
         if self._device.type != "cuda":
             return peak
         metrics.GPU_MEMORY_PEAK_BYTES.labels(str(self._device)).set(peak)
-        metrics.GPU_MEMORY_USED_BYTES.labels(str(self._device)).set(torch.cuda.memory_reserved(self._device))
         return peak
 
     def _host_peak(self) -> int:
