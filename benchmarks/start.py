@@ -58,14 +58,14 @@ def _help() -> float:
 
 
 def _gateway() -> float:
-    with _store() as settings:
+    with store() as settings:
         started = time.perf_counter()
         with gateway_process(settings, Path(os.devnull)):
             return time.perf_counter() - started
 
 
 def _worker() -> float:
-    with _store() as settings, Redis.from_url(settings.redis_url) as redis:
+    with store() as settings, Redis.from_url(settings.redis_url) as redis:
         started = time.perf_counter()
         worker = WorkerProcess(settings)
         try:
@@ -85,7 +85,8 @@ def _serve() -> float:
 
 
 @contextmanager
-def _store() -> Iterator[FactorySettings]:
+def store() -> Iterator[FactorySettings]:
+    """Settings for one role on stores of its own, with the shipped models."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
