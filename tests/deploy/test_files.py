@@ -278,7 +278,8 @@ def families() -> set[str]:
     from prometheus_client.metrics import MetricWrapperBase
 
     defined = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
-    return {family.name for metric in (*defined, GpuFigures()) for family in metric.describe()} | _FROM_REDIS
+    of_gpus = {family.name for family in GpuFigures().describe()}
+    return {family.name for metric in defined for family in metric.describe()} | of_gpus | _FROM_REDIS
 
 
 def exported() -> set[str]:
