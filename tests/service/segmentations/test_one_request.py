@@ -14,7 +14,7 @@ from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.fixtures.volume_files import write_nifti
 from tests.service.conftest import Gateway, RunGateway
-from unet_factory.domain.jobs import SegmentationRequest
+from unet_factory.domain.jobs import Origin, SegmentationRequest
 from unet_factory.domain.segmentation_parameters import PARAMETERS, SegmentationParameters
 from unet_factory.jobs.store import JobStore
 from unet_factory_cli.commands import app
@@ -43,7 +43,8 @@ def connected(run_gateway: RunGateway, settings: FactorySettings, tmp_path: Path
 
 
 def request_of(redis: Redis, job_id: str) -> SegmentationRequest:
-    return JobStore(redis).request(job_id)
+    """But for which HTTP request it came from."""
+    return JobStore(redis).request(job_id).model_copy(update={"origin": Origin()})
 
 
 def jobs_of(redis: Redis) -> set[str]:
