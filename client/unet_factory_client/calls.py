@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
+_Number = TypeVar("_Number", int, float)
 
 _NO_PARAMETERS = SegmentationParameters()
 _GZIPPED = b"\x1f\x8b"
@@ -247,13 +248,13 @@ def quote(
     """
     wishes = {
         "model": model,
-        "working_spacing": None if working_spacing is None else list(working_spacing),
+        "working_spacing": None if working_spacing is None else _plain(float, working_spacing),
         "outside": outside and str(outside),
         "mirroring": mirroring or None,
         "budget_seconds": budget_seconds,
         "budget_bytes": budget_bytes,
     }
-    body = _given(wishes) | {"shape": list(shape), "spacing": list(spacing), "dicom": dicom}
+    body = _given(wishes) | {"shape": _plain(int, shape), "spacing": _plain(float, spacing), "dicom": dicom}
     return Call(
         "POST", "/quote", lambda response: Quote.model_validate_json(response.content, extra="ignore"), json=body
     )
@@ -316,3 +317,8 @@ def documented_by(describe: Callable[..., Call[Any]]) -> Callable[[_Method], _Me
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _plain(kind: type[_Number], values: Sequence[float]) -> list[_Number]:
+    """Python's own numbers, which JSON can hold, also where NumPy's were given, as in nibabel's headers."""
+    return [kind(value) for value in values]

@@ -176,7 +176,7 @@ def test_finished_jobs_refine_the_prices_and_the_client_reads_them(
             scan = tmp_path / f"{extent}.nii"
             scan.write_bytes(volume_file((extent, extent, extent)))
             client.segment(scan, tmp_path / "labels.nii.gz")
-        quote = client.quote((40, 40, 40), (1.0, 1.0, 1.0), budget_seconds=3600.0)
+        quote = client.quote((40, 40, 40), tuple(np.ones(3, np.float32)), budget_seconds=3600.0)
     assert (quote.measurements, quote.chosen) == (3, 0)
     assert quote.worker is not None
     assert quote.worker.precision == "float32"
