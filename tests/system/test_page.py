@@ -264,6 +264,15 @@ def test_a_spacing_outside_the_trained_range_is_a_warning(visit: Visit) -> None:
     visit.page.get_by_text("More options").click()
 
 
+def test_mirror_images_are_segmented_too_where_the_model_allows_it(visit: Visit) -> None:
+    visit.page.get_by_text("More options").click()
+    choice = visit.page.get_by_label("mirror images")
+    choice.check()
+    assert visit.client.job(visit.segment()).mirrored_axes == ("R",)
+    choice.uncheck()
+    visit.page.get_by_text("More options").click()
+
+
 def test_a_zipped_dicom_series_gives_dicom_results(visit: Visit, tmp_path: Path) -> None:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:

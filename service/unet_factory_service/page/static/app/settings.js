@@ -1,6 +1,6 @@
 // The form: which model, at which spacing, with which options.
 
-import { byId, make } from "./elements.js";
+import { byId, make, show } from "./elements.js";
 import { chosenSpacing, quote, showChoice } from "./spacing.js";
 import { mm } from "./units.js";
 
@@ -33,6 +33,7 @@ export function settings() {
   if (header) fields.spacing = header;
   const conditions = conditionsText();
   if (conditions) fields.conditions = conditions;
+  if (isMirrored()) fields.mirroring = "true";
   return fields;
 }
 
@@ -51,13 +52,18 @@ function showModel() {
   const model = modelNamed(byId("model").value);
   const names = model.labels.filter((label) => label.value > 0).map((label) => label.name);
   byId("model-facts").textContent = `${model.modality}: ${names.join(", ")}. Trained for ${rangeText(model)} mm.`;
+  show(byId("mirroring-choice"), model.mirrored_axes.length > 0);
   byId("conditions").replaceChildren(...model.conditions.flatMap(conditionInput));
   return showPrices();
 }
 
 // Jobs that have ended since may have made the prices better, or known.
 export function showPrices() {
-  return quote(byId("model").value, scan, byId("outside").value);
+  return quote(byId("model").value, scan, byId("outside").value, isMirrored());
+}
+
+function isMirrored() {
+  return byId("mirroring").checked && modelNamed(byId("model").value).mirrored_axes.length > 0;
 }
 
 export function rangeText(model) {
@@ -72,4 +78,5 @@ function conditionInput({ name, minimum, maximum, step, default: value }) {
 
 byId("model").addEventListener("change", showModel);
 byId("outside").addEventListener("change", showPrices);
+byId("mirroring").addEventListener("change", showPrices);
 byId("spacing").addEventListener("input", showChoice);

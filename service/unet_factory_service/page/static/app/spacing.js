@@ -20,11 +20,11 @@ export function chosenSpacing() {
 }
 
 // Asks for prices anew; `scan` is {shape, spacing, isDicom}, or null where its header could not be read here.
-export async function quote(model, scan, outside) {
+export async function quote(model, scan, outside, mirroring) {
   const turn = ++turns;
   const same = scan === quoted.scan && model === quoted.model;
   if (!same) options = [];
-  const found = scan ? await ask({ model, outside, shape: scan.shape, spacing: scan.spacing, dicom: scan.isDicom }) : NOTHING;
+  const found = scan ? await ask({ model, outside, mirroring, shape: scan.shape, spacing: scan.spacing, dicom: scan.isDicom }) : NOTHING;
   if (turn !== turns) return; // asked again meanwhile
   const slider = byId("spacing");
   const chosen = same ? slider.value : 0;
