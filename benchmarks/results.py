@@ -33,8 +33,8 @@ What is known to fall short, and why:
   reading the heads once, and the tangents .5 more; a second thread saves less than half, as memory is the limit then.
   The other forms of the product in PyTorch (`mv`, `mm`, `linear`, each also in bfloat16 and float16) and oneDNN's are
   no faster. Blocks of rows on threads of our own were (1.65 against 3.08 on a busy machine), but only where OpenMP is
-  told so through its C interface. `torch.compile` comes within 1.1 of the floor in float32, but takes 16 s to compile at
-  each start.
+  told so through its C interface. `torch.compile` comes within 1.1 of the floor in float32, but takes 16 s to compile
+  at each start.
 - *a job through HTTP*: what is left of a small job are the waits for the disk (upload, label map and record are each
   synced before anybody is told), Celery's own eleven commands, and building the network's modules for a new spacing.
 - *DICOM*: a third of the stage is pydicom writing the two files element by element, a quarter each highdicom building

@@ -29,6 +29,7 @@ from unet_factory_research.comparison.summary import summarise
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import find_subjects, read_scan
 from unet_factory_training.evaluation import Simulated, segment_simulated, simulate
+from unet_factory_training.recipes import RECIPES
 
 FIXED = [1, 1, 1.2]
 
@@ -224,6 +225,10 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
             "sampling": {"acquired_mm"},
             "optimisation": {"batches_per_step", "heads_decay"},
         }
+        if any("recipe" in arm.overrides for arm in comparison.arms.values()):  # the recipe is what the arms differ in
+            method |= {"recipe", "augmentation"}
+            for section, _, value in (key.partition(".") for key in RECIPES["nnunet"] if "." in key):
+                per_scan[section].add(value)
         excluded = {**dict.fromkeys(method, True), **per_scan}
         shared = [comparison.training_config(arm, 1).model_dump(exclude=excluded) for arm in comparison.arms]
         assert all(arm == shared[0] for arm in shared), path.name
