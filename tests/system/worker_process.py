@@ -45,7 +45,7 @@ class WorkerProcess:
 
     def __init__(self, settings: FactorySettings) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("UNET_FACTORY_")}
-        for name in settings.model_fields_set:
+        for name in settings.model_fields_set | {"precision"}:  # whose default for tests is not the worker's own
             environment[f"UNET_FACTORY_{name.upper()}"] = str(getattr(settings, name))
         self._process = subprocess.Popen([sys.executable, "-c", _RUN], env=environment, process_group=0)
 
