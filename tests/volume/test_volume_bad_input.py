@@ -173,6 +173,14 @@ def test_a_header_that_says_it_twice(tmp_path: Path) -> None:
         refuses(path, NotAVolume, "twice")
 
 
+def test_a_text_header_with_nul_bytes(tmp_path: Path) -> None:
+    """ITK takes the line before it for a statement, as in CompressedData here, and would read other voxels."""
+    for path in (write_mha(tmp_path / "scan.mha"), write_nrrd(tmp_path / "scan.nrrd")):
+        text = path.read_bytes().replace(b"\nDimSize", b"\nCompressedData\0alse\nDimSize", 1)
+        path.write_bytes(text.replace(b"\nsizes", b"\ncontent: a\0b\nsizes", 1))
+        refuses(path, NotAVolume, "NUL bytes")
+
+
 @pytest.mark.parametrize("keep", [0.3, 0.6, 0.9, 1.0])
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".nrrd"])
 def test_truncated(tmp_path: Path, suffix: str, keep: float) -> None:

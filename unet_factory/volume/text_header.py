@@ -31,12 +31,14 @@ def read_text_header(path: Path, end: re.Pattern[bytes]) -> tuple[list[str], int
     """The lines up to and including ``end``, and the offset of the byte after it.
 
     Raises:
-        NotAVolume: ``end`` does not occur in the first MiB.
+        NotAVolume: ``end`` does not occur in the first MiB, or NULs do before it: readers differ on where a text ends.
     """
     head = first_bytes(path, MAX_HEADER_BYTES)
     match = end.search(head)
     if match is None:
         raise NotAVolume(f"truncated: the text header does not end within the first {len(head)} bytes")
+    if b"\0" in head[: match.end()]:
+        raise NotAVolume("damaged: there are NUL bytes in the text header")
     return head[: match.end()].decode("latin-1").splitlines(), match.end()
 
 
