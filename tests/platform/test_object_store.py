@@ -126,8 +126,9 @@ def test_a_store_that_is_away_says_so_keeps_the_file_and_works_again_when_it_is_
 def test_a_store_that_accepts_connections_and_says_nothing_is_given_up(
     proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unet_factory.platform.object_store.SILENT_FOR_S", 0.5)
+    monkeypatch.setattr("unet_factory.platform.object_store.SILENT_FOR_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(5.0)
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
         source = written(tmp_path, b"scan")
         s3fs.S3FileSystem.clear_instance_cache()  # the endpoint is no part of its key

@@ -118,10 +118,12 @@ class Calibration:
         return seen
 
     def _missing(self, manifest: Manifest, digest: str) -> list[Trial]:
-        """What is still to be measured, after one trial that pays for what the others share."""
+        """What is still to be measured, after one trial without resampling and one with it: they pay for what all the
+        others share.
+        """
         trials = trials_for(manifest)
         missing = (trials * ROUNDS)[self.costs.calibrations(self.kind, digest) :]
-        return [trials[0]._replace(warm_up=True), *missing] if missing else []
+        return [trials[0]._replace(warm_up=True), trials[-1]._replace(warm_up=True), *missing] if missing else []
 
     def measure(self, name: str, digest: str, trial: Trial, check: Callable[[], None]) -> Observation:
         """What a job on the trial's scan takes, from its file to that of its label map."""
