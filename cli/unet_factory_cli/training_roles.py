@@ -101,8 +101,7 @@ def run_description(
     Raises:
         CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
-    overrides = _check_training_config(config, changes)
-    _check_files(checkpoint, card, target)
+    overrides = _check_all(config, changes, checkpoint, card, target)
     from unet_factory_training.seen_scans import MARGIN, rows_of
     from unet_factory_training.training_role import run_description as run
 
@@ -124,8 +123,7 @@ def run_choice_of_postprocessing(
     Raises:
         CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
-    overrides = _check_training_config(config, changes)
-    _check_files(checkpoint, card, target)
+    overrides = _check_all(config, changes, checkpoint, card, target)
     from unet_factory.platform.manifest_file import read_manifest
     from unet_factory_training.postprocessing import rows_of
     from unet_factory_training.training_role import run_choice_of_postprocessing as run
@@ -142,8 +140,7 @@ def run_choice_of_windows(
     Raises:
         CommandFailed: a file cannot be read, or, with the changes, is no configuration.
     """
-    overrides = _check_training_config(config, changes)
-    _check_files(checkpoint, card, target)
+    overrides = _check_all(config, changes, checkpoint, card, target)
     from unet_factory.platform.manifest_file import read_manifest
     from unet_factory_training.faster_inference import rows_of
     from unet_factory_training.training_role import run_choice_of_windows as run
@@ -220,6 +217,12 @@ def run_cka(
     ends = {"finest_mm": parse_spacing(finest), "coarsest_mm": parse_spacing(coarsest)}
     command = shlex.join(["unet-factory", *sys.argv[1:]])
     run(checkpoints, config, CkaOptions(**ends, **options), output, device, publish, command)
+
+
+def _check_all(config: Path, changes: list[str], checkpoint: Path, card: Path | None, target: Path) -> "Overrides":
+    overrides = _check_training_config(config, changes)
+    _check_files(checkpoint, card, target)
+    return overrides
 
 
 def _check_files(checkpoint: Path, card: Path | None, target: Path) -> None:

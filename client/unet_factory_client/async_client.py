@@ -12,7 +12,7 @@ from unet_factory.domain.jobs import Job, JobState
 from unet_factory.domain.segmentation_parameters import SegmentationParameters
 from unet_factory.platform.atomic_files import sync, whole_file
 from unet_factory_client import calls
-from unet_factory_client.calls import Call, documented_by
+from unet_factory_client.call import Call, documented_by
 from unet_factory_client.connection import DEFAULT_URL, connection
 from unet_factory_client.files import Scan, Target
 from unet_factory_client.following import RECONNECT_S, OnProgress, breaks, job_of_event, succeeded

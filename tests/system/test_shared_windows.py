@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
-from tests.fixtures.settings import FactorySettings
 from tests.system.processes import alive, until
 from tests.system.worker_process import Bench, WorkerProcess
 from unet_factory.domain.jobs import JobState
 from unet_factory.jobs.presence import present
-from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 from unet_factory_worker.window_sharing import VOLUME_NAME
 
 EXTENT = 112  # voxels per axis: some hundred windows of 32
@@ -24,23 +21,10 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("bench")
-    server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
-    settings = FactorySettings(
-        redis_url=server.redis_url,
-        blob_url=(folder / "blobs").as_uri(),
-        models_dir=tiny_models,
-        device="cpu",
-        threads=1,
-        precision="float32",
-        lease_s=2.0,
-        maintenance_interval_s=0.5,
-        calibrate=False,
-        spread_windows=2,
-    )
-    with Redis.from_url(server.redis_url) as redis:
-        yield Bench(settings, redis, folder, server)
-    server.stop()
+    with Bench.of_tiny_models(
+        tmp_path_factory.mktemp("bench"), tiny_models, calibrate=False, spread_windows=2
+    ) as bench:
+        yield bench
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
 from tests.system.processes import alive, until
@@ -17,7 +16,6 @@ from unet_factory.domain.errors import JobExpired
 from unet_factory.domain.jobs import WEIGHTS_QUEUE, JobState
 from unet_factory.jobs.presence import present
 from unet_factory.platform.weight_cache import WeightCache
-from unet_factory_cli.embedded import JOBS_OPTIONS, EmbeddedServer
 
 log = logging.getLogger(__name__)
 
@@ -30,22 +28,8 @@ pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(240)]
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iterator[Bench]:
-    folder = tmp_path_factory.mktemp("bench")
-    server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
-    settings = FactorySettings(
-        redis_url=server.redis_url,
-        blob_url=(folder / "blobs").as_uri(),
-        models_dir=tiny_models,
-        device="cpu",
-        threads=1,
-        lease_s=2.0,
-        maintenance_interval_s=0.5,
-        upload_retention_s=600.0,
-    )
-    with Redis.from_url(server.redis_url) as redis:
-        bench = Bench(settings, redis, folder, server)
+    with Bench.of_tiny_models(tmp_path_factory.mktemp("bench"), tiny_models, upload_retention_s=600.0) as bench:
         yield bench
-    bench.server.stop()
 
 
 class Workers:

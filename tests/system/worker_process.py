@@ -5,10 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import nibabel
 import numpy as np
@@ -83,6 +84,23 @@ class Bench:
         self.lifecycle = JobLifecycle(self.redis, self.blobs)
         self._queue = JobQueue(self.settings.broker_url)
         self.model = ModelRegistry.scan(self.settings.models_dir).get()
+
+    @classmethod
+    @contextmanager
+    def of_tiny_models(cls, folder: Path, models_dir: Path, **settings: Any) -> Iterator[Self]:
+        """On stores of its own in ``folder``, for workers of one thread whose lost jobs are soon found."""
+        server = EmbeddedServer.start(folder / "redis", JOBS_OPTIONS)
+        common: dict[str, Any] = {"device": "cpu", "threads": 1, "lease_s": 2.0, "maintenance_interval_s": 0.5}
+        all_settings = FactorySettings(
+            redis_url=server.redis_url,
+            blob_url=(folder / "blobs").as_uri(),
+            models_dir=models_dir,
+            **common | settings,
+        )
+        with Redis.from_url(server.redis_url) as redis:
+            bench = cls(all_settings, redis, folder, server)
+            yield bench
+        bench.server.stop()
 
     def outage(self, length_s: float) -> None:
         """The server ends, and comes back with what it has on disk."""

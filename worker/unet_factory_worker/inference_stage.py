@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.cost_model import CostModel
-from unet_factory.domain.jobs import SegmentationRequest, Spacings
+from unet_factory.domain.jobs import GenerationRequest, SegmentationRequest, Spacings
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.quote import budget_too_small, coarser_plans, finest_within, priced_plans
@@ -73,6 +73,14 @@ def finest_affordable(
     return Choice(chosen.plan, tuple(coarser), BudgetReport.of(request.budget, chosen.price))
 
 
+class Inference(NamedTuple):
+    """A label map (r, a, s), the way in which it was made, and whether other workers were asked to help."""
+
+    way: Way
+    labels: NDArray[np.uint8]
+    shared: bool
+
+
 class Tell(Protocol):
     """Writes fields of the job's record."""
 
@@ -81,7 +89,7 @@ class Tell(Protocol):
 
 @dataclass(frozen=True)
 class InferenceStage:
-    """Of one job."""
+    """Of one job. ``may_share``: the windows of the given way, with other workers."""
 
     job_id: str
     request: SegmentationRequest
@@ -90,12 +98,10 @@ class InferenceStage:
     tell: Tell
     on_window: OnWindow
     mirrored_axes: tuple[Axis, ...] = ()
-    sharing: WindowSharing | None = None
-    """With other workers; only of windows of the given way."""
+    may_share: bool = False
 
-    def run(self, unet: UNet, volume: Volume, choice: Choice) -> tuple[Way, NDArray[np.uint8]]:
-        """The label map, and the way in which it was made.
-
+    def run(self, unet: UNet, volume: Volume, choice: Choice) -> Inference:
+        """
         Args:
             unet: the network for ``choice.plan``.
 
@@ -103,15 +109,27 @@ class InferenceStage:
             OutOfMemory: memory ran out in every way.
         """
         context = self.context
-        given = Way(choice.plan, context.device)
+        given, sharing = Way(choice.plan, context.device), self._sharing(choice.plan)
 
         def attempt(way: Way) -> NDArray[np.uint8]:
             same = (way.plan, way.device) == (given.plan, given.device)
-            sharing = self.sharing if way == given else None
-            return self._segment(unet if same else self._network(way), volume, way, sharing)
+            return self._segment(
+                unet if same else self._network(way), volume, way, sharing if self.may_share and way == given else None
+            )
 
         possible = ways(choice.plan, choice.coarser, context.device, cpu_allowed=context.settings.cpu_fallback)
-        return first_that_fits(possible, attempt, lambda way: self._fall_back(way, volume))
+        way, labels = first_that_fits(possible, attempt, lambda way: self._fall_back(way, volume))
+        return Inference(way, labels, sharing.offered)
+
+    def _sharing(self, plan: SpacingPlan) -> WindowSharing:
+        request = self.request
+        network = GenerationRequest(
+            model=request.model,
+            checkpoint_digest=request.checkpoint_digest,
+            snapped_um=tuple(plan.snapped),
+            conditions=request.conditions,
+        )
+        return WindowSharing(self.context, self.job_id, network, self.mirrored_axes)
 
     def _network(self, way: Way) -> UNet:
         request = self.request

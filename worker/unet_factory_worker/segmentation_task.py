@@ -17,7 +17,6 @@ from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, Spa
 from unet_factory.domain.first_look import first_look
 from unet_factory.domain.jobs import (
     CoarseResult,
-    GenerationRequest,
     Job,
     JobState,
     PolicyReport,
@@ -47,9 +46,8 @@ from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.costs import observation
 from unet_factory_worker.device import PeakMemory
 from unet_factory_worker.dicom_results import Provenance
-from unet_factory_worker.inference_stage import Choice, InferenceStage, finest_affordable, own_spacing
+from unet_factory_worker.inference_stage import Choice, Inference, InferenceStage, finest_affordable, own_spacing
 from unet_factory_worker.job_hold import JobHold, JobLost, JobRecord, ResultFiles
-from unet_factory_worker.window_sharing import WindowSharing
 
 log = logging.getLogger(__name__)
 
@@ -155,46 +153,51 @@ class Attempt:
             self._judge(field_of_view_findings(manifest.seen, volume.header.shape_ras, plan.native_mm), manifest)
             if request.progressive:
                 self._look_first(volume, plan, manifest, partial(files.write_labelmap, source=source))
-            with self._stage("weights"):
-                unet, cached = context.factory.network(
-                    request.model, request.checkpoint_digest, plan.snapped, request.conditions
-                )
-            self.record.write()
-            sharing = self._sharing(plan)
-            with self._stage("infer"):
-                stage = InferenceStage(
-                    self.job_id,
-                    request,
-                    context,
-                    manifest,
-                    self.record.note,
-                    self._on_window,
-                    self.job.mirrored_axes,
-                    sharing,
-                )
-                way, labels = stage.run(unet, volume, choice)
-            plan = way.plan
-            found_ml = volumes_ml(labels, plan.native_mm, manifest.labels)
+            done, cached = self._infer(volume, choice, manifest)
+            plan = done.way.plan
+            found_ml = volumes_ml(done.labels, plan.native_mm, manifest.labels)
             self._judge(volume_findings(manifest.seen, found_ml), manifest)
             with self._stage("write"):
-                files.write_labelmap(request.output_name, labels, source, volume.header)
+                files.write_labelmap(request.output_name, done.labels, source, volume.header)
             if request.preview:
                 with self._stage("preview"):
-                    files.draw_preview(volume, labels, found_ml)
-            policy = way.told(_report(plan, request))
+                    files.draw_preview(volume, done.labels, found_ml)
+            policy = done.way.told(_report(plan, request))
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
-                    files.write_dicom(labels, found_ml, volume.series, self._provenance(manifest, plan, policy))
+                    digest, doubts = request.checkpoint_digest, self.implausible
+                    provenance = Provenance.of(self.job, manifest, digest, plan, policy, *doubts)
+                    files.write_dicom(done.labels, found_ml, volume.series, provenance)
         peak_bytes = self._finish(
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
         self._count(found_ml)
         log.info("job %s succeeded after %.2f s", self.job_id, self._spent_s)
-        if not (way.smaller_windows or sharing.offered):
-            work = workload_of(
-                manifest, volume.header.shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring
-            )
+        if not (done.way.smaller_windows or done.shared):
+            shape_ras = volume.header.shape_ras
+            work = workload_of(manifest, shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring)
             self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
+
+    def _infer(self, volume: Volume, choice: Choice, manifest: Manifest) -> tuple[Inference, bool]:
+        """The label map, and whether the network was there before."""
+        request, context = self.request, self.context
+        with self._stage("weights"):
+            unet, cached = context.factory.network(
+                request.model, request.checkpoint_digest, choice.plan.snapped, request.conditions
+            )
+        self.record.write()
+        with self._stage("infer"):
+            stage = InferenceStage(
+                self.job_id,
+                request,
+                context,
+                manifest,
+                self.record.note,
+                self._on_window,
+                self.job.mirrored_axes,
+                may_share=True,
+            )
+            return stage.run(unet, volume, choice), cached
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -206,16 +209,6 @@ class Attempt:
         self.timings_s[name] = round(elapsed, 6)
         metrics.JOB_STAGE_SECONDS.labels(self.request.model, name).observe(elapsed)
         self.record.note(timings_s=self.timings_s)
-
-    def _sharing(self, plan: SpacingPlan) -> WindowSharing:
-        request = self.request
-        network = GenerationRequest(
-            model=request.model,
-            checkpoint_digest=request.checkpoint_digest,
-            snapped_um=tuple(plan.snapped),
-            conditions=request.conditions,
-        )
-        return WindowSharing(self.context, self.job_id, network, self.job.mirrored_axes)
 
     def _choose(self, volume: Volume, manifest: Manifest) -> Choice:
         """The working spacing, told to the caller.
@@ -263,7 +256,7 @@ class Attempt:
             stage = InferenceStage(
                 self.job_id, request, context, manifest, self.record.note, lambda *_: self.lease.check()
             )
-            _, labels = stage.run(network, volume, Choice(coarse))
+            labels = stage.run(network, volume, Choice(coarse)).labels
             found_ml = volumes_ml(labels, coarse.native_mm, manifest.labels)
             if request.implausible is ImplausiblePolicy.REJECT and volume_findings(manifest.seen, found_ml):
                 return
@@ -307,22 +300,6 @@ class Attempt:
         self.lease.check()
         with suppress(RedisError):  # whether we may go on is the lease's to say
             self.record.note(progress=round(done / total, 4))
-
-    def _provenance(self, manifest: Manifest, plan: SpacingPlan, policy: PolicyReport) -> Provenance:
-        return Provenance(
-            job_id=self.job_id,
-            created=self.job.created,
-            model=manifest.name,
-            checkpoint_digest=self.request.checkpoint_digest,
-            labels=manifest.labels,
-            native_mm=plan.native_mm,
-            working_mm=plan.working_mm,
-            snapped_mm=plan.snapped.mm,
-            policy=policy,
-            mirrored_axes=self.job.mirrored_axes,
-            postprocessing=manifest.postprocessing_in_words,
-            implausible=self.implausible,
-        )
 
     def _fail(self, problem: Problem) -> None:
         log.warning("job %s failed: %s", self.job_id, problem.type)

@@ -21,8 +21,8 @@ from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
 from unet_factory_service.dicomweb.received import series_id_of
 from unet_factory_service.dicomweb.store_answer import FailedInstance, FailureReason, Instance, store_answer
 from unet_factory_service.documentation import Responses, problems
+from unet_factory_service.segmentations.capacity import check_capacity, too_much_stored
 from unet_factory_service.segmentations.dicom_upload import receive_dicom_parts
-from unet_factory_service.segmentations.submission import check_capacity, too_much_stored
 
 log = logging.getLogger(__name__)
 

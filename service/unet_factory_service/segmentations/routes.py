@@ -16,6 +16,7 @@ from unet_factory_service.documentation import Responses, file_of, problems
 from unet_factory_service.errors import NoCoarseLabelMap, NoPreview
 from unet_factory_service.preferences import parse_prefer
 from unet_factory_service.public_url import public_location
+from unet_factory_service.segmentations.capacity import check_capacity
 from unet_factory_service.segmentations.dicom_upload import is_dicom_body, receive_dicom_body
 from unet_factory_service.segmentations.documentation import (
     EVENTS_RESPONSES,
@@ -27,7 +28,7 @@ from unet_factory_service.segmentations.documentation import (
 from unet_factory_service.segmentations.idempotency import storage_key
 from unet_factory_service.segmentations.job_changes import job_after, job_changes
 from unet_factory_service.segmentations.job_results import PRIVATE, JobId, check_has_result, result_response
-from unet_factory_service.segmentations.submission import check_capacity, submit
+from unet_factory_service.segmentations.submission import submit
 from unet_factory_service.segmentations.upload import read_form, receive_form
 
 HEARTBEAT_S = 15

@@ -29,8 +29,9 @@ from unet_factory.platform.redis_clients import await_replicas
 from unet_factory.volume import VolumeHeader, read_header, sniff_format
 from unet_factory_service.access.callers import ANYBODY, Caller
 from unet_factory_service.dependencies import GatewayContext
-from unet_factory_service.errors import NotSupported, QueueFull, QuotaExceeded
+from unet_factory_service.errors import NotSupported
 from unet_factory_service.quotes.quoting import QuotedScan, refuse_unaffordable
+from unet_factory_service.segmentations.capacity import check_capacity, too_many_jobs, too_much_stored
 from unet_factory_service.segmentations.dicom_upload import as_one_series
 from unet_factory_service.segmentations.idempotency import reserve
 from unet_factory_service.segmentations.planned_deliveries import planned_deliveries, planned_fetch, receivers
@@ -40,8 +41,6 @@ log = logging.getLogger(__name__)
 
 DICOM_INPUT = "input.zip"
 
-_JOBS_RETRY_AFTER_S = 5
-_ROOM_RETRY_AFTER_S = 60
 _OUTCOME_UNKNOWN = (RedisConnectionError, RedisTimeoutError)  # it was done, or was not: the answer is lost
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSIONS = {"nifti": "nii", "mha": "mha", "nrrd": "nrrd"}
@@ -81,21 +80,6 @@ def submit(
         _enqueue(gateway, accepted, scan, caller)
         return accepted.job
     return _enqueue_once(gateway, accepted, scan, caller, idempotency_key)
-
-
-def check_capacity(gateway: GatewayContext, caller: Caller = ANYBODY) -> None:
-    """
-    Raises:
-        QueueFull: as many jobs as are allowed are waiting or running.
-        QuotaExceeded: as many of the caller's, or as much is stored for the caller as is allowed.
-    """
-    if 0 < caller.jobs_in_flight <= gateway.jobs.count_of(caller.owner):
-        raise _too_many_jobs(caller)
-    if 0 < caller.stored_bytes <= gateway.jobs.stored_bytes(caller.owner):
-        raise too_much_stored(gateway, caller)
-    active, allowed = gateway.jobs.count_active(), gateway.settings.max_queued_jobs
-    if active >= allowed:
-        raise QueueFull(f"{active} jobs are waiting or running, and at most {allowed} are allowed", allowed=allowed)
 
 
 def _accept_upload(
@@ -216,7 +200,7 @@ def _enqueue(
     check_capacity(gateway)
     job_id = accepted.job.id
     if caller.jobs_in_flight and not gateway.jobs.reserve(caller.owner, job_id, caller.jobs_in_flight):
-        raise _too_many_jobs(caller)
+        raise too_many_jobs(caller)
     try:
         _store(gateway, accepted, scan, caller, key)
     except _OUTCOME_UNKNOWN:  # the job may be recorded, and needs its scan; if not, maintenance sweeps the scan up
@@ -258,29 +242,6 @@ def _store(
     except StorageUnavailable:
         gateway.lifecycle.purge(accepted.job.id)
         raise
-
-
-def _too_many_jobs(caller: Caller) -> QuotaExceeded:
-    return QuotaExceeded(
-        f"this API key may have at most {caller.jobs_in_flight} jobs waiting or running; try again when one has ended",
-        quota="jobs-in-flight",
-        limit=caller.jobs_in_flight,
-        retry_after_s=_JOBS_RETRY_AFTER_S,
-    )
-
-
-def too_much_stored(gateway: GatewayContext, caller: Caller, wanted_bytes: int = 0) -> QuotaExceeded:
-    """The refusal of ``wanted_bytes`` more; what is deleted makes room at once."""
-    used, allowed = gateway.jobs.stored_bytes(caller.owner), caller.stored_bytes
-    more = f"{wanted_bytes} more are too many" if wanted_bytes else "none are left"
-    return QuotaExceeded(
-        f"this API key may have {allowed} bytes stored; {used} are, and {more}; delete segmentations that are not"
-        " needed any more",
-        quota="stored-bytes",
-        limit=allowed,
-        used=used,
-        retry_after_s=_ROOM_RETRY_AFTER_S,
-    )
 
 
 def _fingerprint(request: SegmentationRequest, scan: ReceivedScan | None) -> str:

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Self
 
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 from pydicom.uid import UID, generate_uid
 
 from unet_factory import __version__
-from unet_factory.domain.jobs import PolicyReport
-from unet_factory.domain.manifest import Label
+from unet_factory.domain.jobs import Job, PolicyReport
+from unet_factory.domain.manifest import Label, Manifest
 from unet_factory.domain.plausibility import Axis, Finding, in_words
-from unet_factory.domain.spacing import SpacingMm
+from unet_factory.domain.spacing import SpacingMm, SpacingPlan
 
 MANUFACTURER = "U-Net factory"
 CREATOR = "Factory^U-Net"  # the same as a person's name
@@ -35,6 +36,26 @@ class Provenance:
     mirrored_axes: tuple[Axis, ...] = ()
     postprocessing: tuple[str, ...] = ()
     implausible: tuple[Finding, ...] = ()
+
+    @classmethod
+    def of(
+        cls, job: Job, manifest: Manifest, digest: str, plan: SpacingPlan, policy: PolicyReport, *findings: Finding
+    ) -> Self:
+        """Of ``job``, done as planned by the checkpoint of that digest; ``findings`` speak against its results."""
+        return cls(
+            job_id=job.id,
+            created=job.created,
+            model=manifest.name,
+            checkpoint_digest=digest,
+            labels=manifest.labels,
+            native_mm=plan.native_mm,
+            working_mm=plan.working_mm,
+            snapped_mm=plan.snapped.mm,
+            policy=policy,
+            mirrored_axes=job.mirrored_axes,
+            postprocessing=manifest.postprocessing_in_words,
+            implausible=findings,
+        )
 
     @property
     def version(self) -> str:
