@@ -10,11 +10,11 @@ from tests.fixtures.project import PROJECT
 
 WRITTEN = [
     *PROJECT.glob("*.md"),
-    PROJECT / "docs" / "method.md",
+    *(PROJECT / "docs" / name for name in ("method.md", "concepts.md", "walks.md")),
     *(PROJECT / "docs" / "decisions").glob("*.md"),
     *(PROJECT / "docs" / "guide").glob("*.md"),
     *(PROJECT / "docs" / "start").glob("*.md"),
-    PROJECT / "docs" / "concepts.md",
+    *(PROJECT / "docs" / "reference").glob("*.md"),
 ]
 LINKING = [*WRITTEN, *(PROJECT / "docs").rglob("*.md")]
 MAX_LENGTH = 120
