@@ -5,6 +5,7 @@ from pathlib import Path
 
 from unet_factory_cli.failures import MISUSED, CommandFailed
 
+API_KEY = "UNET_FACTORY_API_KEY"
 API_KEY_FILE = "UNET_FACTORY_API_KEY_FILE"
 
 

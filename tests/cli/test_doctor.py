@@ -8,6 +8,7 @@ import pytest
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
+from tests.system.gateway_process import gateway_process
 from tests.system.processes import free_port
 from unet_factory.domain.jobs import SEGMENT_QUEUE
 from unet_factory.jobs.presence import WorkerPresence, announce
@@ -16,6 +17,7 @@ from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.doctor.examination import examine
 from unet_factory_cli.doctor.findings import Finding, Verdict
 from unet_factory_cli.embedded import CACHE_OPTIONS, EmbeddedServer
+from unet_factory_cli.own_key import API_KEY_FILE
 
 Examine = Callable[..., dict[str, list[Finding]]]
 
@@ -34,10 +36,10 @@ def by_part(settings: FactorySettings, cache_url: str, redis: Redis, tmp_path: P
     announce(redis, "one", WorkerPresence(device="cpu", models=models, started=time.time(), pid=1), ttl_s=60)
     KeyStore(redis).create("tests", (Scope.SEGMENT,))
 
-    def look(**changes: object) -> dict[str, list[Finding]]:
+    def look(url: str = f"http://127.0.0.1:{free_port()}", **changes: object) -> dict[str, list[Finding]]:
         changed = settings.model_copy(update={"cache_url": cache_url} | changes)
         found: dict[str, list[Finding]] = {}
-        for finding in examine(changed, f"http://127.0.0.1:{free_port()}", tmp_path):
+        for finding in examine(changed, url, tmp_path):
             found.setdefault(finding.part, []).append(finding)
         return found
 
@@ -116,3 +118,26 @@ def test_no_worker_no_key_and_a_full_queue_fail(by_part: Examine, redis: Redis) 
     assert {part: worst(found[part]) for part in ("workers", "API keys", "queue")} == dict.fromkeys(
         ("workers", "API keys", "queue"), Verdict.FAILED
     )
+
+
+def test_the_key_for_the_gateway_is_tried(
+    by_part: Examine, settings: FactorySettings, redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part, file = "key for the gateway", tmp_path / "key"
+    monkeypatch.setenv(API_KEY_FILE, str(file))
+    right = KeyStore(redis).create("commands", (Scope.SEGMENT,)).token
+    with gateway_process(settings, tmp_path / "log", authentication="required") as (host, port):
+        tried = {}
+        for name, text in {"wrong": "no key at all", "right": right}.items():
+            file.write_text(text)
+            tried[name] = by_part(url=f"http://{host}:{port}")[part]
+        file.unlink()
+        tried["missing"] = by_part(url=f"http://{host}:{port}")[part]
+    assert {name: worst(found) for name, found in tried.items()} == {
+        "wrong": Verdict.FAILED,
+        "right": Verdict.OK,
+        "missing": Verdict.FAILED,
+    }
+    assert right not in str(tried)
+    file.write_text(right)
+    assert part not in by_part()  # without a gateway there is nothing to try it on

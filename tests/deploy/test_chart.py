@@ -1,6 +1,7 @@
 """The Helm chart: what it renders is valid Kubernetes, and agrees with the code, the compose file and itself."""
 
 import importlib.util
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -12,8 +13,9 @@ import pytest
 import typer
 import yaml
 
+from tests.fixtures.aws import AWS_VARIABLES
 from tests.fixtures.helm_chart import CHART, NAMESPACE, RELEASE, Manifest, Rendered, render
-from tests.fixtures.project import PROJECT
+from tests.fixtures.project import DEPLOY, PROJECT
 from tests.fixtures.settings import FactorySettings
 from unet_factory import __version__
 from unet_factory.destinations import Destinations
@@ -29,6 +31,7 @@ from unet_factory_service.dicomweb.routing import read_routing
 KUBERNETES = "1.29"  # the oldest that the chart allows; what is legal there stays legal
 CUSTOM = ("keda.sh/", "monitoring.coreos.com/")  # checked where they are rendered
 EXAMPLES = sorted((CHART / "ci").glob("*.yaml"))
+WITH_A_COURIER = {"unet-factory-courier"}  # which not every example has
 NAMED = {SECRETS_DIR, API_KEY_FILE}
 
 pytestmark = pytest.mark.skipif(
@@ -38,8 +41,21 @@ pytestmark = pytest.mark.skipif(
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown value": ({"gatewy": {}}, "gatewy"),
     "a setting without its prefix": ({"settings": {"RETENTION_S": "60"}}, "RETENTION_S"),
+    "only workers that come and go": (
+        {"workers": {"cpu": {"autoscaling": {"enabled": True, "asJobs": True}}}},
+        "asJobs",
+    ),
     "no worker at all times": ({"workers": {"cpu": {"autoscaling": {"minReplicas": 0}}}}, "minReplicas"),
     "stores that nobody names": ({"stores": {"bundled": False}, "networkPolicy": {"enabled": False}}, "urlsSecret"),
+    "sentinels of no service": (
+        {
+            "stores": {"bundled": False, "urlsSecret": "urls"},
+            "networkPolicy": {"enabled": False},
+            "workers": {"cpu": {"autoscaling": {"enabled": True}}},
+            "autoscaling": {"redis": {"sentinel": {"addresses": "a:26379"}}},
+        },
+        "autoscaling.redis.sentinel.service",
+    ),
     "stores out of reach": ({"stores": {"bundled": False, "urlsSecret": "urls"}}, "networkPolicy.egress"),
     "a courier without destinations": ({"courier": {"enabled": True}}, "courier.destinations"),
     "a listener that anybody may send to": ({"listener": {"enabled": True, "apiKeySecret": "key"}}, "listener.allow"),
@@ -116,7 +132,7 @@ def test_every_variable_is_a_setting_with_a_legal_value_and_is_given_once(manife
     for container in ours(manifests):
         names = [variable["name"] for variable in container["env"]]
         assert len(set(names)) == len(names)
-        assert {name for name in names if not name.startswith("AWS_")} <= known_variables()
+        assert set(names) <= known_variables() | AWS_VARIABLES
         FactorySettings.model_validate(
             {
                 variable["name"].removeprefix("UNET_FACTORY_").lower(): variable["value"]
@@ -179,7 +195,7 @@ def test_the_gateway_is_probed_where_it_answers(manifests: list[Manifest]) -> No
 
 
 def test_services_monitors_budgets_and_policies_find_pods_with_their_ports(manifests: list[Manifest]) -> None:
-    labelled = [template(manifest) for manifest in manifests if "template" in manifest.get("spec", {})]
+    labelled = templates(manifests)
     for manifest in manifests:
         spec = manifest.get("spec", {})
         found = [pod for pod in labelled if selects(spec, manifest["kind"], pod["metadata"]["labels"])]
@@ -219,12 +235,52 @@ def test_keda_counts_the_queue_that_the_workers_take_from(manifests: list[Manife
     for manifest in manifests:
         if manifest["kind"] == "ScaledObject":
             assert "replicas" not in deployments[manifest["spec"]["scaleTargetRef"]["name"]]["spec"]
+        if manifest["kind"] in ("ScaledObject", "ScaledJob"):
             (trigger,) = manifest["spec"]["triggers"]
-            if trigger["type"] == "redis":
+            if trigger["type"] in ("redis", "redis-sentinel"):
                 assert trigger["metadata"]["listName"] == SEGMENT_QUEUE
             else:
                 query = f'max(unet_factory_queue_depth{{queue="{SEGMENT_QUEUE}",namespace="{NAMESPACE}"}})'
                 assert trigger["metadata"]["query"] == query
+
+
+def test_keda_asks_sentinels_that_a_role_could_ask(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        for trigger in manifest.get("spec", {}).get("triggers", ()):
+            if trigger["type"] == "redis-sentinel":
+                asked = trigger["metadata"]
+                url = f"redis+sentinel://{asked['addresses']}/{asked['sentinelMaster']}/{asked['databaseIndex']}"
+                assert FactorySettings(redis_url=url).broker_url.count("sentinel://") == 3
+
+
+def test_the_operators_rules_and_dashboards_are_those_of_compose(manifests: list[Manifest]) -> None:
+    found = {manifest["metadata"]["name"]: manifest for manifest in manifests}
+    rules = [m for m in manifests if m["kind"] == "PrometheusRule"]
+    for rule in rules:
+        files = sorted((DEPLOY / "prometheus/rules").glob("*.yml"))
+        assert rule["spec"]["groups"] == [
+            group for file in files for group in yaml.safe_load(file.read_text())["groups"]
+        ]
+        asked = set(re.findall(r'job="([\w-]+)"', str(rule)))
+        monitors = [manifest for manifest in manifests if manifest["kind"] == "ServiceMonitor"]
+        assert asked <= {m["spec"]["endpoints"][0]["relabelings"][0]["replacement"] for m in monitors} | WITH_A_COURIER
+        for file in (DEPLOY / "grafana/dashboards").glob("*.json"):
+            dashboard = found[f"{RELEASE}-unet-factory-dashboard-{file.stem}"]
+            assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+            assert json.loads(dashboard["data"][file.name]) == json.loads(file.read_text())
+
+
+def test_workers_that_are_jobs_end_by_themselves_and_their_pods_are_valid(manifests: list[Manifest]) -> None:
+    for manifest in manifests:
+        if manifest["kind"] == "ScaledJob":
+            job = manifest["spec"]["jobTargetRef"]
+            kubernetes_validate.validate(
+                {"apiVersion": "batch/v1", "kind": "Job", "metadata": manifest["metadata"], "spec": job},
+                KUBERNETES,
+                strict=True,
+            )
+            (worker,) = job["template"]["spec"]["containers"]
+            assert float({v["name"]: v.get("value") for v in worker["env"]}["UNET_FACTORY_IDLE_EXIT_S"]) > 0
 
 
 def test_a_stopped_worker_or_courier_may_finish_its_work(manifests: list[Manifest]) -> None:
@@ -249,7 +305,7 @@ def test_the_bundled_stores_are_those_of_serve(manifests: list[Manifest]) -> Non
 
 def test_destinations_and_rules_are_read_by_the_roles(manifests: list[Manifest], tmp_path: Path) -> None:
     for manifest in manifests:
-        if manifest["kind"] == "ConfigMap":
+        if manifest["kind"] == "ConfigMap" and "destinations.yml" in manifest["data"]:
             for name, text in manifest["data"].items():
                 (tmp_path / name).write_text(text)
             destinations = Destinations.load(tmp_path / "destinations.yml")
@@ -260,13 +316,14 @@ def test_destinations_and_rules_are_read_by_the_roles(manifests: list[Manifest],
             assert read_routing(tmp_path / "routing.yml", registry, destinations)
 
 
-def template(manifest: Manifest) -> dict[str, Any]:
-    found: dict[str, Any] = manifest["spec"]["template"]
-    return found
+def templates(manifests: list[Manifest]) -> list[dict[str, Any]]:
+    """Of the pods that all objects make."""
+    specs = [manifest.get("spec", {}) for manifest in manifests]
+    return [spec["template"] for spec in (spec.get("jobTargetRef", spec) for spec in specs) if "template" in spec]
 
 
 def pods(manifests: list[Manifest]) -> list[dict[str, Any]]:
-    return [template(manifest)["spec"] for manifest in manifests if "template" in manifest.get("spec", {})]
+    return [template["spec"] for template in templates(manifests)]
 
 
 def containers(manifests: list[Manifest]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydicom import Dataset
 
+from tests.fixtures.aws import AWS_VARIABLES
 from tests.fixtures.project import PROJECT
 from tests.fixtures.settings import FactorySettings
 from tests.system.orthanc import with_defaults
@@ -23,7 +24,12 @@ from unet_factory_service.dicomweb.routing import read_routing
 
 DOCKERFILE = (PROJECT / "Dockerfile").read_text()
 PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
-_FROM_REDIS = {"unet_factory_queue_depth", "unet_factory_deliveries_pending"}
+_READ_AT_SCRAPE = {
+    "unet_factory_queue_depth",
+    "unet_factory_deliveries_pending",
+    "unet_factory_disk_free_bytes",
+    "unet_factory_disk_capacity_bytes",
+}
 OURS = ("gateway", "worker", "worker-gpu", "courier")
 
 
@@ -219,6 +225,20 @@ def test_dashboard_and_rules_use_only_metrics_that_exist() -> None:
     assert used <= exported() | recorded
 
 
+def test_every_alert_tells_what_to_do_and_so_does_the_guide() -> None:
+    file = yaml.safe_load((PROJECT / "deploy/prometheus/rules/alerts.yml").read_text())
+    alerts = [rule for group in file["groups"] for rule in group["rules"]]
+    assert all(alert["annotations"].keys() >= {"summary", "description"} for alert in alerts)
+    guide = (PROJECT / "docs/guide/operate.md").read_text()
+    told = re.findall(r"^\| `(UnetFactory\w+)` \| .{20,}", guide, re.MULTILINE)
+    assert sorted(told) == sorted(alert["alert"] for alert in alerts)
+
+
+def test_every_aws_variable_is_one_that_the_s3_library_reads(compose: dict[str, Any]) -> None:
+    environments = [service.get("environment", {}) for service in compose["services"].values()]
+    assert {name for environment in environments for name in environment if name.startswith("AWS_")} <= AWS_VARIABLES
+
+
 def test_dashboards_ask_the_data_source_that_is_chosen_and_show_every_exported_family() -> None:
     source = yaml.safe_load((PROJECT / "deploy/grafana/provisioning/datasources/prometheus.yml").read_text())
     for dashboard in dashboards():
@@ -274,12 +294,12 @@ def options(command: list[str]) -> dict[str, str]:
 
 
 def families() -> set[str]:
-    """Names of the metric families that the core defines, and of those that are read from Redis or a GPU's driver."""
+    """Names of the metric families that the core defines, and of those that are read when they are asked for."""
     from prometheus_client.metrics import MetricWrapperBase
 
     defined = [value for value in vars(metrics).values() if isinstance(value, MetricWrapperBase)]
     of_gpus = {family.name for family in GpuFigures().describe()}
-    return {family.name for metric in defined for family in metric.describe()} | of_gpus | _FROM_REDIS
+    return {family.name for metric in defined for family in metric.describe()} | of_gpus | _READ_AT_SCRAPE
 
 
 def exported() -> set[str]:

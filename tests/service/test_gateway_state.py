@@ -99,7 +99,8 @@ def test_metrics_count_requests_by_route_and_queues_by_message(http: httpx.Clien
     assert grown(seconds, "OTHER", "/livez", "405") == 1
     assert grown("unet_factory_spacing_out_of_range_total", "tiny") == 1
     assert samples["unet_factory_queue_depth", ("segmentations",)] == 1
-    assert samples["unet_factory_queue_depth", ("weights",)] == 0
+    assert samples["unet_factory_queue_depth", ("weights",)] == samples["unet_factory_queue_depth", ("windows",)] == 0
+    assert 0 < samples["unet_factory_disk_free_bytes", ()] < samples["unet_factory_disk_capacity_bytes", ()]
 
 
 def _samples(http: httpx.Client) -> dict[tuple[str, tuple[str, ...]], float]:

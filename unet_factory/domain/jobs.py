@@ -21,6 +21,7 @@ ORIGIN_HEADER = "unet_factory_origin"  # of a message: an Origin as JSON
 SEGMENT_QUEUE = "segmentations"
 WEIGHTS_QUEUE = "weights"
 WINDOWS_QUEUE = "windows"
+QUEUES = (WEIGHTS_QUEUE, SEGMENT_QUEUE, WINDOWS_QUEUE)
 
 SEG_NAME = "seg.dcm"
 REPORT_NAME = "report.dcm"

@@ -75,6 +75,10 @@ class BlobStore:
         """
         self._free_space.check(wanted_bytes, accepted=accepted)
 
+    def disk_usage(self) -> tuple[int, int]:
+        """Bytes free and bytes in all on the disk of a local store, or of temporary copies."""
+        return self._free_space.usage()
+
     def put(self, job_id: str, name: str, source: Path) -> None:
         """Move a local file into the store.
 

@@ -21,6 +21,11 @@ class FreeSpace:
         by_size = min(_LARGEST_BYTES, shutil.disk_usage(folder).total // _SHARE)
         self.min_free_bytes = by_size if min_free_bytes is None else min_free_bytes
 
+    def usage(self) -> tuple[int, int]:
+        """Bytes that are free, and bytes in all."""
+        usage = shutil.disk_usage(self._folder)
+        return usage.free, usage.total
+
     def check(self, wanted_bytes: int, *, accepted: bool = False) -> None:
         """
         Args:
@@ -29,7 +34,7 @@ class FreeSpace:
         Raises:
             StorageFull: ``wanted_bytes`` more would leave less free than is to stay free.
         """
-        floor, free = self.min_free_bytes // (2 if accepted else 1), shutil.disk_usage(self._folder).free
+        floor, (free, _) = self.min_free_bytes // (2 if accepted else 1), self.usage()
         if floor and free - wanted_bytes < floor:
             raise StorageFull(
                 f"there is no space for {wanted_bytes} more bytes: {free} are free, {floor} must stay free; delete"

@@ -24,10 +24,9 @@ from unet_factory.domain.jobs import (
     GENERATE_TASK,
     HELP_TASK,
     ORIGIN_HEADER,
+    QUEUES,
     SEGMENT_QUEUE,
     SEGMENT_TASK,
-    WEIGHTS_QUEUE,
-    WINDOWS_QUEUE,
     GenerationRequest,
     Origin,
 )
@@ -37,6 +36,7 @@ from unet_factory.platform.logs import configure_logging
 from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.signs_of_life import give_signs_in_background
 from unet_factory.platform.tracing import start_tracing, stop_tracing
+from unet_factory_worker.idle_exit import leave_when_idle
 from unet_factory_worker.mutual_watch import MutualWatch, Pulse
 from unet_factory_worker.reconnect import ReconnectWhenStuck
 from unet_factory_worker.settings import WorkerSettings
@@ -117,7 +117,7 @@ def help_with_windows(job_id: str) -> None:
 
 
 _CONFIGURATION: dict[str, Any] = {
-    "task_queues": (Queue(WEIGHTS_QUEUE), Queue(SEGMENT_QUEUE), Queue(WINDOWS_QUEUE)),
+    "task_queues": tuple(Queue(name) for name in QUEUES),
     "broker_transport_options": {"queue_order_strategy": "unet_factory_worker.turns:NetworksThenAScan"},
     "task_default_queue": SEGMENT_QUEUE,
     "worker_pool": "prefork",
@@ -183,6 +183,8 @@ def _parent_ready(settings: WorkerSettings, stopping: threading.Event, **_: Any)
     ).start()
     if settings.metrics_port:
         start_http_server(settings.metrics_port, settings.metrics_host, registry=scrape_registry())
+    if settings.idle_exit_s:
+        leave_when_idle(settings.idle_exit_s)
 
 
 def _parent_stopping(settings: WorkerSettings, stopping: threading.Event, **_: Any) -> None:

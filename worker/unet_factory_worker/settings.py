@@ -38,6 +38,12 @@ class WorkerSettings(Settings):
         description="Whether a worker measures, while no job is there, what jobs cost with a model that is new to it; "
         "if not, quotes are unknown until a few jobs have ended.",
     )
+    idle_exit_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="A worker that had nothing to do for this long ends, for where something else starts workers when "
+        "jobs wait; 0: never.",
+    )
     spread_windows: int = Field(
         default=0,
         ge=0,

@@ -30,6 +30,7 @@ def examine(settings: GatewaySettings, url: str, scratch: Path) -> Iterator[Find
         partial(stores.blobs, settings, scratch),
         partial(roles.models, settings),
         partial(roles.gateway, url),
+        partial(roles.key_for_gateway, url),
         partial(destinations, settings.destinations),
     ]
     for check in alone:

@@ -1,4 +1,4 @@
-"""Models, workers, keys, the queue and the gateway."""
+"""Models, workers, keys, the queue, the gateway and the key for it."""
 
 import os
 import time
@@ -15,6 +15,8 @@ from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.settings import unknown_variables
 from unet_factory_cli.doctor.findings import Findings, failed, ok, warning
+from unet_factory_cli.failures import CommandFailed
+from unet_factory_cli.own_key import API_KEY, own_key
 from unet_factory_cli.settings import known_variables
 from unet_factory_service.settings import GatewaySettings
 
@@ -113,3 +115,24 @@ def gateway(url: str) -> Findings:
         yield ok(part, f"{url} is ready")
     else:
         yield failed(part, f"{url}/readyz answers {answer.status_code}: {answer.text[:200]}", "mend what it names")
+
+
+def key_for_gateway(url: str) -> Findings:
+    """The key that the commands and a listener with these variables would send; any key may list models."""
+    part = "key for the gateway"
+    try:
+        key = own_key(os.environ.get(API_KEY))
+        if key is None:
+            return
+        headers = {"Authorization": f"Bearer {key}"}
+        answer = httpx.get(f"{url}/models", headers=headers, timeout=_ANSWER_WITHIN_S, trust_env=False)
+    except CommandFailed as error:
+        yield failed(part, str(error), "mount the file where it is expected, readable for this user")
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return  # said already
+    else:
+        if answer.status_code == httpx.codes.UNAUTHORIZED:
+            advice = "make one (unet-factory keys create NAME --scope segment) and put it where the old one stood"
+            yield failed(part, f"{url} refuses it: it is wrong, has expired or was revoked", advice)
+        else:
+            yield ok(part, f"{url} accepts it")

@@ -1,4 +1,4 @@
-"""``GET /metrics`` for Prometheus: this process, those that share its metrics folder, and the queues as they are."""
+"""``GET /metrics`` for Prometheus: this process, those that share its metrics folder, the queues and the disk."""
 
 import logging
 from collections.abc import Iterator
@@ -10,8 +10,9 @@ from prometheus_client.registry import Collector
 from redis import Redis
 from redis.exceptions import RedisError
 
-from unet_factory.domain.jobs import SEGMENT_QUEUE, WEIGHTS_QUEUE
+from unet_factory.domain.jobs import QUEUES
 from unet_factory.jobs.deliveries import DeliveryStore
+from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.metrics import scrape_registry
 from unet_factory.platform.redis_clients import log_level
 from unet_factory_service.dependencies import GatewayDependency
@@ -30,7 +31,7 @@ class QueueDepth(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         depth = GaugeMetricFamily("unet_factory_queue_depth", "Messages that wait for a worker", labels=["queue"])
         try:
-            for queue in (SEGMENT_QUEUE, WEIGHTS_QUEUE):
+            for queue in QUEUES:
                 depth.add_metric([queue], self._redis.llen(queue))
         except RedisError as error:
             log.log(log_level(error), "the queue depth is unknown: %s", type(error).__name__)
@@ -39,7 +40,7 @@ class QueueDepth(Collector):
 
 
 class PendingDeliveries(Collector):
-    """DeliveryTasks of couriers that are due or wait for another attempt; absent while Redis is away."""
+    """Deliveries that are due or wait for another attempt; absent while Redis is away."""
 
     def __init__(self, redis: Redis) -> None:
         self._deliveries = DeliveryStore(redis)
@@ -56,6 +57,18 @@ class PendingDeliveries(Collector):
         yield pending
 
 
+class DiskSpace(Collector):
+    """Of the disk that uploads and results lie on; of temporary copies, where these are kept in S3."""
+
+    def __init__(self, blobs: BlobStore) -> None:
+        self._blobs = blobs
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        free, capacity = self._blobs.disk_usage()
+        yield GaugeMetricFamily("unet_factory_disk_free_bytes", "Free on the disk of uploads and results", value=free)
+        yield GaugeMetricFamily("unet_factory_disk_capacity_bytes", "Size of that disk", value=capacity)
+
+
 @router.get(
     "/metrics",
     operation_id="metrics",
@@ -64,9 +77,9 @@ class PendingDeliveries(Collector):
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(gateway: GatewayDependency) -> Response:
-    queues = CollectorRegistry()
-    queues.register(QueueDepth(gateway.redis))
-    queues.register(PendingDeliveries(gateway.redis))
+    shared = CollectorRegistry()
+    for collector in (QueueDepth(gateway.redis), PendingDeliveries(gateway.redis), DiskSpace(gateway.blobs)):
+        shared.register(collector)
     return Response(
-        generate_latest(scrape_registry()) + generate_latest(queues), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        generate_latest(scrape_registry()) + generate_latest(shared), headers={"Content-Type": CONTENT_TYPE_LATEST}
     )

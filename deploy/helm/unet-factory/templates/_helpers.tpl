@@ -27,6 +27,9 @@ imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- define "unet-factory.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . }}
+{{- end }}
 {{- with .Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -75,8 +78,16 @@ securityContext:
 - name: UNET_FACTORY_BLOB_URL
   value: {{ .Values.blobs.s3.url | default "file:///data/blobs" }}
 {{- with .Values.blobs.s3.endpoint }}
-- name: AWS_ENDPOINT_URL
+- name: AWS_ENDPOINT_URL_S3
   value: {{ . }}
+{{- end }}
+{{- with .Values.blobs.s3.region }}
+- name: AWS_DEFAULT_REGION
+  value: {{ . }}
+{{- end }}
+{{- if .Values.blobs.s3.caSecret }}
+- name: AWS_CA_BUNDLE
+  value: /run/secrets/s3-ca/ca.crt
 {{- end }}
 {{- if .Values.blobs.s3.credentialsSecret }}
 - name: AWS_SHARED_CREDENTIALS_FILE
@@ -107,6 +118,11 @@ securityContext:
   mountPath: /run/secrets/s3
   readOnly: true
 {{- end }}
+{{- if .Values.blobs.s3.caSecret }}
+- name: s3-ca
+  mountPath: /run/secrets/s3-ca
+  readOnly: true
+{{- end }}
 {{- if not .Values.stores.bundled }}
 - name: stores
   mountPath: /run/secrets/stores
@@ -133,6 +149,12 @@ securityContext:
 {{- end }}
 {{- with .root.Values.blobs.s3.credentialsSecret }}
 - name: s3
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+{{- end }}
+{{- with .root.Values.blobs.s3.caSecret }}
+- name: s3-ca
   secret:
     secretName: {{ . }}
     defaultMode: 0440
