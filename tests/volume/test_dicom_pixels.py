@@ -12,6 +12,7 @@ import pydicom.uid as uids
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.dataset import Dataset, FileDataset
+from pydicom.encaps import encapsulate, get_frame
 
 from tests.fixtures.dicom_files import as_bytes, as_ct, enhanced, series, zipped
 from tests.fixtures.volume_files import affine_ras, phantom
@@ -107,11 +108,37 @@ def test_enhanced_multi_frame_in_every_encoding(tmp_path: Path, encoder: str) ->
     np.testing.assert_array_equal(read_volume(path).data, SCAN)
 
 
-def test_bits_beyond_those_stored_do_not_count(tmp_path: Path) -> None:
-    """Old overlays live there."""
-    voxels = phantom(dtype="uint16")
-    slices = series(voxels | 0xF000, AFFINE, BitsStored=12, HighBit=11)
+@pytest.mark.parametrize("stored", ["uint16, 12 bits", "int16, 12 bits"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_bits_beyond_those_stored_do_not_count(tmp_path: Path, encoder: str, stored: str) -> None:
+    """Old overlays are there, and a lossless compression of the whole words keeps them."""
+    voxels, encode = VOXELS[stored], ENCODERS[encoder]()
+    overlay = np.random.default_rng(0).integers(0, 16, voxels.shape, "uint16") << 12
+    with_overlay = (voxels.view("uint16") & 0x0FFF | overlay).view(voxels.dtype)
+    slices = [encode(one) for one in series(with_overlay, AFFINE)]
+    for one in slices:
+        one.BitsStored, one.HighBit = 12, 11
     np.testing.assert_array_equal(read_volume(zipped(slices, tmp_path / "a.zip")).data, voxels)
+
+
+@pytest.mark.parametrize("encoder", ["Explicit VR Little Endian", "JPEG 2000 Image Compression (Lossless Only)"])
+def test_one_sample_a_pixel_without_photometric_interpretation_is_grey(tmp_path: Path, encoder: str) -> None:
+    slices = [ENCODERS[encoder]()(one) for one in series(SCAN.astype("int16"), AFFINE)]
+    del slices[1].PhotometricInterpretation
+    slices[2].PhotometricInterpretation = "monochrome2"
+    volume = read_volume(zipped(slices, tmp_path / "a.zip"))
+    np.testing.assert_array_equal(volume.data, SCAN)
+    assert volume.header.notes == ("1 image without a PhotometricInterpretation; values taken as stored",)
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\xff", b"\n", b"    "])
+def test_jpeg_may_be_followed_by_padding(tmp_path: Path, padding: bytes) -> None:
+    slices = [ENCODERS["JPEG lossless SV1"]()(one) for one in series(SCAN.astype("int16"), AFFINE)]
+    for one in slices:
+        frame = get_frame(one.PixelData, 0, number_of_frames=1).rstrip(b"\0") + padding
+        one.PixelData = encapsulate([frame + b"\0" * (len(frame) % 2)])
+        one["PixelData"].is_undefined_length = True
+    np.testing.assert_array_equal(read_volume(zipped(slices, tmp_path / "a.zip")).data, SCAN)
 
 
 def test_the_rescale_of_each_slice_counts(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 PLUGIN = "imagecodecs"
 SYNTAXES = (uids.JPEGBaseline8Bit, uids.JPEGExtended12Bit, uids.JPEGLossless, uids.JPEGLosslessSV1)
 DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, (PLUGIN,))
-_END_OF_IMAGE = b"\xff\xd9"
+_END_OF_IMAGE = b"\xff\xd9"  # never among encoded pixels, where a zero byte follows each FF
+_PADDING_BYTES = 16  # that may follow it: most writers pad with NULs, some with other bytes
 
 
 def register() -> None:
@@ -41,7 +42,7 @@ def decode_frame(source: bytes, runner: base.DecodeRunner) -> bytes:
     """
     import imagecodecs  # only a worker decodes
 
-    if not source.rstrip(b"\0").endswith(_END_OF_IMAGE):
+    if _END_OF_IMAGE not in source.rstrip(b"\0")[-len(_END_OF_IMAGE) - _PADDING_BYTES :]:
         raise ValueError("the JPEG data breaks off")
     stored: type[np.uint8 | np.uint16] = np.uint8 if runner.bits_stored <= 8 else np.uint16
     pixels: NDArray[np.uint8 | np.uint16] = np.empty((runner.rows, runner.columns), stored)

@@ -112,8 +112,8 @@ def _native(source: Readable, image: DicomObject, frames: Sequence[int]) -> Iter
 
 
 def _without_unused_bits(stored: NDArray[np.generic], bits: int) -> NDArray[np.generic]:
-    """Above the bits that are stored may lie anything (PS3.5 section 8.1.1)."""
-    unused = 8 * stored.itemsize - bits
+    """Anything may lie above the bits that are stored (PS3.5 section 8.1.1), and compression keeps it there."""
+    unused = max(0, 8 * stored.itemsize - bits)
     shifted: NDArray[np.generic] = np.right_shift(np.left_shift(stored, unused), unused)
     return shifted
 
@@ -140,7 +140,9 @@ def _decoded(
     jpeg.register()
     syntax = image.stated_syntax
     assert syntax is not None
-    options = as_pixel_options(image.dataset, transfer_syntax_uid=syntax, pixel_keyword="PixelData")
+    options = as_pixel_options(
+        image.dataset, transfer_syntax_uid=syntax, pixel_keyword="PixelData", photometric_interpretation=_GREY[-1]
+    )
     with SpooledTemporaryFile(_IN_MEMORY_BYTES) as copy:
         left = max_bytes
         while left and (piece := source.read(min(left, PIECE_BYTES))):
@@ -151,7 +153,7 @@ def _decoded(
         for pixels, _ in decoder.iter_array(
             cast(BinaryIO, copy), indices=frames, raw=True, decoding_plugin=_PLUGINS[syntax], **options
         ):
-            yield pixels
+            yield _without_unused_bits(pixels, int(image.dataset.BitsStored))
 
 
 def _next(decoded: Iterator[NDArray[np.generic]], one: Slice) -> NDArray[np.generic]:
@@ -169,11 +171,9 @@ def _rescaled(stored: NDArray[np.generic], one: Slice) -> NDArray[np.float32]:
 
 
 def _check_grey(dataset: Dataset, name: str) -> None:
-    samples, photometric = (
-        whole(dataset, "SamplesPerPixel", name, 1),
-        "".join(texts(dataset, "PhotometricInterpretation")),
-    )
-    if samples != 1 or photometric not in _GREY:
+    samples = whole(dataset, "SamplesPerPixel", name, 1)
+    photometric = "\\".join(texts(dataset, "PhotometricInterpretation")).upper()
+    if samples != 1 or photometric not in ("", *_GREY):
         raise NotAVolume(
             f"{name} has colours ({samples} samples a pixel); grey images are needed, {' or '.join(_GREY)}",
             samples_per_pixel=samples,

@@ -87,7 +87,7 @@ def read_series(
         stack = stacked(slices, spacing_given=spacing_ras_mm is not None, choice=choice)
     stored = _stored(stack, np.result_type(*dtypes))
     check_claims(stored, limits)
-    notes += stack.notes + _inverted(images) + _misstated(images)
+    notes += stack.notes + _photometric(images) + _misstated(images)
     header = header_of(stored, trusted_grid(stored, spacing_ras_mm), notes)
     sources = {one.source.member: one.source for one in stack.slices}
     places = {member: index for index, member in enumerate(sources)}
@@ -142,12 +142,14 @@ def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
     )
 
 
-def _inverted(images: list[DicomObject]) -> tuple[str, ...]:
-    inverted = sum(texts(image.dataset, "PhotometricInterpretation") == ("MONOCHROME1",) for image in images)
-    return (
-        (f"{counted(inverted, 'image')} to be shown inverted (MONOCHROME1); values taken as stored",)
-        if inverted
-        else ()
+def _photometric(images: list[DicomObject]) -> tuple[str, ...]:
+    found = ["".join(texts(image.dataset, "PhotometricInterpretation")).upper() for image in images]
+    notes = {
+        "MONOCHROME1": "{} to be shown inverted (MONOCHROME1); values taken as stored",
+        "": "{} without a PhotometricInterpretation; values taken as stored",
+    }
+    return tuple(
+        note.format(counted(found.count(value), "image")) for value, note in notes.items() if value in found
     )
 
 
