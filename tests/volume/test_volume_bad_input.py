@@ -1,6 +1,10 @@
 """Files that are no usable volume: each has its error, names its number, costs little and leaves nothing behind."""
 
+import bz2
 import gzip
+import io
+import lzma
+import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +23,15 @@ from unet_factory.volume import VolumeLimits, read_header, read_volume, sniff_fo
 
 RAW = phantom().tobytes(order="F")
 NIFTI_BYTES = 352 + len(RAW)
+
+
+def tar_of(content: bytes) -> bytes:
+    with io.BytesIO() as file:
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            member = tarfile.TarInfo("scan.nii")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        return file.getvalue()
 
 
 def refuses(path: Path, error: type[FactoryError], named: str) -> None:
@@ -41,6 +54,13 @@ def refuses(path: Path, error: type[FactoryError], named: str) -> None:
         (gzip.compress(b"hello"), "gzipped data that is text"),
         (gzip.compress(b"NRRD0004\n"), "gzipped"),
         (b"\x1f\x8b" + b"\xff" * 50, "damaged"),
+        (gzip.compress(gzip.compress(RAW)), "gzipped once more"),
+        (bz2.compress(RAW), "bzip2"),
+        (lzma.compress(RAW), "xz"),
+        ((348).to_bytes(4, "little") + bytes(344), "Analyze 7.5"),
+        (gzip.compress((348).to_bytes(4, "big") + bytes(344)), "gzipped data that is an Analyze 7.5"),
+        (tar_of(RAW), "tar archive"),
+        (gzip.compress(tar_of(RAW)), "gzipped data that is a tar archive"),
     ],
 )
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.mha", "scan.txt"])

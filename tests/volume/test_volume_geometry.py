@@ -6,15 +6,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 
 from tests.fixtures.volume_files import (
     SPACING_RAS_MM,
     affine_ras,
+    load_itk,
     load_nifti,
     phantom,
     write_mha,
     write_nifti,
     write_nrrd,
+    write_volume,
 )
 from unet_factory.domain.errors import FactoryError, GeometryInvalid, SpacingAmbiguous, SpacingInvalid
 from unet_factory.volume import read_header, read_volume, write_labelmap
@@ -173,7 +176,12 @@ def test_mha_affine(tmp_path: Path, fields: dict[str, Any]) -> None:
 def test_mha_aliases(tmp_path: Path) -> None:
     names: dict[str, Any] = {"Offset": None, "TransformMatrix": None, "ElementSpacing": None}
     path = write_mha(
-        tmp_path / "scan.mha", **names, Position="7 8 9", Rotation="0 1 0 -1 0 0 0 0 1", ElementSize="1 2 3"
+        tmp_path / "scan.mha",
+        **names,
+        Position="7 8 9",
+        Rotation="0 1 0 -1 0 0 0 0 1",
+        ElementSize="1 2 3",
+        ElementDataFile="Local",
     )
     header = read_header(path)
     np.testing.assert_array_equal(header.affine[:3], [[0, 2, 0, -7], [-1, 0, 0, -8], [0, 0, 3, 9]])
@@ -192,7 +200,22 @@ NRRD_GEOMETRIES: list[tuple[dict[str, Any], type[FactoryError], str]] = [
         GeometryInvalid,
         r"space a text of 28 characters .*needed is one of left-posterior-superior",
     ),
-    ({"space_units": '"m" "m" "m"'}, SpacingInvalid, r"text of 11 characters; mm is needed"),
+    ({"space_units": '"m" "m" "m"'}, SpacingInvalid, "space units are 'm m m'; mm is needed"),
+    ({"space_units": '"mm" "mm" "um"'}, SpacingInvalid, "space units are 'mm mm um'; mm is needed"),
+    (
+        {"space_directions": None, "space": None, "spacings": "1 2 3", "units": '"um" "um" "um"'},
+        SpacingInvalid,
+        "units are 'um um um'; mm is needed",
+    ),
+    ({"spacings": "1 2 4"}, SpacingAmbiguous, "says 1 x 2 x 3 mm but .* says 1 x 2 x 4 mm"),
+    (
+        {
+            **{"dimension": "4", "sizes": "5 6 7 1", "kinds": "domain domain domain domain"},
+            **{"space": None, "space_dimension": "4", "space_directions": "(1,0,0,9) (0,2,0,0) (0,0,3,0) (0,0,0,1)"},
+        },
+        GeometryInvalid,
+        "fourth axis",
+    ),
 ]
 
 
@@ -215,6 +238,43 @@ def test_nrrd_spaces(tmp_path: Path, space: str, orientation: str, origin: tuple
     assert header.orientation == orientation
     assert header.spacing_ras_mm == (1, 2, 3)
     assert tuple(header.affine[:3, 3]) == origin
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"spacings": "nan nan nan"},
+        {"spacings": "1 2 3", "units": '"mm" "mm" "mm"'},
+        {"space_directions": None, "space": None, "spacings": "1 2 3", "units": '"" "mm" "millimeter"'},
+        {
+            **{"dimension": "4", "sizes": "5 6 7 1", "kinds": "domain domain domain time"},
+            **{"space_directions": None, "space": None, "spacings": "1 2 3 0.5", "units": "mm mm mm ms"},
+        },
+    ],
+)
+def test_statements_of_an_nrrd_that_agree(tmp_path: Path, fields: dict[str, Any]) -> None:
+    assert read_header(write_nrrd(tmp_path / "scan.nrrd", **fields)).spacing_ras_mm == (1, 2, 3)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".nii.gz"])
+def test_one_volume_of_a_series_that_itk_has_joined(tmp_path: Path, suffix: str) -> None:
+    scan = load_itk(write_volume(tmp_path / "scan.nii.gz", phantom(), affine_ras(0)))
+    sitk.WriteImage(sitk.JoinSeries([scan]), str(tmp_path / f"joined{suffix}"))
+    found = read_volume(tmp_path / f"joined{suffix}")
+    np.testing.assert_array_equal(found.data, phantom())
+    np.testing.assert_allclose(found.spacing_ras_mm, SPACING_RAS_MM)
+
+
+def test_a_nifti_without_an_orientation_says_so(tmp_path: Path) -> None:
+    assert "left, anterior and superior" in read_header(write_nifti(tmp_path / "scan.nii", codes=(0, 0))).notes[0]
+    assert read_header(write_nifti(tmp_path / "scan.nii", codes=(1, 0))).notes == ()
+
+
+@pytest.mark.parametrize("unit", ["um", "cm"])
+def test_an_mha_in_another_unit(tmp_path: Path, unit: str) -> None:
+    with pytest.raises(SpacingInvalid, match=f"DistanceUnits is '{unit}'; mm is needed"):
+        read_header(write_mha(tmp_path / "scan.mha", DistanceUnits=unit))
+    assert read_header(write_mha(tmp_path / "scan.mha", DistanceUnits="mm")).spacing_ras_mm == (1, 2, 3)
 
 
 def test_nrrd_without_a_space_is_read_as_itk_does(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class StoredVolume:
 
     ``affine`` (4, 4) maps voxel indices to RAS mm and comes from ``affine_source``. ``declared_spacing_mm`` is the
     header's separate statement in ``spacing_source``, unrepaired (it may hold 0 or NaN); None where there is none, and
-    then the affine's columns are unit vectors.
+    then the affine's columns are unit vectors. ``notes`` are those of ``VolumeHeader``.
     """
 
     format: FileFormat
@@ -59,6 +59,7 @@ class StoredVolume:
     payload: Payload
     slope: float = 1.0
     inter: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def is_scaled(self) -> bool:
@@ -142,7 +143,7 @@ class Volume:
     header: VolumeHeader
 
 
-def header_of(stored: StoredVolume, grid: Grid, notes: tuple[str, ...] = ()) -> VolumeHeader:
+def header_of(stored: StoredVolume, grid: Grid) -> VolumeHeader:
     """The statements of the file and the geometry that they were found to mean."""
     return VolumeHeader(
         format=stored.format,
@@ -152,5 +153,5 @@ def header_of(stored: StoredVolume, grid: Grid, notes: tuple[str, ...] = ()) -> 
         orientation=grid.orientation,
         shape_ras=grid.shape_ras,
         dtype=stored.dtype.name,
-        notes=notes,
+        notes=stored.notes,
     )

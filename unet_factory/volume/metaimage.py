@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.domain.errors import GeometryInvalid, NotAVolume
+from unet_factory.domain.errors import GeometryInvalid, NotAVolume, SpacingInvalid
 from unet_factory.volume.geometry import LPS_TO_RAS, column_lengths, usable_spacing
 from unet_factory.volume.header import Payload, StoredGrid, StoredVolume, Triple, payload_bytes, spatial_shape
 from unet_factory.volume.payload import COMPRESSION_LEVEL
@@ -18,6 +18,7 @@ from unet_factory.volume.text_header import (
     one_of,
     read_text_header,
     required,
+    shown,
     unique_fields,
 )
 
@@ -47,6 +48,7 @@ def read_metaimage(path: Path) -> StoredVolume:
     Raises:
         NotAVolume: a header that cannot be, voxels in another file, as text, or not one real number each.
         GeometryInvalid: not one 3D volume, or space mixed with a fourth axis.
+        SpacingInvalid: a unit of length other than mm.
     """
     fields, end = _read_fields(path)
     _check_layout(fields)
@@ -91,11 +93,13 @@ def _read_fields(path: Path) -> tuple[Fields, int]:
 def _check_layout(fields: Fields) -> None:
     """Only voxels inside the file: another file's name could lead anywhere on the machine that reads it."""
     one_of("ObjectType", fields.get("ObjectType", "Image"), ["Image"])
-    one_of("ElementDataFile", fields["ElementDataFile"], ["LOCAL"])
+    one_of("ElementDataFile", fields["ElementDataFile"], ["LOCAL", "Local", "local"])
     one_of("HeaderSize", fields.get("HeaderSize", "0"), ["0"])
     one_of("ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"), ["1"])
     if not _is_true(fields.get("BinaryData", "True")):
         raise NotAVolume("BinaryData is False; save the voxels as binary data")
+    if fields.get("DistanceUnits", "mm") not in ("mm", "?", ""):
+        raise SpacingInvalid(f"DistanceUnits is {shown(fields['DistanceUnits'])}; mm is needed")
 
 
 def _payload(fields: Fields, start: int, n_bytes: int) -> Payload:

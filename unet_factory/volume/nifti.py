@@ -23,6 +23,9 @@ _GRID_FIELDS = (
     *("qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z"),
 )
 _QUATERNION = ("quatern_b", "quatern_c", "quatern_d")
+_NO_ORIENTATION = (  # nibabel's reading; ITK and FSL take the first axis for the other direction
+    "the header has no valid qform or sform code: the axes are taken to point left, anterior and superior",
+)
 _LABEL_INTENT = 1002
 _NO_EXTENSIONS = b"\0" * 4
 _silent = logging.Logger("nibabel repairs", level=logging.CRITICAL + 1)
@@ -41,17 +44,19 @@ def read_nifti(path: Path) -> StoredVolume:
     mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     shape, dtype = _shape(header), _dtype(header)
     slope, inter = _scaling(header)
+    source = "sform" if repaired["sform_code"] > 0 else "qform" if repaired["qform_code"] > 0 else "pixdim"
     return StoredVolume(
         format="nifti",
         shape=shape,
         dtype=dtype,
         affine=_affine(repaired, mm_per_unit),
-        affine_source="sform" if repaired["sform_code"] > 0 else "qform" if repaired["qform_code"] > 0 else "pixdim",
+        affine_source=source,
         declared_spacing_mm=_pixdim(header, mm_per_unit),
         spacing_source="pixdim",
         payload=Payload(offset, payload_bytes(shape, dtype), 0 if _is_gzipped(path) else None),
         slope=slope,
         inter=inter,
+        notes=_NO_ORIENTATION if source == "pixdim" else (),
     )
 
 

@@ -1,6 +1,7 @@
 """NRRD files with their voxels inside (.nrrd), raw or gzipped. Their world is LPS, RAS or LAS mm, as ``space`` says."""
 
 import gzip
+import math
 import re
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from unet_factory.volume.text_header import (
 )
 
 _END = re.compile(rb"\r?\n\r?\n")
+_WORD = re.compile(r'"(?P<quoted>[^"]*)"?|(?P<bare>[^\s"]+)')
 _VECTOR = re.compile(r"none|\(([^()]*)\)")
 _SPATIAL_KINDS = ("domain", "space", "none", "???")
 _DTYPES = {
@@ -40,6 +42,7 @@ _DTYPES = {
 }
 _DTYPE_OF = {name: dtype for dtype, names in _DTYPES.items() for name in names}
 _ENDIANS: dict[str, Literal["<", ">"]] = {"little": "<", "big": ">"}
+_MM_OR_UNKNOWN = {"mm", "millimeter", "millimeters", "none", "unknown", "???", ""}
 _RAW, _GZIPPED = ("raw",), ("gzip", "gz")
 _RAS_SIGNS = {
     **dict.fromkeys(("left-posterior-superior", "lps"), (-1.0, -1.0, 1.0)),
@@ -103,9 +106,17 @@ def _check_layout(fields: Fields) -> None:
     for key in ("lineskip", "byteskip"):
         one_of(key, fields.get(key, "0"), ["0"])
     one_of("encoding", required(fields, "encoding").lower(), [*_RAW, *_GZIPPED])
-    units = fields.get("spaceunits", "").replace('"', " ").split()
-    if not set(units) <= {"mm", "none", "unknown", "???"}:
-        raise SpacingInvalid(f"space units are {shown(fields['spaceunits'])}; mm is needed")
+    _check_units("space units", _words(fields.get("spaceunits", "")))
+
+
+def _words(text: str) -> list[str]:
+    """Words, or quoted texts, which may be empty."""
+    return [match["quoted"] or match["bare"] or "" for match in _WORD.finditer(text)]
+
+
+def _check_units(name: str, units: list[str]) -> None:
+    if not {unit.strip().lower() for unit in units} <= _MM_OR_UNKNOWN:
+        raise SpacingInvalid(f"{name} are {shown(' '.join(units))}; mm is needed")
 
 
 def _spatial_axes(fields: Fields) -> tuple[list[int], tuple[int, int, int]]:
@@ -143,19 +154,22 @@ def _geometry(fields: Fields) -> tuple[NDArray[np.float64], Triple | None]:
     spacing_mm = _spacings(fields)
     if "spacedirections" in fields:
         affine[:3, :3] = _directions(fields)
-        spacing_mm = column_lengths(affine)
+        if spacing_mm is None or all(map(math.isnan, spacing_mm)):  # as NRRD writes "no spacing"
+            spacing_mm = column_lengths(affine)
     else:
         affine[:3, :3] = np.diag(usable_spacing(spacing_mm or (1.0, 1.0, 1.0)))
     if "spaceorigin" in fields:
-        affine[:3, 3] = numbers("space origin", fields["spaceorigin"].strip("()"), 3)
+        affine[:3, 3] = numbers("space origin", fields["spaceorigin"].strip("()"), _space_dimension(fields))[:3]
     return np.array([[*_ras_signs(fields), 1.0]]).T * affine, spacing_mm
 
 
 def _spacings(fields: Fields) -> Triple | None:
     if "spacings" not in fields:
         return None
+    axes = _spatial_axes(fields)[0]
     values = numbers("spacings", fields["spacings"], len(axis_lengths(fields, "sizes", "dimension")))
-    i_mm, j_mm, k_mm = (values[axis] for axis in _spatial_axes(fields)[0])
+    _check_units("units", [unit for axis, unit in enumerate(_words(fields.get("units", ""))) if axis in axes])
+    i_mm, j_mm, k_mm = (values[axis] for axis in axes)
     return (i_mm, j_mm, k_mm)
 
 
@@ -165,12 +179,20 @@ def _directions(fields: Fields) -> NDArray[np.float64]:
     axes = _spatial_axes(fields)[0]
     if len(vectors) != len(axis_lengths(fields, "sizes", "dimension")) or any(vectors[axis] is None for axis in axes):
         raise GeometryInvalid(f"space directions are {shown(fields['spacedirections'])}; each spatial axis needs one")
-    return np.array([numbers("space directions", vectors[axis], 3) for axis in axes]).T
+    stated = np.array([numbers("space directions", vectors[axis], _space_dimension(fields)) for axis in axes])
+    if stated[:, 3:].any():
+        raise GeometryInvalid(f"the space directions mix space with a fourth axis: {stated.tolist()}")
+    return stated[:, :3].T
+
+
+def _space_dimension(fields: Fields) -> int:
+    """4 where ITK has written one volume of a series; a space with a name has three."""
+    return 4 if fields.get("spacedimension") == "4" and "space" not in fields else 3
 
 
 def _ras_signs(fields: Fields) -> tuple[float, float, float]:
     space, dimension = fields.get("space", "lps").lower(), fields.get("spacedimension", "3")
-    if space not in _RAS_SIGNS or dimension != "3":
+    if space not in _RAS_SIGNS or dimension != str(_space_dimension(fields)):
         raise GeometryInvalid(
             f"space {shown(space)} (dimension {shown(dimension)}) has no anatomical directions; needed is one of "
             + ", ".join(_RAS_SIGNS)

@@ -153,6 +153,17 @@ _SNIFFED_BYTES = 1024
 _METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType|TransformType|Name|ID)[ \t]*=")
 _NIFTI_MAGIC = {348: (344, (b"n+1\0",), (b"ni1\0",)), 540: (4, (b"n+2\0",), (b"ni2\0",))}
 
+_OTHER_FORMATS = {
+    **dict.fromkeys((b"\x89HDF", b"CDF"), "an HDF5 or NetCDF file (MINC?)"),
+    b"BZh": "compressed by bzip2; compress it by gzip, or not at all",
+    b"\xfd7zXZ\0": "compressed by xz; compress it by gzip, or not at all",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd; compress it by gzip, or not at all",
+    GZIP_MAGIC: "gzipped once more; gzip it once",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive; send a zip archive",
+    b"Rar!": "a RAR archive; send a zip archive",
+    **dict.fromkeys((struct.pack("<i", 348), struct.pack(">i", 348)), "an Analyze 7.5 header; convert it to NIfTI"),
+}
+
 
 def sniff_format(path: Path, limits: VolumeLimits = DEFAULT_LIMITS) -> FileFormat:
     """``nifti`` (plain or gzipped), ``mha``, ``nrrd``, or ``dicom``: one object, or a zip archive that holds any.
@@ -204,8 +215,11 @@ def _impression(head: bytes) -> str:
         return "is a zip archive without a DICOM object"
     if head.startswith(APPLE_DOUBLE):
         return "is what macOS leaves beside a file (._NAME), not the file itself"
-    if head.startswith((b"\x89HDF", b"CDF")):
-        return "is an HDF5 or NetCDF file (MINC?)"
+    for start, kind in _OTHER_FORMATS.items():
+        if head.startswith(start):
+            return f"is {kind}"
+    if head[257:262] == b"ustar":
+        return "is a tar archive; send one volume, or the files of one DICOM series in a zip archive"
     if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
         return "is text"
     return "begins with the bytes " + head[:8].hex(" ")

@@ -17,7 +17,7 @@ MAX_HEADER_BYTES = 2**20
 MAX_AXES = 16  # as in NRRD
 _SHOWN_CHARACTERS = 60
 _QUOTABLE = re.compile(
-    r"([-+0-9.,;:()\\\s]|\d[eE]|nan|inf|none|true|false|local|list|bzip2|bz2|hex|ascii|te?xt|block|[mcu]m|inches|pixel"
+    r"([-+0-9.,;:()\\\s]|\d[eE]|nan|inf|none|true|false|local|list|bzip2|bz2|hex|ascii|te?xt|block|[mcun]?m|inches|pixel"
     r"|met_(none|ascii_char|char|string|(u?char|u?short|u?int|u?long|u?long_long|float|double)(_array)?|float_matrix|other)"
     r"|domain|space|time|point|vector|covariant|normal|stub|scalar|complex|color|rgba?|hsv|xyz|quaternion|matrix|sym|masked"
     r"|(un)?signed|char|short|int|long|float|double|u?int(8|16|32|64)_t|little|big|scanner|right|left|handed)*",

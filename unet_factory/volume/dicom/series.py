@@ -85,10 +85,10 @@ def read_series(
         dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
         slices = [one for image in images for one in slices_of(image)]
         stack = stacked(slices, spacing_given=spacing_ras_mm is not None, choice=choice)
-    stored = _stored(stack, np.result_type(*dtypes))
-    check_claims(stored, limits)
     notes += stack.notes + _photometric(images) + _misstated(images)
-    header = header_of(stored, trusted_grid(stored, spacing_ras_mm), notes)
+    stored = _stored(stack, np.result_type(*dtypes), notes)
+    check_claims(stored, limits)
+    header = header_of(stored, trusted_grid(stored, spacing_ras_mm))
     sources = {one.source.member: one.source for one in stack.slices}
     places = {member: index for index, member in enumerate(sources)}
     return DicomSeries(
@@ -127,7 +127,7 @@ def read_series_volume(
     return DicomVolume(data_ras, header.spacing_ras_mm, noted, series)
 
 
-def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
+def _stored(stack: Stack, dtype: np.dtype[np.generic], notes: tuple[str, ...]) -> StoredVolume:
     columns, rows = stack.slices[0].shape
     shape = (columns, rows, len(stack.slices))
     return StoredVolume(
@@ -139,6 +139,7 @@ def _stored(stack: Stack, dtype: np.dtype[np.generic]) -> StoredVolume:
         declared_spacing_mm=stack.spacing_mm,
         spacing_source="PixelSpacing with ImagePositionPatient",
         payload=Payload(0, payload_bytes(shape, dtype)),
+        notes=notes,
     )
 
 
@@ -148,9 +149,7 @@ def _photometric(images: list[DicomObject]) -> tuple[str, ...]:
         "MONOCHROME1": "{} to be shown inverted (MONOCHROME1); values taken as stored",
         "": "{} without a PhotometricInterpretation; values taken as stored",
     }
-    return tuple(
-        note.format(counted(found.count(value), "image")) for value, note in notes.items() if value in found
-    )
+    return tuple(note.format(counted(found.count(value), "image")) for value, note in notes.items() if value in found)
 
 
 def _misstated(images: list[DicomObject]) -> tuple[str, ...]:
