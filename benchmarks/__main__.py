@@ -18,7 +18,7 @@ PAGE = Path("docs/results/speed.md")
 # In the order of the page; each module registers its areas when it is imported.
 _MODULES = (
     *("generation", "inference", "engines", "whole", "networks", "jobs"),
-    *("reading", "upkeep", "start", "many_models", "quote", "page", "training"),
+    *("reading", "upkeep", "workers", "start", "many_models", "quote", "page", "training"),
 )
 
 

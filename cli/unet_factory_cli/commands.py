@@ -195,6 +195,9 @@ def quote(
     budget_seconds: Annotated[float | None, typer.Option(help="Mark the finest spacing within this time.")] = None,
     budget_bytes: Annotated[int | None, typer.Option(help="Mark the finest spacing within this memory.")] = None,
     mirroring: Annotated[bool, typer.Option("--mirroring", help="The price with the scan's mirror images.")] = False,
+    progressive: Annotated[
+        bool, typer.Option("--progressive", help="The price with a coarse label map first.")
+    ] = False,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -203,7 +206,9 @@ def quote(
     with clear_errors("cli"):
         from unet_factory_cli import quotes, remote
 
-        wishes = quotes.Wishes(model, spacing, working_spacing, outside, budget_seconds, budget_bytes, mirroring)
+        wishes = quotes.Wishes(
+            model, spacing, working_spacing, outside, budget_seconds, budget_bytes, mirroring, progressive
+        )
         quotes.show_quote(remote.Address.of(url, api_key), scan, wishes, as_json=as_json)
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich.table import Column, Table
 
+from unet_factory.domain.budget import BudgetReport
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.jobs import PolicyReport, Problem, Spacings
 from unet_factory.domain.plausibility import Finding
@@ -13,6 +14,8 @@ from unet_factory_cli.failures import say
 from unet_factory_cli.label_statistics import LabelStatistics
 
 State = Literal["segmented", "kept", "failed"]
+
+_MEGABYTE = 1e6
 
 
 class Outcome(Frozen):
@@ -26,6 +29,7 @@ class Outcome(Frozen):
     device: str | None = None
     spacing: Spacings = Spacings()
     policy: PolicyReport | None = None
+    budget: BudgetReport | None = None
     conditions: Mapping[str, float] = {}
     volumes_ml: Mapping[str, float] = {}
     implausible: tuple[Finding, ...] = ()
@@ -52,7 +56,12 @@ def tell(outcome: Outcome) -> None:
     if outcome.policy is not None and outcome.policy.out_of_range:
         say(f"note: outside the trained range of {outcome.model}; the policy was {outcome.policy.outside}")
     if outcome.policy is not None and outcome.policy.reduced_memory:
-        say("note: memory ran out; the scan was segmented in smaller windows")
+        changes = ["in smaller windows"]
+        changes += ["at a coarser spacing"] if outcome.policy.coarser_for_memory else []
+        changes += ["on the CPU"] if outcome.policy.moved_to_cpu else []
+        say(f"note: memory ran out; the scan was segmented {' and '.join(changes)}")
+    if outcome.budget is not None:
+        say(_budget_text(outcome.budget))
 
 
 def warn(model: str | None, findings: Sequence[Finding], scan: str = "") -> None:
@@ -85,6 +94,16 @@ def _last_cell(outcome: Outcome) -> str:
         return f"{outcome.error.title}: {outcome.error.detail}" if outcome.error.detail else outcome.error.title
     volumes = ", ".join(f"{name} {ml:.2f} ml" for name, ml in outcome.volumes_ml.items())
     return f"{volumes}; NOT PLAUSIBLE" if outcome.implausible else volumes
+
+
+def _budget_text(budget: BudgetReport) -> str:
+    allowed = [f"{budget.seconds:g} s"] if budget.seconds is not None else []
+    allowed += [f"{budget.bytes / _MEGABYTE:.0f} MB"] if budget.bytes is not None else []
+    text = f"budget of {' and '.join(allowed)} {'kept' if budget.kept else 'NOT kept'}"
+    text += f": predicted {budget.predicted_seconds:.2f} s and {budget.predicted_bytes / _MEGABYTE:.0f} MB"
+    if budget.spent_seconds is None or budget.spent_bytes is None:
+        return text
+    return f"{text}, took {budget.spent_seconds:.2f} s and {budget.spent_bytes / _MEGABYTE:.0f} MB"
 
 
 def _spacing_text(spacing_mm: Sequence[float]) -> str:

@@ -1,5 +1,6 @@
 """``unet-factory quote``: the price of a scan, from its header alone."""
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +27,7 @@ class Wishes(NamedTuple):
     budget_seconds: float | None
     budget_bytes: int | None
     mirroring: bool
+    progressive: bool
 
 
 def show_quote(at: Address, scan: Path, wishes: Wishes, *, as_json: bool) -> None:
@@ -48,6 +50,7 @@ def show_quote(at: Address, scan: Path, wishes: Wishes, *, as_json: bool) -> Non
             budget_seconds=wishes.budget_seconds,
             budget_bytes=wishes.budget_bytes,
             mirroring=wishes.mirroring,
+            progressive=wishes.progressive,
         )
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
@@ -75,8 +78,10 @@ def _print(answer: Quote, wishes: Wishes) -> None:
     say(f"queue: {wait.jobs} jobs ahead, {wait.workers} workers; {how_long} to wait")
     if answer.chosen is not None:
         say("*: the finest spacing within the budget")
-    elif (wishes.budget_seconds, wishes.budget_bytes) != (None, None):
-        say("no spacing is known to keep this budget")
+    elif answer.measurements and (wishes.budget_seconds, wishes.budget_bytes) != (None, None):
+        least_s = math.ceil(100 * min(option.seconds_high or 0.0 for option in answer.options)) / 100
+        least_mb = math.ceil(min(option.peak_bytes_high or 0 for option in answer.options) / _MEGABYTE)
+        say(f"no spacing keeps this budget; the least that would do is {least_s:.2f} s or {least_mb} MB")
 
 
 def _cells(option: QuoteOption) -> list[str]:

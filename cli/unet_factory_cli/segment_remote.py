@@ -79,6 +79,7 @@ class ByGateway:
             device=job.device,
             spacing=job.spacing,
             policy=job.policy,
+            budget=job.budget,
             conditions=job.conditions,
             volumes_ml=job.volumes_ml or {},
             implausible=job.implausible,

@@ -188,6 +188,7 @@ def quote(
     outside: OutsidePolicy | None = None,
     dicom: bool = False,
     mirroring: bool = False,
+    progressive: bool = False,
     budget_seconds: float | None = None,
     budget_bytes: int | None = None,
 ) -> Call[Quote]:
@@ -197,6 +198,7 @@ def quote(
         working_spacing: the finest spacing to quote; the scan's own by default.
         dicom: whether the scan is a DICOM series.
         mirroring: whether its mirror images are to be segmented too.
+        progressive: whether a coarse label map is to be made first.
         budget_seconds, budget_bytes: have the answer name the finest spacing that keeps them.
     """
     wishes = {
@@ -204,6 +206,7 @@ def quote(
         "working_spacing": None if working_spacing is None else _plain(float, working_spacing),
         "outside": outside and str(outside),
         "mirroring": mirroring or None,
+        "progressive": progressive or None,
         "budget_seconds": budget_seconds,
         "budget_bytes": budget_bytes,
     }

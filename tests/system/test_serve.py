@@ -25,7 +25,7 @@ from unet_factory.model.checkpoint import load_unet
 from unet_factory.model.inference import logits
 from unet_factory.model.preprocessing import zscore
 from unet_factory_cli.doctor.findings import Finding
-from unet_factory_client import FactoryClient, FactoryProblem
+from unet_factory_client import FactoryClient, FactoryProblem, Quote
 
 log = logging.getLogger(__name__)
 
@@ -77,11 +77,24 @@ def test_a_factory_that_has_done_nothing_yet_knows_its_prices(factory: ServeProc
     assert 0 < (coarsest.peak_bytes or 0) < (finest.peak_bytes or 0)
 
 
+def test_a_quote_from_the_command_line_is_for_what_the_header_says(factory: ServeProcess) -> None:
+    shape = nibabel.Nifti1Image.from_filename(EXAMPLE).shape
+    done = command(factory, "quote", str(EXAMPLE), "--json")
+    assert done.returncode == 0, done.stderr
+    asked = Quote.model_validate_json(done.stdout)
+    assert (asked.shape, asked.spacing) == (shape, (1.0, 1.0, 1.0))
+    assert asked.options[0].shape == shape
+    told = command(factory, "quote", str(EXAMPLE), "--budget-seconds", "0.000001")
+    assert told.returncode == 0, told.stderr
+    assert "no spacing keeps this budget; the least" in told.stderr
+
+
 def test_a_real_scan_through_the_command_line_comes_back_on_its_own_grid(factory: ServeProcess, tmp_path: Path) -> None:
     output = tmp_path / "labels.nii.gz"
-    done = command(factory, "segment", str(EXAMPLE), "-o", str(output))
+    done = command(factory, "segment", str(EXAMPLE), "-o", str(output), "--budget-seconds", "3600")
     assert (done.returncode, done.stdout) == (0, "")
     assert "segmented at 1 x 1 x 1 mm" in done.stderr
+    assert "budget of 3600 s kept: predicted" in done.stderr
     scan, labels = nibabel.Nifti1Image.from_filename(EXAMPLE), nibabel.Nifti1Image.from_filename(output)
     assert labels.shape == scan.shape
     assert labels.affine.tobytes() == scan.affine.tobytes()

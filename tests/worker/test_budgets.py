@@ -66,6 +66,19 @@ def test_a_budget_of_memory_is_met_by_a_coarser_spacing(
         np.testing.assert_array_equal(labels.affine, np.eye(4))
 
 
+def test_a_progressive_job_keeps_its_budget_with_its_first_look_in_it(
+    calibrated: WorkerContext, submit: Submit
+) -> None:
+    plain, progressive = (
+        run(calibrated, submit(SCAN, budget_seconds=AMPLE_S, progressive=progressive)).budget
+        for progressive in (False, True)
+    )
+    assert plain is not None
+    assert progressive is not None
+    assert progressive.seconds == AMPLE_S  # as it was given
+    assert progressive.predicted_seconds > plain.predicted_seconds * 1.05  # the one job just before refines little
+
+
 def test_an_impossible_budget_is_refused_with_the_least_that_would_do(
     calibrated: WorkerContext, submit: Submit
 ) -> None:

@@ -57,6 +57,10 @@ class Price(NamedTuple):
     peak_bytes: int
     peak_bytes_high: int
 
+    def taking(self, times: float) -> "Price":
+        """The same in so many times the seconds."""
+        return self._replace(seconds=times * self.seconds, seconds_high=times * self.seconds_high)
+
 
 def _file_terms(work: Workload) -> tuple[float, ...]:
     return 1.0, work.input_voxels, float(work.dicom), work.dicom * work.input_voxels

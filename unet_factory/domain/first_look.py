@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from unet_factory.domain.cost_model import CostModel
 from unet_factory.domain.manifest import Manifest
-from unet_factory.domain.quote import coarser_plans
+from unet_factory.domain.quote import FIRST_LOOK_SHARE, coarser_plans
 from unet_factory.domain.spacing import OutsidePolicy, SpacingPlan
 from unet_factory.domain.workload import workload_of
 
-_SHARE = 0.15  # of the whole job; a fifth is promised
 _SHARE_OF_MULTIPLICATIONS = 0.08  # what else a job does weighs more at a coarse spacing
 
 
@@ -24,6 +23,6 @@ def first_look(
         work = workload_of(manifest, shape_ras, of)
         return work.windows * work.window_multiplications if costs is None else costs.price(work).seconds
 
-    allowed = (_SHARE_OF_MULTIPLICATIONS if costs is None else _SHARE) * effort(plan)
+    allowed = (_SHARE_OF_MULTIPLICATIONS if costs is None else FIRST_LOOK_SHARE) * effort(plan)
     _, *coarser = coarser_plans(plan.native_mm, manifest.grid, outside, plan.working_mm)
     return next((each for each in coarser if effort(each) <= allowed), None)

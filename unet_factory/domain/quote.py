@@ -1,5 +1,6 @@
 """What a scan would cost at its own spacing and at coarser ones, and the finest of them that a budget allows."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from unet_factory.domain.spacing import (
 from unet_factory.domain.workload import Workload, workload_of
 
 COARSENING_STEP = 1.1
+FIRST_LOOK_SHARE = 0.15
+"""How much of a job's time the first label map of a progressive one may take; a fifth is promised."""
 
 Shape = tuple[int, int, int]
 
@@ -101,16 +104,23 @@ def priced_plans(
     *,
     dicom: bool = False,
     mirroring: bool = False,
+    progressive: bool = False,
     read_s: float | None = None,
 ) -> list[PricedPlan]:
     """The plans that are worth their price, the finest first.
 
-    One that is dearer in time and in memory than a finer one is left out. Without ``costs`` all remain.
+    A plan that costs as much time and memory as a finer one, or more, is left out. Without ``costs`` all remain.
+
+    Args:
+        progressive: the time includes a first label map at a coarse spacing.
+        read_s: as in :meth:`CostModel.price`.
     """
     worth: list[PricedPlan] = []
     for plan in plans:
         work = workload_of(manifest, shape_ras, plan, dicom=dicom, mirroring=mirroring)
         price = None if costs is None else costs.price(work, read_s)
+        if price is not None and progressive:
+            price = price.taking(1 + FIRST_LOOK_SHARE)
         if price is None or not any(_as_cheap(finer.price, price) for finer in worth):
             worth.append(PricedPlan(plan, work, price))
     return worth
@@ -142,16 +152,17 @@ def finest_within(priced: Sequence[PricedPlan], budget: Budget) -> PricedPlan | 
 def budget_too_small(priced: Sequence[PricedPlan], budget: Budget, model: str) -> BudgetTooSmall:
     """The refusal of a budget that no plan keeps, with the least that would do. The prices must be known."""
     prices = [one.price for one in priced if one.price is not None]
-    least_s, least_bytes = min(price.seconds_high for price in prices), min(price.peak_bytes_high for price in prices)
+    least_s = math.ceil(1000 * min(price.seconds_high for price in prices)) / 1000
+    least_bytes = min(price.peak_bytes_high for price in prices)
     wanted = [f"{budget.seconds:g} s"] if budget.seconds is not None else []
     wanted += [f"{budget.peak_bytes} bytes"] if budget.peak_bytes is not None else []
     coarsest = ", ".join(f"{mm:g}" for mm in priced[-1].plan.working_mm)
     return BudgetTooSmall(
-        f"no working spacing of {model} keeps a budget of {' and '.join(wanted)} for this scan; the coarsest, "
-        f"{coarsest} mm (R,A,S), needs {prices[-1].seconds_high:.2f} s and {prices[-1].peak_bytes_high} bytes",
+        f"no working spacing of {model} keeps a budget of {' and '.join(wanted)} for this scan; the least that would "
+        f"do is {least_s:.3f} s or {least_bytes} bytes, at spacings up to {coarsest} mm (R,A,S)",
         budget_seconds=budget.seconds,
         budget_bytes=budget.peak_bytes,
-        least_seconds=round(least_s, 3),
+        least_seconds=least_s,
         least_bytes=least_bytes,
         coarsest_mm=list(priced[-1].plan.working_mm),
     )

@@ -144,9 +144,8 @@ class SegmentationOptions(Frozen):
 
     @property
     def budget(self) -> Budget:
-        """What the job may cost at most; a progressive one keeps a fifth of the time for its first label map."""
-        seconds = self.budget_seconds
-        return Budget(0.8 * seconds if seconds and self.progressive else seconds, self.budget_bytes)
+        """What the job may cost at most."""
+        return Budget(self.budget_seconds, self.budget_bytes)
 
     @property
     def image_choice(self) -> ImageChoice:

@@ -64,6 +64,7 @@ def finest_affordable(
         costs,
         dicom=request.is_dicom,
         mirroring=request.mirroring,
+        progressive=request.progressive,
         read_s=read_s,
     )
     chosen = finest_within(priced, request.budget)

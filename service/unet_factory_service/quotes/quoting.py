@@ -34,6 +34,7 @@ class QuotedScan(NamedTuple):
     outside: OutsidePolicy = OutsidePolicy.CLAMP
     dicom: bool = False
     mirroring: bool = False
+    progressive: bool = False
 
 
 def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, budget: Budget) -> Quote:
@@ -64,26 +65,34 @@ def quote(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, bud
 
 
 def refuse_unaffordable(gateway: GatewayContext, model: RegisteredModel, scan: QuotedScan, budget: Budget) -> None:
-    """Nothing is refused that a worker which is up might do: one that was never measured decides for itself.
+    """Whichever worker takes the job has to keep the budget; one that was never measured decides for itself.
 
     Raises:
-        BudgetTooSmall: no kind of worker that is up keeps the budget at any spacing.
+        BudgetTooSmall: some kind of worker that is up keeps the budget at no spacing.
     """
-    workers = [worker for worker in present(gateway.redis) if model.digest in worker.models.values()]
-    known = {each.kind: each.model for each in gateway.costs.known(model.digest)} if budget.limited else {}
-    up = {worker.kind for worker in workers}
-    if not up or not up <= known.keys():
+    if not budget.limited:
         return
+    up = {worker.kind for worker in present(gateway.redis) if model.digest in worker.models.values()}
     plans = coarser_plans(scan.spacing_mm, model.manifest.grid, scan.outside, scan.working_spacing_mm)
-    offers = [_priced(model, scan, plans, costs) for kind, costs in known.items() if kind in up]
-    if all(finest_within(offer, budget) is None for offer in offers):
-        raise budget_too_small(offers[0], budget, model.manifest.name)
+    for kind, costs in gateway.costs.known(model.digest):
+        if kind in up:
+            priced = _priced(model, scan, plans, costs)
+            if finest_within(priced, budget) is None:
+                raise budget_too_small(priced, budget, model.manifest.name)
 
 
 def _priced(
     model: RegisteredModel, scan: QuotedScan, plans: Sequence[SpacingPlan], costs: CostModel | None
 ) -> list[PricedPlan]:
-    return priced_plans(model.manifest, scan.shape, plans, costs, dicom=scan.dicom, mirroring=scan.mirroring)
+    return priced_plans(
+        model.manifest,
+        scan.shape,
+        plans,
+        costs,
+        dicom=scan.dicom,
+        mirroring=scan.mirroring,
+        progressive=scan.progressive,
+    )
 
 
 def _slowest(

@@ -42,6 +42,9 @@ class QuoteRequest(BaseModel):
     mirroring: Annotated[bool, Strict()] = Field(
         default=False, description="whether the scan's mirror images are to be segmented too"
     )
+    progressive: Annotated[bool, Strict()] = Field(
+        default=False, description="whether a coarse label map is to be made first"
+    )
     budget_seconds: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None, description="have the answer name the finest spacing within this time"
     )
@@ -57,7 +60,15 @@ class QuoteRequest(BaseModel):
         """
         r, a, s = self.shape
         working = None if self.working_spacing is None else validate_spacing(self.working_spacing)
-        return QuotedScan((r, a, s), validate_spacing(self.spacing), working, self.outside, self.dicom, self.mirroring)
+        return QuotedScan(
+            (r, a, s),
+            validate_spacing(self.spacing),
+            working,
+            self.outside,
+            dicom=self.dicom,
+            mirroring=self.mirroring,
+            progressive=self.progressive,
+        )
 
 
 @router.post(

@@ -197,7 +197,7 @@ async def _events(gateway: GatewayContext, job_id: str, caller: Caller) -> Async
     told_of_coarse = False
     try:
         async for job in job_changes(gateway, job_id, caller):
-            if job.coarse is not None and not told_of_coarse and not job.state.final:
+            if job.coarse is not None and not told_of_coarse:
                 told_of_coarse = True
                 yield ServerSentEvent(job.model_dump_json(), event="coarse")
             yield ServerSentEvent(job.model_dump_json(), event="job")

@@ -107,9 +107,14 @@ def _accept_upload(
 
 
 def _quoted(header: VolumeHeader, asked: SegmentationParameters) -> QuotedScan:
-    dicom = header.format == "dicom"
     return QuotedScan(
-        header.shape_ras, header.spacing_ras_mm, asked.working_spacing_mm, asked.outside, dicom, asked.mirroring
+        header.shape_ras,
+        header.spacing_ras_mm,
+        asked.working_spacing_mm,
+        asked.outside,
+        dicom=header.format == "dicom",
+        mirroring=asked.mirroring,
+        progressive=asked.progressive,
     )
 
 

@@ -101,6 +101,13 @@ def test_a_budget_names_the_finest_spacing_that_keeps_it(
     assert ask(http, budget_bytes=1).chosen is None
 
 
+def test_a_first_look_has_its_price(http: httpx.Client, redis: Redis, settings: FactorySettings, digest: str) -> None:
+    record(redis, settings, CPU, 1e-5)
+    plain, progressive = ask(http).options[0], ask(http, progressive=True).options[0]
+    assert 1.1 < (progressive.seconds or 0.0) / (plain.seconds or 1.0) < 1.2
+    assert progressive.peak_bytes == plain.peak_bytes
+
+
 def test_one_kind_of_worker_never_spoils_anothers_figures(
     http: httpx.Client, redis: Redis, settings: FactorySettings, digest: str
 ) -> None:
@@ -139,8 +146,12 @@ def test_a_budget_that_nobody_can_keep_is_refused_before_it_is_queued(
     assert redis.zcard("jobs:active") == 0
     enough = {"budget_seconds": str(2 * problem["least_seconds"])}
     assert http.post("/segmentations", files={"file": scan}, data=enough).status_code == 202
+    unmeasured = {"budget_seconds": "0.00001"}
+    redis.delete(f"worker:{CPU.device}")
     up(redis, digest, GPU)  # was never measured: it may be fast enough
-    assert http.post("/segmentations", files={"file": scan}, data={"budget_seconds": "0.00001"}).status_code == 202
+    assert http.post("/segmentations", files={"file": scan}, data=unmeasured).status_code == 202
+    up(redis, digest, CPU)  # may take the job as well
+    assert http.post("/segmentations", files={"file": scan}, data=unmeasured).status_code == 422
     for wrong in ("0", "-1", "nan", "much"):
         answer = http.post("/segmentations", files={"file": scan}, data={"budget_seconds": wrong})
         assert answer.status_code == 400, answer.text

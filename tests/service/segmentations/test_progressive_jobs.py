@@ -52,6 +52,7 @@ def test_a_coarse_label_map_comes_first_and_is_marked(http: httpx.Client, worker
     told = [found for name, found in events if name == "coarse"]
     assert [found.state for found in told] == [JobState.RUNNING]  # once, and before the end
     assert events[-1][0] == "job"
+    assert [name for name, _ in events_of(http, job_id)] == ["coarse", "job"]  # to one who comes late, too
     assert np.prod(job.coarse.spacing) > 8 * np.prod(job.spacing.working or (1, 1, 1))
     coarse = http.get(f"/segmentations/{job_id}/coarse-labelmap")
     assert coarse.status_code == 200
