@@ -8,7 +8,7 @@ import pytest
 from redis import Redis
 
 from tests.fixtures.settings import FactorySettings
-from tests.fixtures.tiny_model import TINY, save_tiny_model
+from tests.fixtures.tiny_model import TINY, TinyEnsemble, save_tiny_ensemble, save_tiny_model
 from unet_factory.domain.manifest import Manifest
 from unet_factory.jobs.lifecycle import JobLifecycle
 from unet_factory.platform.blob_store import BlobStore
@@ -46,6 +46,11 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     save_tiny_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_ensemble(tmp_path_factory: pytest.TempPathFactory) -> TinyEnsemble:
+    return save_tiny_ensemble(tmp_path_factory.mktemp("ensemble"))
 
 
 @pytest.fixture

@@ -170,6 +170,7 @@ def unet(
     ] = "float32",
     condition: Conditions = None,
     model: ModelName = None,
+    member: Annotated[int | None, typer.Option(help="Which network of an ensemble, from 1 on.", min=1)] = None,
     outside: Outside = None,
     as_json: AsJson = False,
     url: Url = DEFAULT_URL,
@@ -180,7 +181,7 @@ def unet(
         from unet_factory_cli import remote
 
         at = remote.Address.of(url, api_key)
-        remote.unet(at, spacing, output, dtype, condition or [], model, outside, as_json=as_json)
+        remote.unet(at, spacing, output, dtype, condition or [], model, member, outside, as_json=as_json)
 
 
 @app.command()

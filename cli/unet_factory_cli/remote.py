@@ -39,6 +39,7 @@ def unet(
     dtype: str,
     conditions: Sequence[str],
     model: str | None,
+    member: int | None,
     outside: str | None,
     *,
     as_json: bool,
@@ -60,6 +61,7 @@ def unet(
         network = client.unet(
             wanted,
             model=model,
+            member=member,
             file_format=file_format,
             dtype=cast(Literal["float32", "float16"], dtype),
             conditions=known,

@@ -60,7 +60,7 @@ def compare(
 def evaluate(
     config: Annotated[Path, typer.Argument(help="The YAML file that the checkpoint was trained with.")],
     checkpoint: Annotated[
-        list[Path], typer.Argument(help="A checkpoint file; several are scored as one ensemble, such as folds.")
+        list[Path], typer.Argument(help="A checkpoint file; several, such as folds, are scored as one ensemble.")
     ],
     split: Annotated[
         Literal["train", "validation", "test"],
@@ -159,6 +159,22 @@ def compress(
         from unet_factory_cli.training_roles import run_compression
 
         run_compression(checkpoint, tolerance, output, scan, at_most_mb, as_json=as_json)
+
+
+@app.command()
+def ensemble(
+    checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files of one task, such as folds; two or more.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to serve, such as models/my-model.safetensors.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the first checkpoint's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Put several checkpoints into one file, which is served as one model: every scan gets their mean."""
+    with clear_errors("training"):
+        from unet_factory_cli.training_roles import run_ensemble
+
+        run_ensemble(checkpoint, output, name, as_json=as_json)
 
 
 @app.command()

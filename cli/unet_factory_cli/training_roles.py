@@ -192,6 +192,26 @@ def run_compression(
     _tell(told, table_of(compressed, checkpoint, target), as_json=as_json)
 
 
+def run_ensemble(checkpoints: list[Path], target: Path, name: str | None, *, as_json: bool) -> None:
+    """
+    Raises:
+        CommandFailed: a file or folder is not there, the target is one of the checkpoints, or the name is not allowed.
+        CheckpointInvalid: the checkpoints cannot be one ensemble.
+    """
+    for checkpoint in checkpoints:
+        _check_files(checkpoint, None, target)
+        if target.resolve() == checkpoint.resolve():
+            raise CommandFailed(f"{target} is one of the checkpoints; choose another output file", MISUSED)
+    from unet_factory_training.ensemble import write_ensemble
+
+    try:
+        digest = write_ensemble(checkpoints, target, name)
+    except ValidationError as error:
+        raise CommandFailed(f"--name is {name!r}: {_first_fault(error)}", MISUSED) from error
+    told = {"output": str(target), "digest": digest, "bytes": target.stat().st_size, "members": len(checkpoints)}
+    _tell(told, _table([["", ""], *([name, str(value)] for name, value in told.items())]), as_json=as_json)
+
+
 def run_cka(
     checkpoints: list[Path],
     config: Path,

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
-from unet_factory.domain.manifest import Architecture, Label
+from unet_factory.domain.manifest import Architecture, Label, Member
 from unet_factory.domain.plausibility import Axis, Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SpacingMm
@@ -16,13 +16,16 @@ from unet_factory.platform.atomic_files import whole_file
 
 
 class ModelDescription(BaseModel):
-    """One model of the gateway; ``trained_range_mm`` holds (min, max) per axis (R, A, S)."""
+    """One model of the gateway; ``trained_range_mm`` holds (min, max) per axis (R, A, S). Of an ensemble ``members``
+    says of which checkpoints.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str
     digest: str
     architecture: Architecture
+    members: tuple[Member, ...] = ()
     labels: tuple[Label, ...]
     default: bool = False
     trained_range_mm: tuple[tuple[float, float], ...]

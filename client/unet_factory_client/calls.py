@@ -136,15 +136,20 @@ def unet(
     spacing: Sequence[float],
     *,
     model: str | None = None,
+    member: int | None = None,
     file_format: NetworkFormat = "safetensors",
     dtype: Literal["float32", "float16"] = "float32",
     conditions: Mapping[str, float] | None = None,
     outside: OutsidePolicy | None = None,
 ) -> Call[StandaloneNetwork]:
-    """The standalone network for ``spacing`` (mm, R,A,S), as the bytes of a file of ``file_format``."""
+    """The standalone network for ``spacing`` (mm, R,A,S), as the bytes of a file of ``file_format``.
+
+    ``member``: which network of an ensemble, from 1 on.
+    """
     query = {
         "spacing": ",".join(repr(float(value)) for value in spacing),
         "model": model,
+        "member": None if member is None else str(member),
         "format": file_format,
         "dtype": dtype,
         "conditions": conditions_text(conditions) if conditions else None,

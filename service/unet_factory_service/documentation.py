@@ -67,6 +67,7 @@ _UNET_HEADERS = {
     "X-Out-Of-Range": _header("whether the requested spacing is outside the trained range", "false"),
     "X-Outside-Policy": _header("policy that was applied to such a spacing", "reject"),
     "X-Checkpoint-Digest": _header("checkpoint that generated the network", "sha256:2c26b4..."),
+    "X-Member": _header("which member of an ensemble it is, if the model is one", "2"),
 }
 
 UNET_RESPONSES: Responses = {

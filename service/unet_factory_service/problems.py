@@ -45,6 +45,7 @@ STATUS: Mapping[type[FactoryError], int] = {
     errors.SpacingInvalid: 422,
     errors.SpacingOutOfRange: 422,
     errors.ConditionInvalid: 422,
+    errors.MemberInvalid: 422,
     errors.SpacingAmbiguous: 422,
     errors.GeometryInvalid: 422,
     errors.SeriesMixed: 422,

@@ -1,5 +1,6 @@
 """What a user may do wrong at the command line, and that asking for help costs nothing."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 
 import unet_factory
 from tests.fixtures.project import HIPPOCAMPUS, PROJECT
+from tests.fixtures.tiny_model import TinyEnsemble
 from unet_factory.domain.segmentation_parameters import PARAMETERS
+from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_cli.commands import app
 
 HEAVY = ("torch", "monai", "celery", "fastapi", "numpy", "nibabel", "httpx", "redis", "pydantic")
@@ -74,6 +77,8 @@ def test_version() -> None:
         (["compress", "{scan}", "-o", "{tmp}/none/x.safetensors"], 2, "there is no folder {tmp}/none"),
         (["compress", "{scan}", "-o", "{scan}"], 2, "is the checkpoint itself"),
         (["compress", "{damaged}/x.safetensors"], 1, "The checkpoint cannot be used"),
+        (["ensemble", "{scan}", "-o", "{scan}"], 2, "is one of the checkpoints"),
+        (["ensemble", "{scan}", "-o", "{tmp}/x.safetensors"], 1, "needs two checkpoints or more"),
         (["serve", "--models", "{tmp}"], 2, "there is no model (*.safetensors) in {tmp}"),
         (["serve", "--models", "{damaged}"], 1, "The checkpoint cannot be used"),
         (["demo", "--models", "{tmp}/none", "-o", "{tmp}/out"], 1, "there is no model"),
@@ -184,3 +189,14 @@ def without_unix(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", WITHOUT_UNIX, *arguments]
     environment = os.environ | {"USERNAME": "somebody"}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_an_ensemble_is_one_file_under_a_name_of_its_own(tiny_ensemble: TinyEnsemble, tmp_path: Path) -> None:
+    file = tmp_path / "folds.safetensors"
+    arguments = ["ensemble", *map(str, tiny_ensemble.members), "-o", str(file), "--name"]
+    refused = CliRunner().invoke(app, [*arguments, "No Name"])
+    assert (refused.exit_code, file.exists()) == (2, False)
+    assert "--name is 'No Name'" in refused.stderr
+    told = json.loads(CliRunner().invoke(app, [*arguments, "folds", "--json"]).stdout)
+    served = ModelRegistry.scan(tmp_path).get("folds")
+    assert (told["digest"], told["members"]) == (served.digest, len(served.manifest.members))

@@ -19,7 +19,7 @@ from unet_factory_training.ensemble import Ensemble
 def checkpoint(manifest: Manifest, seed: int) -> Checkpoint:
     torch.manual_seed(seed)
     hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
-    return Checkpoint(hypernetwork.requires_grad_(False), manifest, f"{seed:064d}")
+    return Checkpoint((hypernetwork.requires_grad_(False),), manifest, f"{seed:064d}")
 
 
 def trained_mirrored(manifest: Manifest, *axes: int) -> Manifest:

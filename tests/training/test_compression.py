@@ -36,7 +36,7 @@ def make(manifest: Manifest, parametrization: Parametrization, hidden: tuple[int
     if parametrization is Parametrization.MIP:  # as after training, when the spacing matters
         hypernetwork.heads.mul_(30)
     described = manifest.model_copy(update={"architecture": ARCHITECTURE, "hypernetwork": shape})
-    return Checkpoint(hypernetwork.eval(), described, "digest")
+    return Checkpoint((hypernetwork.eval(),), described, "digest")
 
 
 @parametrizations
@@ -112,7 +112,7 @@ def test_a_looser_tolerance_makes_a_smaller_checkpoint_and_it_can_be_compressed_
     checkpoint = make(tiny_manifest, Parametrization.MIP, (10, 10, 50))
     strict, loose = (compress(checkpoint, tolerance, PROBE, 10**9) for tolerance in (1e-5, 1e-1))
     assert loose.hypernetwork.heads.shape[1] < strict.hypernetwork.heads.shape[1]
-    again = compress(Checkpoint(strict.hypernetwork, strict.manifest, "digest"), 1e-1, PROBE, 10**9)
+    again = compress(Checkpoint((strict.hypernetwork,), strict.manifest, "digest"), 1e-1, PROBE, 10**9)
     assert again.hypernetwork.heads.shape[1] == loose.hypernetwork.heads.shape[1]
 
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from prometheus_client.registry import REGISTRY
 from redis import Redis
+from torch import nn
 
 from unet_factory.domain.errors import ModelUnknown
 from unet_factory.domain.jobs import GenerationRequest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, standalone_bytes
-from unet_factory.model.unet import UNet
 from unet_factory.platform.weight_cache import WeightCache, weight_key
 from unet_factory_worker.child import WorkerContext
 from unet_factory_worker.factory import WeightFactory
@@ -111,5 +111,5 @@ def request_of(checkpoint: Checkpoint, snapped: SnappedSpacing) -> GenerationReq
     return GenerationRequest(model="tiny", checkpoint_digest=checkpoint.digest, snapped_um=tuple(snapped))
 
 
-def same_weights(one: UNet, other: UNet) -> bool:
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

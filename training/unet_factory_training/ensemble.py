@@ -1,56 +1,98 @@
-"""Several checkpoints that answer as one, such as the folds of a cross-validation, with or without mirroring."""
+"""Several checkpoints that answer as one, such as the folds of a cross-validation: scored together, or in one file."""
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
-import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from unet_factory.domain.conditions import SnappedConditions
 from unet_factory.domain.errors import CheckpointInvalid
+from unet_factory.domain.manifest import Manifest, Member
 from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.checkpoint import Checkpoint
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.model.mirroring import mirrored
-from unet_factory.model.unet import UNet
+from unet_factory.platform.atomic_files import whole_file
+from unet_factory.platform.manifest_file import MANIFEST_KEY
 
-_ALIKE = ("labels", "architecture", "grid", "conditions", "preprocessing")
-_LEAST_SHARE = 1e-12  # whose logarithm is still finite
+_ALIKE = ("labels", "architecture", "grid", "conditions", "preprocessing", "mirrored_axes")
 
 
 class Ensemble:
-    """Makes networks as a hypernetwork does, each of one network from every checkpoint, mirrored along ``axes``.
+    """Makes networks as a checkpoint does, each of one network from every checkpoint, mirrored along ``axes``.
 
     Raises:
         CheckpointInvalid: the checkpoints were not made for the same task.
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], axes: Sequence[Axis] = ()) -> None:
-        first, *others = (checkpoint.manifest for checkpoint in checkpoints)
-        for other in others:
-            if unlike := [name for name in _ALIKE if getattr(other, name) != getattr(first, name)]:
-                raise CheckpointInvalid(
-                    f"{first.name} and {other.name} cannot be one ensemble: they differ in {', '.join(unlike)}"
-                )
-        self._members, self._axes = [checkpoint.hypernetwork for checkpoint in checkpoints], tuple(axes)
+        _check_alike([checkpoint.manifest for checkpoint in checkpoints])
+        self._members = [member for checkpoint in checkpoints for member in checkpoint.members]
+        self._axes = tuple(axes)
 
-    def unet(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> "EnsembleNetwork":
+    def unet(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> "MirroredNetwork":
         """The networks for a snapped spacing, as one that is ready to segment."""
-        return EnsembleNetwork([member.unet(snapped, conditions) for member in self._members], self._axes)
+        return MirroredNetwork(joined([member.unet(snapped, conditions) for member in self._members]), self._axes)
 
 
-class EnsembleNetwork(nn.Module):
-    """(batch, channels, r, a, s) -> (batch, classes, r, a, s): the logarithm of the members' mean probabilities, as
-    nnU-Net joins its folds; of a single member the logits as they are.
-    """
+class MirroredNetwork(nn.Module):
+    """A network with its mirror images: :func:`mirrored`, as a module."""
 
-    def __init__(self, members: Sequence[UNet], axes: Sequence[Axis]) -> None:
+    def __init__(self, network: SegmentingNetwork, axes: Sequence[Axis]) -> None:
         super().__init__()
-        self.members, self.divisors = nn.ModuleList(members), members[0].divisors
-        self._networks = [mirrored(member, axes) for member in members]
+        self.network, self.divisors = network, network.divisors
+        self._run = mirrored(network, axes)
 
     def forward(self, window: Tensor) -> Tensor:
-        logits = [network(window) for network in self._networks]
-        if len(logits) == 1:
-            return logits[0]
-        probabilities = torch.stack([each.float().softmax(dim=1) for each in logits])
-        return probabilities.mean(dim=0).clamp(min=_LEAST_SHARE).log()
+        """(batch, channels, r, a, s) -> (batch, classes, r, a, s) logits."""
+        return self._run(window)
+
+
+def write_ensemble(paths: Sequence[Path], target: Path, name: str | None = None) -> str:
+    """Put the checkpoints ``paths`` into one file, which is served as one model. Returns its digest.
+
+    It is used as the first of them says: windows, postprocessing, what training saw. Figures of a single member would
+    be wrong for all of them together, so there are none until the file is evaluated.
+
+    Args:
+        name: of the model; by default the first one's.
+
+    Raises:
+        CheckpointInvalid: fewer than two; one is no checkpoint, or an ensemble itself; or they were not made for the
+            same task.
+    """
+    if len(paths) < 2:
+        raise CheckpointInvalid(f"an ensemble needs two checkpoints or more; {len(paths)} was given")
+    checkpoints = [load_checkpoint(path) for path in paths]
+    manifests = [checkpoint.manifest for checkpoint in checkpoints]
+    _check_alike(manifests)
+    members = tuple(Member(digest=one.digest, hypernetwork=one.hypernetwork.shape) for one in checkpoints)
+    if len({member.digest for member in members}) < len(members):
+        raise CheckpointInvalid("two of the files hold the same checkpoint; give each member once")
+    changes = {"name": name or manifests[0].name, "members": members, "metrics": (), "dice_by_spacing": None}
+    manifest = Manifest.model_validate(manifests[0].model_dump() | changes)
+    tensors = {
+        f"{number}.{tensor_name}": tensor
+        for number, path in enumerate(paths)
+        for tensor_name, tensor in load(path.read_bytes()).items()
+    }
+    blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
+    with whole_file(target) as partial:
+        partial.write_bytes(blob)
+    return hashlib.sha256(blob).hexdigest()
+
+
+def _check_alike(manifests: Sequence[Manifest]) -> None:
+    """
+    Raises:
+        CheckpointInvalid: they were not made for the same task.
+    """
+    first, *others = manifests
+    for other in others:
+        if unlike := [name for name in _ALIKE if getattr(other, name) != getattr(first, name)]:
+            raise CheckpointInvalid(
+                f"{first.name} and {other.name} cannot be one ensemble: they differ in {', '.join(unlike)}"
+            )

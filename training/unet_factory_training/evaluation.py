@@ -12,6 +12,7 @@ from unet_factory.domain.conditions import choose_conditions
 from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingGrid, SpacingMm, plan_spacing
+from unet_factory.model.checkpoint import Checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample, resample_labels
@@ -19,7 +20,7 @@ from unet_factory_training.contrast import InversionRecovery, at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan, Split
 from unet_factory_training.ensemble import Ensemble
 
-Networks = Hypernetwork | Ensemble
+Networks = Hypernetwork | Checkpoint | Ensemble
 """What makes a network for a spacing."""
 
 DRAW_SEEDS: Mapping[Split, int] = {"train": 777, "validation": 777, "test": 20240}

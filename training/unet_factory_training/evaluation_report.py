@@ -99,12 +99,12 @@ def publish(
 
 
 def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:
-    """The manifest that ``config`` gives, but for what only the checkpoint knows: the shape of its hypernetwork, how it
-    was compressed, what training saw, what validation decided about windows and label maps, and what Dice to expect.
+    """The manifest that ``config`` gives, but for what only the checkpoint knows: the shape of its hypernetworks, how
+    it was compressed, what training saw, what validation decided about windows and label maps, and what Dice to expect.
     """
     configured = manifest_of(config)
     compression = {name: value for name, value in manifest.training.items() if name == "compression"}
-    names = ("hypernetwork", "seen", "postprocessing", "window_overlap", "dice_by_spacing")
+    names = ("hypernetwork", "members", "seen", "postprocessing", "window_overlap", "dice_by_spacing")
     kept = {name: getattr(manifest, name) for name in names}
     return configured.model_copy(update={**kept, "training": configured.training | compression})
 

@@ -144,7 +144,7 @@ def _row(checkpoint: Checkpoint, simulated: Simulated) -> list[tuple[float, ...]
         windows = _windows(manifest, simulated.image.shape, simulated.spacing_mm)
         key = way.precision, windows  # as many windows are the same windows
         if key not in found:
-            found[key] = segment_simulated(checkpoint.hypernetwork, manifest, simulated, precision=way.precision)
+            found[key] = segment_simulated(checkpoint, manifest, simulated, precision=way.precision)
         same = float((found[key] == next(iter(found.values()))).double().mean())
         rows.append((*dice(found[key], simulated.labels, manifest.architecture.classes), same, windows))
     return rows

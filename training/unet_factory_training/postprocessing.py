@@ -142,7 +142,7 @@ def _score(
     classes = checkpoint.manifest.architecture.classes
     simulated = simulate(scan, spacing_mm, classes)
     manifest = checkpoint.manifest.model_copy(update={"postprocessing": AS_GIVEN})
-    found = segment_simulated(checkpoint.hypernetwork, manifest, simulated, precision=precision)
+    found = segment_simulated(checkpoint, manifest, simulated, precision=precision)
     foreground = (tuple(range(1, classes)),)
     labels = tuple((value,) for value in range(1, classes))
     variants = ((), foreground, labels, foreground + labels)

@@ -49,6 +49,12 @@ class ConditionInvalid(FactoryError):
     slug, title = "condition-invalid", "The model does not accept the condition"
 
 
+class MemberInvalid(FactoryError):
+    """A network of an ensemble is wanted, and which of them is not said, or it does not exist."""
+
+    slug, title = "member-invalid", "The model does not have that member"
+
+
 class SpacingAmbiguous(FactoryError):
     """The header contradicts itself about the spacing (sform/qform against pixdim)."""
 

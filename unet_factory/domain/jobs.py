@@ -204,10 +204,11 @@ class Job(Frozen):
 
 
 class GenerationRequest(Frozen):
-    """A standalone network that someone waits for."""
+    """A standalone network that someone waits for; of an ensemble, its ``member`` of that number, from 1 on."""
 
     model: str
     checkpoint_digest: str
+    member: int | None = None
     snapped_um: tuple[int, int, int]
     conditions: SnappedConditions = ()
     format: NetworkFormat = "safetensors"

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from unet_factory.domain.conditions import Condition, SnappedConditions, named_conditions
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
-from unet_factory.domain.errors import MalformedRequest
+from unet_factory.domain.errors import MalformedRequest, MemberInvalid
 from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import AXES, Axis, Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
@@ -120,6 +120,13 @@ class HypernetworkShape(Frozen):
     centred: float | None = Field(default=None, gt=0)
 
 
+class Member(Frozen):
+    """One checkpoint of an ensemble: the sha256 of the file that it came from, and the shape of its hypernetwork."""
+
+    digest: str
+    hypernetwork: HypernetworkShape
+
+
 class Label(Frozen):
     """One value of the label map, and what DICOM results say of it: ``code`` is the type of what is segmented.
 
@@ -149,18 +156,20 @@ class Preprocessing(Frozen):
 
 
 class Manifest(Frozen):
-    """A checkpoint: one hypernetwork and all that is needed to train, serve and cite it.
+    """A checkpoint: one hypernetwork, or those of an ensemble, and all that is needed to train, serve and cite it.
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in windows, of which neighbours share at
     least ``window_overlap``: instance norm wants windows like the crops of the training. ``conditions``: what the
-    weights depend on besides the spacing. ``seen``: what training saw; without it, no result is judged.
-    ``postprocessing``: of every label map. ``dice_by_spacing``: what to expect on the scans of the validation split.
+    weights depend on besides the spacing. ``members``: of an ensemble, whose ``hypernetwork`` is the first one's.
+    ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
+    ``dice_by_spacing``: what to expect on the scans of the validation split.
     """
 
     format: Literal["unet-factory-checkpoint/1"] = "unet-factory-checkpoint/1"
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
     architecture: Architecture
     hypernetwork: HypernetworkShape = HypernetworkShape()
+    members: tuple[Member, ...] = ()
     grid: SpacingGrid
     conditions: tuple[Condition, ...] = ()
     labels: tuple[Label, ...]
@@ -213,6 +222,33 @@ class Manifest(Frozen):
         return self
 
     @property
+    def hypernetworks(self) -> tuple[HypernetworkShape, ...]:
+        """The shapes of all that segment together: of one, or of every member of an ensemble."""
+        return tuple(member.hypernetwork for member in self.members) or (self.hypernetwork,)
+
+    @property
+    def member_numbers(self) -> tuple[int | None, ...]:
+        """By which each of them is asked for: from 1 on in an ensemble, else None."""
+        return tuple(range(1, len(self.members) + 1)) or (None,)
+
+    def check_member(self, number: int | None) -> None:
+        """
+        Raises:
+            MemberInvalid: ``number`` is none of :attr:`member_numbers`.
+        """
+        if number in self.member_numbers:
+            return
+        count = len(self.members)
+        if count == 0:
+            raise MemberInvalid(f"member is {number}, but {self.name} is a single network; leave member out", members=0)
+        given = "member is missing" if number is None else f"member is {number}"
+        raise MemberInvalid(
+            f"{given}: {self.name} is an ensemble of {count} networks; ask for one of them with member=1 to "
+            f"member={count}, or have POST /segmentations run all of them",
+            members=count,
+        )
+
+    @property
     def postprocessing_in_words(self) -> tuple[str, ...]:
         return self.postprocessing.in_words([label.name for label in self.labels])
 
@@ -250,12 +286,13 @@ class StandaloneManifest(Frozen):
     """A standalone U-Net for one spacing: everything that its user needs besides the tensors.
 
     ``strides`` are those that the architecture's pooling gives for ``snapped_um``, for readers without this package.
-    ``conditions``: the values that it was made for, by name.
+    ``conditions``: the values that it was made for, by name. ``member``: which one it is of an ensemble, from 1 on.
     """
 
     format: Literal["unet-factory-unet/1"] = "unet-factory-unet/1"
     model: str
     checkpoint_digest: str
+    member: int | None = None
     architecture: Architecture
     snapped_um: tuple[int, int, int]
     strides: Strides | None = None

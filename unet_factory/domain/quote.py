@@ -55,7 +55,9 @@ class QuoteOption(Frozen):
     spacing: SpacingMm
     native: bool = Field(description="the finest spacing to be had: the scan's own, unless the policy changes that")
     shape: Shape = Field(description="voxels (R, A, S) at this spacing")
-    tiles: int = Field(description="windows that the network runs on, each of their mirror images counted")
+    tiles: int = Field(
+        description="windows that the network runs on, each mirror image and each member of an ensemble counted"
+    )
     seconds: float | None = Field(description="work of the worker, without the wait in the queue")
     seconds_high: float | None = Field(description="kept by 95 of 100 jobs; budgets are held against this figure")
     peak_bytes: int | None = Field(description="memory that the job adds to its worker at its peak")

@@ -15,7 +15,7 @@ _KERNEL, _TRANSPOSED_KERNEL = 3, 4  # extents of the U-Net's convolutions
 class Workload(Frozen):
     """Counts for one scan at one working spacing.
 
-    ``windows`` counts how often the network runs: with mirroring, several times for each window.
+    ``windows`` counts how often a network runs: with mirroring, or as an ensemble, several times for each window.
     ``input_voxels`` are the scan's own, ``working_voxels`` those at the working spacing with padding, ``window_voxels``
     and ``window_multiplications`` those of one window. ``activations``: values in all levels of the network for one
     window, the largest part of its memory. ``made``: the network is not ready, and has to be made first.
@@ -56,11 +56,11 @@ def workload_of(
     padded = padded_extents(resampled_shape(shape_ras, plan.native_mm, plan.working_mm), divisors)
     piece = window_extents(padded, window or manifest.window_at(plan.snapped), divisors)
     voxels = math.prod(piece)
-    mirrored = manifest.axes_to_mirror(wanted=mirroring)
+    runs = len(manifest.hypernetworks) * 2 ** len(manifest.axes_to_mirror(wanted=mirroring))
     return Workload(
         input_voxels=math.prod(shape_ras),
         working_voxels=math.prod(padded),
-        windows=count_windows(padded, piece, manifest.window_overlap) * 2 ** len(mirrored),
+        windows=count_windows(padded, piece, manifest.window_overlap) * runs,
         window_voxels=voxels,
         window_multiplications=voxels * multiplications_per_voxel(architecture, strides),
         activations=voxels * activations_per_voxel(architecture, strides),

@@ -8,27 +8,57 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from unet_factory.domain.conditions import SnappedConditions, snap_conditions
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.manifest import Manifest, StandaloneManifest
 from unet_factory.domain.spacing import SnappedSpacing
+from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, unet_of
 from unet_factory.platform.atomic_files import whole_file
 from unet_factory.platform.manifest_file import MANIFEST_KEY, read_manifest, read_standalone_manifest
+
+HEADS = "heads"
+"""The last part of the name of the tensors that stay in the type that they are stored in."""
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A hypernetwork ready to generate weights, with its manifest and the sha256 of its file."""
+    """The ``members`` of an ensemble, or a single hypernetwork, ready to generate weights, with their manifest and the
+    sha256 of their file.
+    """
 
-    hypernetwork: Hypernetwork
+    members: tuple[Hypernetwork, ...]
     manifest: Manifest
     digest: str
+
+    @property
+    def hypernetwork(self) -> Hypernetwork:
+        """
+        Raises:
+            CheckpointInvalid: it is an ensemble.
+        """
+        if len(self.members) > 1:
+            raise CheckpointInvalid(
+                f"{self.manifest.name} is an ensemble of {len(self.members)} checkpoints; give one of its members"
+            )
+        return self.members[0]
+
+    def member(self, number: int | None) -> Hypernetwork:
+        """
+        Raises:
+            MemberInvalid: as :meth:`Manifest.check_member`.
+        """
+        self.manifest.check_member(number)
+        return self.members[(number or 1) - 1]
+
+    def unet(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> SegmentingNetwork:
+        """The network for a snapped spacing, ready to segment; those of an ensemble as one."""
+        return joined([member.unet(snapped, conditions) for member in self.members])
 
 
 def save_checkpoint(
@@ -69,16 +99,19 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoin
         CheckpointInvalid: not a safetensors file, no or wrong manifest, or tensors that do not fit it.
     """
     manifest, blob = read_manifest(path), path.read_bytes()
+    architecture, grid, conditions = manifest.architecture, manifest.grid, manifest.conditions
     with torch.device("meta"):
-        hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid, manifest.conditions)
+        members = tuple(Hypernetwork(architecture, shape, grid, conditions) for shape in manifest.hypernetworks)
+    all_of_them = nn.ModuleList(members) if manifest.members else members[0]
     try:
         tensors = {name: tensor.to(device) for name, tensor in load(blob).items()}
-        tensors |= {name: tensor.float() for name, tensor in tensors.items() if name != "heads"}
-        hypernetwork.load_state_dict(tensors, strict=True, assign=True)
+        tensors |= {name: tensor.float() for name, tensor in tensors.items() if not name.endswith(HEADS)}
+        all_of_them.load_state_dict(tensors, strict=True, assign=True)
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
     digest = hashlib.sha256(blob).hexdigest()
-    return Checkpoint(hypernetwork.requires_grad_(False).eval(), manifest, digest)
+    all_of_them.requires_grad_(False).eval()
+    return Checkpoint(members, manifest, digest)
 
 
 def standalone_bytes(
@@ -86,16 +119,21 @@ def standalone_bytes(
     snapped: SnappedSpacing,
     dtype: str = "float32",
     conditions: SnappedConditions | None = None,
+    member: int | None = None,
 ) -> bytes:
     """The standalone U-Net for a snapped spacing, and conditions or their defaults, as the bytes of a safetensors file;
-    equal askers get equal bytes.
+    equal askers get equal bytes. Of an ensemble, that of one member, from 1 on.
+
+    Raises:
+        MemberInvalid: as :meth:`Checkpoint.member`.
     """
+    hypernetwork = checkpoint.member(member)
     if conditions is None:
         conditions = snap_conditions(checkpoint.manifest.conditions, {})
     manifest = StandaloneManifest.of(checkpoint.manifest, checkpoint.digest, snapped, conditions).model_copy(
-        update={"dtype": dtype}
+        update={"dtype": dtype, "member": member}
     )
-    weights = checkpoint.hypernetwork.generate(snapped, conditions)
+    weights = hypernetwork.generate(snapped, conditions)
     tensors = {name: tensor.to("cpu", DTYPES[dtype]).contiguous() for name, tensor in weights.items()}
     return save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
 

@@ -30,11 +30,11 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan, plan_spacin
 from unet_factory.domain.volume_limits import DEFAULT_LIMITS
 from unet_factory.model.checkpoint import load_checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.device import describe, pick_device, release_memory
+from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.model.inference import OnWindow, segment_scan
 from unet_factory.model.mirroring import mirrored
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
 from unet_factory.model.precision import pick_precision
-from unet_factory.model.unet import UNet
 from unet_factory.platform.model_registry import RegisteredModel
 from unet_factory.volume import Volume, read_volume, volumes_ml
 
@@ -90,7 +90,7 @@ class LocalSegmenter:
         self._device = pick_device(device)
         self._checkpoint = load_checkpoint(model.path, self._device)
         self._precision = pick_precision(precision, self._checkpoint, self._device)
-        self._networks: dict[tuple[SnappedSpacing, SnappedConditions], UNet] = {}
+        self._networks: dict[tuple[SnappedSpacing, SnappedConditions], SegmentingNetwork] = {}
         self._making = threading.Lock()
 
     @property
@@ -147,18 +147,21 @@ class LocalSegmenter:
             timings_s=stage.timings_s,
         )
 
-    def _network(self, snapped: SnappedSpacing, conditions: SnappedConditions) -> UNet:
+    def _network(self, snapped: SnappedSpacing, conditions: SnappedConditions) -> SegmentingNetwork:
         """From the very bytes that ``GET /unet`` hands out, so that the two cannot differ."""
         with self._making:
             key = snapped, conditions
             if key not in self._networks:
-                blob = standalone_bytes(self._checkpoint, snapped, "float32", conditions)
-                self._networks[key] = parse_unet(blob, self._device)
+                blobs = [
+                    standalone_bytes(self._checkpoint, snapped, "float32", conditions, number)
+                    for number in self.manifest.member_numbers
+                ]
+                self._networks[key] = joined([parse_unet(blob, self._device) for blob in blobs])
             return self._networks[key]
 
     def _infer(
         self,
-        network: UNet,
+        network: SegmentingNetwork,
         volume: Volume,
         plan: SpacingPlan,
         axes: tuple[Axis, ...],

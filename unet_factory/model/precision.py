@@ -44,7 +44,7 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 
 def _trial(checkpoint: Checkpoint, device: torch.device) -> tuple[float, float]:
     """The shortest of a few times, taken in turns, of one window in float32 and in bfloat16, in seconds."""
-    unet = checkpoint.hypernetwork.unet(SnappedSpacing(*checkpoint.manifest.grid.min_um))
+    unet = checkpoint.members[0].unet(SnappedSpacing(*checkpoint.manifest.grid.min_um))
     extent = _TRIAL_EXTENT[device.type]
     window = torch.randn([1, 1, *(-(-extent // divisor) * divisor for divisor in unet.divisors)], device=device)
     times: dict[Precision, list[float]] = {"float32": [], "bfloat16": []}

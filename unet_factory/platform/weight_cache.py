@@ -132,12 +132,13 @@ class WeightCache:
 
 
 def weight_key(request: GenerationRequest) -> str:
-    """(checkpoint digest, format, dtype, snapped spacing in um and conditions): never who asked, never an unsnapped
-    value.
+    """(checkpoint digest and member, format, dtype, snapped spacing in um and conditions): never who asked, never an
+    unsnapped value.
     """
     spacing = "x".join(str(um) for um in request.snapped_um)
     conditions = "".join(f":{value!r}" for value in request.conditions)
-    return f"weights:{request.checkpoint_digest}:{request.format}:{request.dtype}:{spacing}{conditions}"
+    member = "" if request.member is None else f":member-{request.member}"
+    return f"weights:{request.checkpoint_digest}{member}:{request.format}:{request.dtype}:{spacing}{conditions}"
 
 
 def network_identity(request: GenerationRequest) -> str:
@@ -159,6 +160,7 @@ def _is_wanted(request: GenerationRequest, blob: bytes) -> bool:
     return request == GenerationRequest(
         model=manifest.model,
         checkpoint_digest=manifest.checkpoint_digest,
+        member=manifest.member,
         snapped_um=manifest.snapped_um,
         conditions=tuple(manifest.conditions.values()),
         dtype=manifest.dtype,

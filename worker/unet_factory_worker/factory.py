@@ -17,7 +17,7 @@ from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import Checkpoint, parse_unet, standalone_bytes
 from unet_factory.model.device import is_out_of_memory, release_memory
-from unet_factory.model.unet import UNet
+from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.platform import metrics
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.redis_clients import log_level
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 
 class ReadyNetwork(NamedTuple):
-    """A network on the device, and whether it was there before it was asked for."""
+    """A network on the device, and whether it was there before it was asked for. An ensemble's members are one."""
 
-    unet: UNet
+    unet: SegmentingNetwork
     cached: bool
 
 
@@ -46,7 +46,7 @@ class WeightFactory:
     ) -> None:
         self._checkpoint_of, self._cache, self._orders = checkpoint_of, cache, orders
         self._device, self._capacity = device, capacity
-        self._ready: OrderedDict[str, UNet] = OrderedDict()
+        self._ready: OrderedDict[str, SegmentingNetwork] = OrderedDict()
 
     def checkpoint(self, model: str, digest: str) -> Checkpoint:
         """
@@ -74,11 +74,11 @@ class WeightFactory:
             self._ready.move_to_end(key)
             metrics.WEIGHT_CACHE_HITS.inc()
             return ReadyNetwork(unet, cached=True)
-        blob, cached = self._found_or_made(checkpoint, request)
-        self._ready[key] = parse_unet(blob, self._device)
+        found = self._joined(checkpoint, request, self._device)
+        self._ready[key] = found.unet
         while len(self._ready) > self._capacity:
             self._ready.popitem(last=False)
-        return ReadyNetwork(self._ready[key], cached)
+        return found
 
     def network_on(
         self,
@@ -87,15 +87,14 @@ class WeightFactory:
         digest: str,
         snapped: SnappedSpacing,
         conditions: SnappedConditions = (),
-    ) -> UNet:
+    ) -> SegmentingNetwork:
         """As :meth:`network`; on another device than the worker's it is made for this once."""
         if device == self._device:
             return self.network(model, digest, snapped, conditions).unet
         request = GenerationRequest(
             model=model, checkpoint_digest=digest, snapped_um=tuple(snapped), conditions=conditions
         )
-        blob, _ = self._found_or_made(self.checkpoint(model, digest), request)
-        return parse_unet(blob, device)
+        return self._joined(self.checkpoint(model, digest), request, device).unet
 
     def publish(self, request: GenerationRequest) -> None:
         """Put a standalone network into Redis and wake those who wait for it, or tell them why it cannot be made.
@@ -133,6 +132,12 @@ class WeightFactory:
             OutOfMemory(f"the memory of {self._device} is too small for the network at the moment; try again")
         )
 
+    def _joined(self, checkpoint: Checkpoint, request: GenerationRequest, device: torch.device) -> ReadyNetwork:
+        """Of all members; it was there before if Redis had every one of them."""
+        requests = [request.model_copy(update={"member": number}) for number in checkpoint.manifest.member_numbers]
+        blobs, cached = zip(*(self._found_or_made(checkpoint, one) for one in requests), strict=True)
+        return ReadyNetwork(joined([parse_unet(blob, device) for blob in blobs]), all(cached))
+
     def _found_or_made(self, checkpoint: Checkpoint, request: GenerationRequest) -> tuple[bytes, bool]:
         """The bytes of a standalone file, and whether Redis had them."""
         if (found := self._cached(request)) is not None:
@@ -159,7 +164,8 @@ class WeightFactory:
 
     def _generate(self, checkpoint: Checkpoint, request: GenerationRequest) -> bytes:
         started = time.perf_counter()
-        blob = standalone_bytes(checkpoint, SnappedSpacing(*request.snapped_um), request.dtype, request.conditions)
+        snapped = SnappedSpacing(*request.snapped_um)
+        blob = standalone_bytes(checkpoint, snapped, request.dtype, request.conditions, request.member)
         if request.format != "safetensors":
             from unet_factory.model.formats import in_format  # what it needs is slow to import, and seldom wanted
 

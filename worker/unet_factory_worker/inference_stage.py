@@ -16,10 +16,10 @@ from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.quote import budget_too_small, coarser_plans, finest_within, priced_plans
 from unet_factory.domain.spacing import SpacingPlan, plan_spacing
 from unet_factory.model.device import release_memory
+from unet_factory.model.ensemble import SegmentingNetwork
 from unet_factory.model.inference import OnWindow, segment_scan
 from unet_factory.model.mirroring import mirrored
 from unet_factory.model.out_of_memory import Way, first_that_fits, ways
-from unet_factory.model.unet import UNet
 from unet_factory.platform import metrics
 from unet_factory.volume import Volume, VolumeHeader
 from unet_factory_worker.child import WorkerContext
@@ -101,7 +101,7 @@ class InferenceStage:
     mirrored_axes: tuple[Axis, ...] = ()
     may_share: bool = False
 
-    def run(self, unet: UNet, volume: Volume, choice: Choice) -> Inference:
+    def run(self, unet: SegmentingNetwork, volume: Volume, choice: Choice) -> Inference:
         """
         Args:
             unet: the network for ``choice.plan``.
@@ -132,13 +132,15 @@ class InferenceStage:
         )
         return WindowSharing(self.context, self.job_id, network, self.mirrored_axes)
 
-    def _network(self, way: Way) -> UNet:
+    def _network(self, way: Way) -> SegmentingNetwork:
         request = self.request
         return self.context.factory.network_on(
             way.device, request.model, request.checkpoint_digest, way.plan.snapped, request.conditions
         )
 
-    def _segment(self, network: UNet, volume: Volume, way: Way, sharing: WindowSharing | None) -> NDArray[np.uint8]:
+    def _segment(
+        self, network: SegmentingNetwork, volume: Volume, way: Way, sharing: WindowSharing | None
+    ) -> NDArray[np.uint8]:
         context = self.context
         return segment_scan(
             mirrored(network, self.mirrored_axes),

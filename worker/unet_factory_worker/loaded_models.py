@@ -109,7 +109,7 @@ def _warm_up(checkpoint: Checkpoint, device: torch.device) -> None:
     """Send the smallest input through a network, so that libraries load and the device wakes now."""
     architecture, grid = checkpoint.manifest.architecture, checkpoint.manifest.grid
     finest = SnappedSpacing(*grid.min_um)
-    unet, weights = empty_unet(architecture, finest).eval(), checkpoint.hypernetwork.generate(finest)
+    unet, weights = empty_unet(architecture, finest).eval(), checkpoint.members[0].generate(finest)
     extents = tuple(2 * divisor for divisor in unet.divisors)
     with torch.inference_mode():
         logits(

@@ -21,7 +21,7 @@ _READ = (
     *("Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag", "Link", "Location"),
     *("Preference-Applied", "Repr-Digest", "Retry-After", "Warning", "WWW-Authenticate", REQUEST_ID_HEADER),
     *("X-Requested-Spacing", "X-Snapped-Spacing", "X-Conditions", "X-Out-Of-Range", "X-Outside-Policy"),
-    "X-Checkpoint-Digest",
+    *("X-Checkpoint-Digest", "X-Member"),
 )
 _PREFLIGHT_LASTS_S = 600
 

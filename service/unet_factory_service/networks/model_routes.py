@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.dice_by_spacing import DiceBySpacing
-from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Normalisation
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Member, Normalisation
 from unet_factory.domain.plausibility import Axis, Seen
 from unet_factory.domain.postprocessing import Postprocessing
 from unet_factory.jobs.presence import present
@@ -23,7 +23,8 @@ class ModelDescription(BaseModel):
     """A checkpoint. ``trained_range_mm`` holds (min, max) per axis (R, A, S); ``digest`` is its file's sha256.
 
     ``versions`` are the digests of all checkpoints of this name, the newest first: `name@digest` asks for one of them,
-    by at least 12 digits.
+    by at least 12 digits. ``members`` are the checkpoints of an ensemble, which segment every scan together; a single
+    checkpoint has none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ModelDescription(BaseModel):
     default: bool
     architecture: Architecture
     hypernetwork: HypernetworkShape
+    members: tuple[Member, ...]
     labels: tuple[Label, ...]
     modality: str
     trained_range_mm: tuple[tuple[float, float], ...]
@@ -59,6 +61,7 @@ class ModelDescription(BaseModel):
             default=model is registry.get(),
             architecture=manifest.architecture,
             hypernetwork=manifest.hypernetwork,
+            members=manifest.members,
             labels=manifest.labels,
             modality=manifest.modality,
             trained_range_mm=manifest.grid.range_mm,

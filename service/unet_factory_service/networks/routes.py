@@ -50,6 +50,9 @@ class UnetQuery(BaseModel):
         description="voxel spacing in mm, three numbers in the order R,A,S", examples=["1,0.5,0.5"], max_length=200
     )
     model: str | None = Field(default=None, description=PARAMETERS["model"].description, max_length=100)
+    member: int | None = Field(
+        default=None, ge=1, description="which network of an ensemble, from 1 on; only for ensembles, and needed there"
+    )
     format: NetworkFormat = Field(
         default="safetensors",
         description="safetensors; onnx, with any spatial extents; pt2, for torch.export.load; bundle, a MONAI bundle",
@@ -83,11 +86,13 @@ class NetworkChoice:
         """
         Raises:
             ModelUnknown: there is no such model.
+            MemberInvalid: it is an ensemble and has no such member, or it is none and a member is asked for.
             SpacingInvalid: it is not a spacing.
             SpacingOutOfRange: it is outside the trained range, and the policy is ``reject``.
             ConditionInvalid: a condition that the model does not have, or outside its range.
         """
         model, requested_mm = registry.get(query.model), parse_spacing(query.spacing)
+        model.manifest.check_member(query.member)
         given = {} if query.conditions is None else parse_conditions(query.conditions)
         conditions = snap_conditions(model.manifest.conditions, given)
         try:
@@ -104,6 +109,7 @@ class NetworkChoice:
         return GenerationRequest(
             model=self.model.manifest.name,
             checkpoint_digest=self.model.digest,
+            member=self.query.member,
             snapped_um=tuple(self.resolved.snapped),
             conditions=self.conditions,
             format=self.query.format,
@@ -124,6 +130,7 @@ class NetworkChoice:
             "X-Out-Of-Range": str(self.resolved.out_of_range).lower(),
             "X-Outside-Policy": self.query.outside.value,
             "X-Model": self.model.manifest.name,
+            **({"X-Member": str(self.query.member)} if self.query.member else {}),
             "X-Checkpoint-Digest": f"sha256:{self.model.digest}",
         }
 
@@ -131,7 +138,9 @@ class NetworkChoice:
     def file_name(self) -> str:
         spacing = "x".join(f"{mm:g}" for mm in self.resolved.snapped.mm)
         conditions = "".join(f"-{name}-{value:g}" for name, value in self.named_conditions.items())
-        return f"{self.model.manifest.name}-{spacing}mm{conditions}-{self.query.dtype}.{_SUFFIXES[self.query.format]}"
+        member = f"-member-{self.query.member}" if self.query.member else ""
+        suffix = _SUFFIXES[self.query.format]
+        return f"{self.model.manifest.name}{member}-{spacing}mm{conditions}-{self.query.dtype}.{suffix}"
 
 
 @router.get(

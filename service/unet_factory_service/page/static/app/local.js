@@ -12,6 +12,7 @@ const PATIENCE_MS = 20000;
 // `image` is the viewer's; `spacing` corrects the header's where it is not null.
 export async function segmentHere({ image, spacing, model, conditions }, onProgress, signal) {
   const started = performance.now();
+  if (model.members.length > 0) throw failure(`${model.name} is an ensemble of ${model.members.length} networks; a browser runs single ones only`);
   const volume = volumeOf(image, spacing);
   const query = { model: model.name, spacing: volume.spacing.join(","), outside: "reject", ...(conditions ? { conditions } : {}) };
   const [manifest, network] = await Promise.all([manifestOf(query, signal), bytesOf({ ...query, format: "onnx" }, signal)]);

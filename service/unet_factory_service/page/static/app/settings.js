@@ -51,7 +51,8 @@ function conditionsText() {
 function showModel() {
   const model = modelNamed(byId("model").value);
   const names = model.labels.filter((label) => label.value > 0).map((label) => label.name);
-  byId("model-facts").textContent = `${model.modality}: ${names.join(", ")}. Trained for ${rangeText(model)} mm.`;
+  const ensemble = model.members.length > 0 ? ` An ensemble of ${model.members.length} networks.` : "";
+  byId("model-facts").textContent = `${model.modality}: ${names.join(", ")}. Trained for ${rangeText(model)} mm.${ensemble}`;
   show(byId("mirroring-choice"), model.mirrored_axes.length > 0);
   byId("conditions").replaceChildren(...model.conditions.flatMap(conditionInput));
   return showPrices();
