@@ -134,7 +134,7 @@ class GatewayContext:
         run_maintenance(maintenance, self.settings.maintenance_interval_s, stop)
 
 
-def _context_of(request: Request) -> GatewayContext:
+async def _context_of(request: Request) -> GatewayContext:  # async, or FastAPI would call it in a thread
     gateway = request.app.state.gateway
     assert isinstance(gateway, GatewayContext)
     return gateway

@@ -20,13 +20,15 @@ RECONNECT_S = 0.5
 
 
 class Wakeup:
-    """One waiter's bell."""
+    """One waiter's bell. ``only`` is the message that it rings for; None: any."""
 
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
+    def __init__(self, only: bytes | None = None) -> None:
+        self._event, self._only = asyncio.Event(), only
 
-    def ring(self) -> None:
-        self._event.set()
+    def ring(self, message: bytes | None = None) -> None:
+        """None: something may have been missed."""
+        if None in (message, self._only) or message == self._only:
+            self._event.set()
 
     async def wait(self, timeout_s: float = RECHECK_S) -> None:
         """Until rung since the last wait, at most ``timeout_s`` (or the time between rechecks)."""
@@ -46,9 +48,11 @@ class Wakeups:
         self.closing = False
 
     @contextmanager
-    def on(self, channel: str) -> Iterator[Wakeup]:
-        """A bell that rings for every message on ``channel`` from here on. Look only after this, and none is missed."""
-        wakeup = Wakeup()
+    def on(self, channel: str, only: bytes | None = None) -> Iterator[Wakeup]:
+        """A bell that rings for every message on ``channel`` from here on, or for ``only`` that one. Look only after
+        this, and none is missed.
+        """
+        wakeup = Wakeup(only)
         self._waiting[channel].add(wakeup)
         try:
             yield wakeup
@@ -80,10 +84,11 @@ class Wakeups:
 
     def _on_message(self, message: dict[str, bytes | str]) -> None:
         if message["type"] == "pmessage":
-            channel = message["channel"]
+            channel, data = message["channel"], message["data"]
             assert isinstance(channel, bytes)
+            assert isinstance(data, bytes)
             for wakeup in self._waiting.get(channel.decode(), ()):
-                wakeup.ring()
+                wakeup.ring(data)
         else:
             self._ring_all()  # subscribed (again): something may have been missed
 

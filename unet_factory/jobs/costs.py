@@ -18,6 +18,7 @@ from redis import Redis
 
 from unet_factory.domain.cost_model import CostModel, Observation
 from unet_factory.domain.quote import WorkerKind
+from unet_factory.jobs.scripts import lua
 
 KEPT_S = 90 * 24 * 3600
 KEPT_JOBS = 64
@@ -38,20 +39,14 @@ class CostStore:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
+        self._add = redis.register_script(lua("add_cost"))
 
     def add(self, kind: WorkerKind, digest: str, seen: Observation) -> None:
         """A finished job's cost."""
-        with self._redis.pipeline(transaction=True) as pipeline:
-            self._push(pipeline, kind, digest, "jobs", seen, KEPT_JOBS)
-            pipeline.lpush(_SERVICE, repr(seen.seconds))
-            pipeline.ltrim(_SERVICE, 0, _KEPT_SERVICE - 1)
-            pipeline.expire(_SERVICE, KEPT_S)
-            pipeline.execute()
+        self._push(kind, digest, "jobs", seen, KEPT_JOBS, _SERVICE)
 
     def add_calibration(self, kind: WorkerKind, digest: str, seen: Observation) -> None:
-        with self._redis.pipeline(transaction=True) as pipeline:
-            self._push(pipeline, kind, digest, "calibration", seen, KEPT_CALIBRATION)
-            pipeline.execute()
+        self._push(kind, digest, "calibration", seen, KEPT_CALIBRATION)
 
     def calibrations(self, kind: WorkerKind, digest: str) -> int:
         """How many measurements on scans made for it there are."""
@@ -80,13 +75,20 @@ class CostStore:
         values: Any = self._redis.lrange(_SERVICE, 0, -1)
         return sum(map(float, values)) / len(values) if values else None
 
-    def _push(self, pipeline: Any, kind: WorkerKind, digest: str, part: str, seen: Observation, kept: int) -> None:
-        key, kinds = _list_key(digest, kind_id(kind), part), _kinds_key(digest)
-        pipeline.hset(kinds, kind_id(kind), kind.model_dump_json())
-        pipeline.lpush(key, seen.model_dump_json())
-        pipeline.ltrim(key, 0, kept - 1)
-        pipeline.expire(key, KEPT_S)
-        pipeline.expire(kinds, KEPT_S)
+    def _push(self, kind: WorkerKind, digest: str, part: str, seen: Observation, kept: int, *service: str) -> None:
+        of_kind = kind_id(kind)
+        self._add(
+            keys=[_kinds_key(digest), _list_key(digest, of_kind, part), *service],
+            args=[
+                of_kind,
+                kind.model_dump_json(),
+                seen.model_dump_json(),
+                kept,
+                KEPT_S,
+                repr(seen.seconds),
+                _KEPT_SERVICE,
+            ],
+        )
 
     def _fitted(self, digest: str, ids: list[str]) -> list[CostModel | None]:
         with self._redis.pipeline(transaction=False) as pipeline:

@@ -18,19 +18,20 @@ from unet_factory.jobs.scripts import lua
 log = logging.getLogger(__name__)
 
 RENEWALS_PER_LEASE = 3
+BESIDE_EVERY_S = 0.25
 
 
 class Lease:
     """Renews a claim in a thread for the duration of the block.
 
-    ``renew`` extends the claim by ``lease_s`` and says whether it still holds. ``after_each`` is called after every
-    renewal, in the same thread.
+    ``renew`` extends the claim by ``lease_s`` and says whether it still holds. ``beside`` is called four times a second,
+    in the same thread.
     """
 
     def __init__(
-        self, name: str, renew: Callable[[], bool], lease_s: float, after_each: Callable[[], None] = lambda: None
+        self, name: str, renew: Callable[[], bool], lease_s: float, beside: Callable[[], None] | None = None
     ) -> None:
-        self._name, self._renew, self._lease_s, self._after_each = name, renew, lease_s, after_each
+        self._name, self._renew, self._lease_s, self._beside = name, renew, lease_s, beside
         self._renewed = time.monotonic()
         self._lost, self._done = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=copy_context().run, args=(self._keep,), name="lease", daemon=True)
@@ -50,10 +51,22 @@ class Lease:
         """Whether another process may have claimed it by now."""
         return self._lost.is_set()
 
-    def _keep(self) -> None:
-        while not self.lost and not self._done.wait(self._lease_s / RENEWALS_PER_LEASE):
+    def holds(self) -> bool:
+        """Whether the claim holds for at least half of its time from now; renewed first if that is not sure."""
+        if time.monotonic() - self._renewed > self._lease_s / 2:
             self._renew_once()
-            self._after_each()
+        return not self.lost
+
+    def _keep(self) -> None:
+        renew_every_s = self._lease_s / RENEWALS_PER_LEASE
+        pause_s = renew_every_s if self._beside is None else min(BESIDE_EVERY_S, renew_every_s)
+        due = time.monotonic() + renew_every_s
+        while not self.lost and not self._done.wait(pause_s):
+            if time.monotonic() >= due:
+                self._renew_once()
+                due = time.monotonic() + renew_every_s
+            if self._beside is not None:
+                self._beside()
 
     def _renew_once(self) -> None:
         """A Redis that is away is waited for, as long as the lease can still be ours."""

@@ -85,11 +85,13 @@ class WeightCache:
 
     def describe(self, request: GenerationRequest) -> WeightsRecord | None:
         """What is stored, unverified; None on a miss."""
-        digest = self.digest(request)
-        if digest is None:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            pipeline.getrange(weight_key(request), 0, _DIGEST_LENGTH - 1)
+            pipeline.strlen(weight_key(request))
+            digest, stored_bytes = pipeline.execute(raise_on_error=False)
+        if not isinstance(digest, bytes) or len(digest) != _DIGEST_LENGTH:  # else an error: a key of another type
             return None
-        stored_bytes: Any = self._redis.strlen(weight_key(request))
-        return WeightsRecord(digest, max(0, stored_bytes - _DIGEST_LENGTH))
+        return WeightsRecord(digest.hex(), stored_bytes - _DIGEST_LENGTH)
 
     def put(self, request: GenerationRequest, blob: bytes) -> CachedWeights:
         """Store a generated network and wake everyone who waits for it."""

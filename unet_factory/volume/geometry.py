@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import nibabel as nib
@@ -17,8 +18,11 @@ SPACING_TOLERANCE = 1e-3  # relative; above the rounding of float32 headers and 
 MAX_SHEAR_DEG = 1.0  # above the rounding of oblique headers; a tilted CT gantry has 5 to 30
 LPS_TO_RAS = np.array([[-1.0], [-1.0], [1.0], [1.0]])  # factors of an affine's rows
 _SINGULAR_DETERMINANT = 1e-3  # of the unit column vectors
+_KEPT_AFFINES = 64
+_LEADS_TO = ("LR", "PA", "IS")
 
 _Value = TypeVar("_Value")
+_AxesAndFlips = tuple[tuple[int, int, int], tuple[int, int, int]]
 
 
 def trusted_grid(stored: StoredVolume, spacing_ras_mm: SpacingMm | None) -> Grid:
@@ -39,7 +43,7 @@ def trusted_grid(stored: StoredVolume, spacing_ras_mm: SpacingMm | None) -> Grid
     return Grid(
         affine=affine,
         spacing_ras_mm=given or validate_spacing(in_ras_order(column_lengths(affine), affine)),
-        orientation="".join(nib.orientations.aff2axcodes(affine)),
+        orientation=_orientation(affine),
         shape_ras=in_ras_order(stored.shape, affine),
     )
 
@@ -82,10 +86,21 @@ def usable_spacing(declared_mm: Triple) -> Triple:
     return (i_mm, j_mm, k_mm)
 
 
-def _axes_and_flips(affine: NDArray[np.float64]) -> tuple[list[int], list[int]]:
+def _axes_and_flips(affine: NDArray[np.float64]) -> _AxesAndFlips:
     """For each stored axis the closest axis of RAS+ (0, 1, 2), and 1 or -1 for its direction along it."""
-    axes, flips = nib.orientations.io_orientation(affine).astype(int).T.tolist()
-    return axes, flips
+    return _axes_and_flips_of(affine.astype(np.float64).tobytes())
+
+
+@lru_cache(maxsize=_KEPT_AFFINES)
+def _axes_and_flips_of(affine: bytes) -> _AxesAndFlips:
+    """Asked for ten times a scan; nibabel decomposes the matrix each time."""
+    (i, j, k), flips = nib.orientations.io_orientation(np.frombuffer(affine).reshape(4, 4)).astype(int).T.tolist()
+    return (i, j, k), (flips[0], flips[1], flips[2])
+
+
+def _orientation(affine: NDArray[np.float64]) -> str:
+    """Such as RAS or LPI: where each stored axis leads."""
+    return "".join(_LEADS_TO[axis][flip > 0] for axis, flip in zip(*_axes_and_flips(affine), strict=True))
 
 
 def _check_declared_spacing(stored: StoredVolume) -> None:
@@ -104,7 +119,7 @@ def _check_agreement(stored: StoredVolume) -> None:
     assert stored.declared_spacing_mm is not None
     declared_mm = in_ras_order(stored.declared_spacing_mm, stored.affine)
     affine_mm = in_ras_order(column_lengths(stored.affine), stored.affine)
-    if not np.allclose(affine_mm, declared_mm, rtol=SPACING_TOLERANCE, atol=0):
+    if not all(map(_agree, affine_mm, declared_mm)):
         raise SpacingAmbiguous(
             f"{stored.affine_source} says {_by(affine_mm)} mm but {stored.spacing_source} says {_by(declared_mm)} mm "
             "(R,A,S); give the spacing to decide",
@@ -132,6 +147,10 @@ def _with_spacing(affine: NDArray[np.float64], spacing_ras_mm: SpacingMm) -> NDA
     scaled = affine.copy()
     scaled[:3, :3] *= np.array([spacing_ras_mm[axis] for axis in axes]) / column_lengths(affine)
     return scaled
+
+
+def _agree(computed_mm: float, declared_mm: float) -> bool:
+    return abs(computed_mm - declared_mm) <= SPACING_TOLERANCE * declared_mm
 
 
 def _is_length(mm: float) -> bool:

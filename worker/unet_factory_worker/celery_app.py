@@ -38,7 +38,7 @@ from unet_factory.platform.signs_of_life import give_signs_in_background
 from unet_factory.platform.tracing import start_tracing, stop_tracing
 from unet_factory_worker.idle_exit import leave_when_idle
 from unet_factory_worker.mutual_watch import MutualWatch, Pulse
-from unet_factory_worker.reconnect import ReconnectWhenStuck
+from unet_factory_worker.messages import NothingToAcknowledge
 from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def build_app(settings: WorkerSettings) -> Celery:
     app = Celery("unet_factory_worker", broker=settings.broker_url, set_as_current=False)
     app.conf.update(_CONFIGURATION)
     app.conf.broker_transport_options = app.conf.broker_transport_options | settings.broker_options
-    app.steps["consumer"].add(ReconnectWhenStuck)
+    app.steps["consumer"].add(NothingToAcknowledge)
     app.task(name=SEGMENT_TASK)(segment)
     app.task(name=GENERATE_TASK)(generate)
     app.task(name=HELP_TASK)(help_with_windows)
@@ -117,16 +117,15 @@ def help_with_windows(job_id: str) -> None:
 
 
 _CONFIGURATION: dict[str, Any] = {
-    "task_queues": tuple(Queue(name) for name in QUEUES),
+    # A message only says that there is work, and is gone when it is taken: what is lost with a worker comes back by the
+    # job's lease and the reaper, and they alone count attempts. None is taken while the child works.
+    "task_queues": tuple(Queue(name, no_ack=True) for name in QUEUES),
     "broker_transport_options": {"queue_order_strategy": "unet_factory_worker.turns:NetworksThenAScan"},
     "task_default_queue": SEGMENT_QUEUE,
     "worker_pool": "prefork",
     "worker_concurrency": 1,
     "worker_prefetch_multiplier": 1,
-    # A message counts as done only after the work; one whose child was killed is not redelivered by Celery: the lease
-    # and the reaper bring the job back, and they alone count attempts.
-    "task_acks_late": True,
-    "task_reject_on_worker_lost": False,
+    "worker_disable_prefetch": True,
     "worker_lost_wait": 0.5,
     "worker_proc_alive_timeout": _PROC_ALIVE_TIMEOUT_S,
     "task_ignore_result": True,

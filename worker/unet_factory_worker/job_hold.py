@@ -2,8 +2,10 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +14,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import stamina
 from numpy.typing import NDArray
+from redis.exceptions import RedisError
 
 from unet_factory.domain.errors import DeadlineExceeded, StorageUnavailable
 from unet_factory.domain.jobs import PREVIEW_NAME, JobState, SegmentationRequest
@@ -41,17 +44,27 @@ class JobHold:
     """Keeps a claimed job for the duration of the block.
 
     The deadline is cooperative: :meth:`check` raises between windows. A job that never gets there, because a read or a
-    kernel hangs, is failed ``OVERRUN_S`` later and takes its process down, since nothing else ends it.
+    kernel hangs, is failed ``OVERRUN_S`` later and takes its process down, since nothing else ends it. ``beside`` is
+    called four times a second, in a thread of its own.
     """
 
-    def __init__(self, lifecycle: JobLifecycle, job_id: str, owner: str, lease_s: float, deadline_s: float) -> None:
+    def __init__(
+        self,
+        lifecycle: JobLifecycle,
+        job_id: str,
+        owner: str,
+        lease_s: float,
+        deadline_s: float,
+        beside: Callable[[], None] = lambda: None,
+    ) -> None:
         self._lifecycle, self._job_id, self._owner, self._deadline_s = lifecycle, job_id, owner, deadline_s
+        self._beside = beside
         self._started = time.monotonic()
         self._lease = Lease(
             f"job {job_id}",
             lambda: lifecycle.renew(job_id, owner, lease_s),
             lease_s,
-            after_each=self._end_process_if_stuck,
+            beside=self._look_after,
         )
 
     def __enter__(self) -> Self:
@@ -73,6 +86,15 @@ class JobHold:
             raise JobLost
         if self._age_s > self._deadline_s:
             raise self._overdue()
+
+    def check_lease(self) -> None:
+        """Make sure of the lease for a while, as before a result is put down.
+
+        Raises:
+            JobLost: the job is no longer ours.
+        """
+        if not self._lease.holds():
+            raise JobLost
 
     def while_store_is_away(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, which needs the blob store: tried again for as long as the job may take.
@@ -96,7 +118,8 @@ class JobHold:
             f"the job was stopped after {self._deadline_s:g} s, its deadline", deadline_s=self._deadline_s
         )
 
-    def _end_process_if_stuck(self) -> None:
+    def _look_after(self) -> None:
+        self._beside()
         if self._age_s <= self._deadline_s + OVERRUN_S:
             return
         log.error("job %s hangs beyond its deadline; the worker process ends with it", self._job_id)
@@ -107,12 +130,16 @@ class JobHold:
 
 
 class JobRecord:
-    """Of one attempt at a job. Each write costs the store, and all who follow the job, five commands and more."""
+    """Of one attempt at a job; safe to share between threads.
+
+    Each write costs the store, and all who follow the job, five commands and more.
+    """
 
     def __init__(self, lifecycle: JobLifecycle, job_id: str, owner: str) -> None:
         self._lifecycle, self._job_id, self._owner = lifecycle, job_id, owner
         self._unwritten: dict[str, Any] = {}
         self._tried = time.monotonic()
+        self._lock = threading.RLock()
 
     def note(self, **fields: Any) -> None:
         """Write fields now if nothing was written for ``WRITE_INTERVAL_S``, else with the next ones.
@@ -121,23 +148,36 @@ class JobRecord:
             JobLost: the job is no longer ours.
             RedisError: they cannot be written now; they are kept.
         """
-        self._unwritten |= fields
-        if time.monotonic() - self._tried >= WRITE_INTERVAL_S:
-            self.write()
+        with self._lock:
+            self._unwritten |= fields
+            if time.monotonic() - self._tried >= WRITE_INTERVAL_S:
+                self.write()
 
     def write(self) -> None:
-        """Write what was noted, as before work that may take long. Raises like :meth:`note`."""
-        if not self._unwritten:
-            return
-        self._tried = time.monotonic()
-        if not self._lifecycle.update(self._job_id, self._owner, **self._unwritten):
-            raise JobLost
-        self._unwritten.clear()
+        """Write what was noted. Raises like :meth:`note`."""
+        with self._lock:
+            if not self._unwritten:
+                return
+            self._tried = time.monotonic()
+            if not self._lifecycle.update(self._job_id, self._owner, **self._unwritten):
+                raise JobLost
+            self._unwritten.clear()
 
     def finish(self, state: JobState, **fields: Any) -> None:
         """End the job with these fields and all that was noted. Raises like :meth:`note`."""
-        if not self._lifecycle.finish(self._job_id, self._owner, state, **self._unwritten | fields):
-            raise JobLost
+        with self._lock:
+            if not self._lifecycle.finish(self._job_id, self._owner, state, **self._unwritten | fields):
+                raise JobLost
+
+    def write_if_due(self) -> None:
+        """Write what was noted a while ago; in a thread beside the work, which it never waits for. Raises nothing."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            with suppress(JobLost, RedisError):
+                self.note()
+        finally:
+            self._lock.release()
 
 
 @dataclass(frozen=True)
@@ -170,8 +210,7 @@ class ResultFiles:
 
     def _put(self, result: Path) -> None:
         def put() -> None:
-            if not self.context.lifecycle.renew(self.job_id, self.owner, self.context.settings.lease_s):
-                raise JobLost
+            self.lease.check_lease()
             self.context.blobs.put(self.job_id, result.name, result)
 
         self.lease.while_store_is_away(put)

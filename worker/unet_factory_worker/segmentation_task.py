@@ -67,15 +67,15 @@ def run_job(job_id: str, context: WorkerContext) -> None:
     except (JobUnknown, JobExpired):
         log.info("job %s was purged", job_id)
         return
+    record = JobRecord(context.lifecycle, job_id, owner)
     with (
         following(request.origin, "segment", job=job_id, model=job.model),
-        JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s) as lease,
+        JobHold(context.lifecycle, job_id, owner, lease_s, request.deadline_s, record.write_if_due) as lease,
     ):
         log.info("job %s starts", job_id)
         if job.attempts == 1:
             metrics.JOB_WAIT_SECONDS.labels(job.model).observe(max(0.0, time.time() - job.created))
         try:
-            record = JobRecord(context.lifecycle, job_id, owner)
             Attempt(job, owner, request, context, lease, record, PeakMemory(context.device)).run()
         except RedisError as error:
             log.warning("job %s will be queued again when its lease ends: %s", job_id, type(error).__name__)
@@ -185,7 +185,6 @@ class Attempt:
             unet, cached = context.factory.network(
                 request.model, request.checkpoint_digest, choice.plan.snapped, request.conditions
             )
-        self.record.write()
         with self._stage("infer"):
             stage = InferenceStage(
                 self.job_id,

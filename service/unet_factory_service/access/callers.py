@@ -58,7 +58,7 @@ def on_behalf_of(owner: str, keys: KeyStore, settings: GatewaySettings) -> Calle
         return Caller(owner=owner, jobs_in_flight=settings.key_jobs_in_flight)
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:  # async, or FastAPI would call it in a thread
     """As the app's guard found them (see ``access``)."""
     caller = request.state.caller
     assert isinstance(caller, Caller)

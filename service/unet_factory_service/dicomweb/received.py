@@ -107,8 +107,10 @@ class ReceivedSeries:
 
     def waiting_bytes(self) -> int:
         """Of those series: packed as the input of a job, each takes as much again."""
+        if not (waiting := self.waiting_ids()):
+            return 0
         with self._redis.pipeline(transaction=False) as pipeline:
-            for series_id in self.waiting_ids():
+            for series_id in waiting:
                 pipeline.hget(f"received:{series_id}", "bytes")
             return sum(int(size or 0) for size in pipeline.execute())
 

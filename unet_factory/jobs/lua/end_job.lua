@@ -23,5 +23,5 @@ end
 local asker = field(fields, 'owner')
 close_job(id, asker, current)
 if bytes ~= '' and asker and asker ~= '' then redis.call('HSET', stored_key(asker), id, bytes) end
-redis.call('PUBLISH', events_channel(id), 'changed')
+redis.call('PUBLISH', events_channel(id), 'ended')
 return field(fields, 'model')

@@ -31,5 +31,5 @@ if idempotency then -- the key stays taken, what it stood for is dropped
 end
 if state then redis.call('SET', tombstone_key(id), owner or '', 'EX', tombstone_s) end -- else it was purged before
 redis.call('SET', PURGED, '1')
-redis.call('PUBLISH', events_channel(id), 'purged')
+redis.call('PUBLISH', events_channel(id), 'ended')
 return is_open(state) and model
