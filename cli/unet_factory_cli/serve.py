@@ -27,7 +27,6 @@ from unet_factory_cli.settings import operators_redis, read_settings
 from unet_factory_cli.signs_of_life import Answers, SignsOfLife
 from unet_factory_cli.supervision import Component, Supervisor
 from unet_factory_cli.worker_places import METRICS_PORT, visible_gpus, worker_places
-from unet_factory_client import FactoryClient
 from unet_factory_service.settings import GatewaySettings
 
 READY_TIMEOUT_S = 180.0
@@ -37,6 +36,7 @@ REDIS_URL = "UNET_FACTORY_REDIS_URL"
 _CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics"}  # of a data folder; metrics: of earlier versions
 
 _TEND_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.1  # until everything is ready
 _GATEWAY_PATIENCE_S = 4.0
 _WORKER_GRACE_S = 3.0  # for the job in hand; one that takes longer is taken up again by its lease
 _WORKER_PATIENCE_S = 5.0
@@ -89,11 +89,13 @@ def serve(options: ServeOptions) -> None:
 
 
 def _run(options: ServeOptions, supervisor: Supervisor, stop: threading.Event) -> None:
+    from unet_factory_client import FactoryClient  # while the roles start
+
     deadline = time.monotonic() + READY_TIMEOUT_S
     ready = False
     reserve = DiskReserve(jobs_folder(options.data_dir)) if _has_own_servers() else None
     with FactoryClient(options.url) as client:
-        while not stop.wait(_TEND_EVERY_S):
+        while not stop.wait(_TEND_EVERY_S if ready else _LOOK_EVERY_S):
             supervisor.tend()
             if reserve is not None:
                 reserve.hold()

@@ -5,12 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from unet_factory.domain.postprocessing import Postprocessing
-
-_TOUCHING = ndimage.generate_binary_structure(3, 3)  # by faces, edges or corners
 
 
 def postprocess(labels: Tensor, postprocessing: Postprocessing) -> Tensor:
@@ -29,12 +26,14 @@ def postprocess(labels: Tensor, postprocessing: Postprocessing) -> Tensor:
 
 def _keep_largest(labels: NDArray[np.uint8], group: Sequence[int]) -> None:
     """Of equally large components, the one that comes first in the array is kept."""
+    from scipy import ndimage  # takes a tenth of a worker's start
+
     inside = np.isin(labels, group)
     boxes = ndimage.find_objects(inside.view(np.uint8))
     if not boxes:
         return
     inside, part = inside[boxes[0]], labels[boxes[0]]
-    components, count = ndimage.label(inside, _TOUCHING)
+    components, count = ndimage.label(inside, ndimage.generate_binary_structure(3, 3))  # by faces, edges or corners
     if count > 1:
         sizes = torch.bincount(torch.from_numpy(components).flatten())  # NumPy's would copy to int64
         largest = 1 + int(sizes[1:].argmax())

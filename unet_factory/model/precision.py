@@ -15,7 +15,7 @@ from unet_factory.model.unet import UNet
 
 log = logging.getLogger(__name__)
 
-_ROUNDS = 3
+_ROUNDS = 2
 _GAIN = 0.8
 _TRIAL_EXTENT = {"cpu": 32, "cuda": 96}  # large enough that arithmetic, not launching it, takes the time
 

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from importlib import import_module
 
 import torch
 from redis import Redis
@@ -42,6 +43,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT_S = 1.0
 _STOPS_WITHIN_S = 10.0
 _LOOK_EVERY_S = 2.0
+_NEEDED_BY_JOBS = ("unet_factory_worker.segmentation_task", "scipy.ndimage")  # half a second that the start is spared
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ def start(settings: WorkerSettings, watch: MutualWatch) -> None:
 
 def _follow_folder(context: WorkerContext) -> None:
     """Load what is put into the model folder, beside the work, apart from the heartbeat; prepare for it when idle."""
+    for needed in _NEEDED_BY_JOBS:
+        import_module(needed)
     spacings = context.settings.warm_spacings_ras_mm
     warm = WarmNetworks(spacings, context.models, context.factory, context.computing)
     while True:
