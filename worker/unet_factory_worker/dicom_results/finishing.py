@@ -9,6 +9,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from unet_factory_worker.dicom_results.source import copy_patient_and_study
+from unet_factory_worker.dicom_results.verbatim import items_of, written_as_it_is
 
 _MAX_SOURCE_NUMBER = 10_000_000  # a hundred times that is still an integer string
 _UNNUMBERED = 90
@@ -40,6 +41,9 @@ def finish(result: Dataset, header: Dataset, moment: datetime) -> None:
 
 
 def save(result: Dataset, path: Path) -> None:
+    for item in items_of(result):
+        if item.original_encoding == (None, None):  # made here: pydicom would look through it once for each level
+            written_as_it_is(item)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of character sets that the scan names, and of values
         result.save_as(path, enforce_file_format=True)

@@ -61,10 +61,11 @@ def build_report(
         for label in provenance.labels
         if label.value != 0
     ]
+    some_without_segment = len(numbers) < len(groups)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values of the scan
         report = Comprehensive3DSR(
-            evidence=_evidence(series, segmentation),
+            evidence=_evidence(series, segmentation, len(series.datasets) if some_without_segment else 1),
             content=_content(MeasurementReport(_observer(provenance), _IMAGING_PROCEDURE, groups)),
             series_instance_uid=provenance.uid("report", "series"),
             series_number=series_numbers(header)[1],
@@ -82,6 +83,7 @@ def build_report(
             is_complete=True,
             specific_character_set=None,
         )
+    _refer_to_all(report, series)
     finish(report, header, moment)
     return report
 
@@ -150,11 +152,19 @@ def _images(headers: Sequence[Dataset]) -> list[SourceImageForMeasurementGroup]:
     return [SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers]
 
 
-def _evidence(series: DicomSeries, segmentation: Dataset | None) -> list[Dataset]:
-    """The segmentation and every object of the scan, by their identifiers: the patient is copied in the end."""
-    template = source.stand_ins(series, [0])[0]
-    headers = series.datasets if segmentation is None else (segmentation, *series.datasets)
+def _evidence(series: DicomSeries, segmentation: Dataset | None, images: int) -> list[Dataset]:
+    """The segmentation and so many objects of the scan, by their identifiers: the patient is copied in the end."""
+    template, scan = source.stand_ins(series, [0])[0], series.datasets[:images]
+    headers = scan if segmentation is None else (segmentation, *scan)
     return [_identified(template, header) for header in headers]
+
+
+def _refer_to_all(report: Dataset, series: DicomSeries) -> None:
+    """Name every object of the scan as evidence: for each that it is given, highdicom takes a while."""
+    for study in report.CurrentRequestedProcedureEvidenceSequence:
+        for one in study.ReferencedSeriesSequence:
+            if one.SeriesInstanceUID == series.datasets[0].SeriesInstanceUID:
+                one.ReferencedSOPSequence = source.references(series)
 
 
 def _identified(template: Dataset, header: Dataset) -> Dataset:

@@ -90,7 +90,8 @@ def stand_ins(series: DicomSeries, indices: Iterable[int]) -> list[Dataset]:
     orientation = [float(cosine) for cosine in _plane_item(first, "PlaneOrientationSequence").ImageOrientationPatient]
     measures = pixel_measures(series)
     header = first.source.dataset
-    common = {
+    common = Dataset()
+    for keyword, value in {
         **dict.fromkeys(_NEVER_ABSENT, ""),
         "SOPClassUID": MRImageStorage,
         "Modality": header.get("Modality", "OT"),
@@ -105,7 +106,8 @@ def stand_ins(series: DicomSeries, indices: Iterable[int]) -> list[Dataset]:
         "Rows": int(header.Rows),
         "Columns": int(header.Columns),
         **_compression(series.datasets),
-    }
+    }.items():
+        setattr(common, keyword, value)
     return [_stand_in(common, series.slices[index], index) for index in indices]
 
 
@@ -164,10 +166,10 @@ def _is_ascii(result: Dataset) -> bool:
     return all(str(element.value).isascii() for element in result.iterall() if element.VR in _OUR_WORDS)
 
 
-def _stand_in(common: dict[str, object], one: Slice, index: int) -> Dataset:
+def _stand_in(common: Dataset, one: Slice, index: int) -> Dataset:
+    """Its elements are shared with the others, but for its own."""
     dataset = Dataset()
-    for keyword, value in common.items():
-        setattr(dataset, keyword, value)
+    dataset.update(common)
     dataset.SOPInstanceUID = placeholder(index)
     dataset.ImagePositionPatient = one.position_lps_mm.tolist()
     return dataset

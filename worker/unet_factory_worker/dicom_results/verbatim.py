@@ -4,7 +4,7 @@ Decoding cannot be undone where a file names the wrong character set (PS3.5 sect
 U+FFFD, would file a result under another patient.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
@@ -46,6 +46,15 @@ def copied(source: Dataset, tag: BaseTag) -> DataElement | RawDataElement | None
 def written_as_it_is(dataset: Dataset) -> None:
     """Have pydicom write the bytes of copied elements to a file in explicit VR little endian; it decodes them else."""
     dataset.set_original_encoding(False, True, dataset._character_set)
+
+
+def items_of(dataset: Dataset) -> Iterator[Dataset]:
+    """The items of all its sequences, and theirs."""
+    for element in dataset._dict.values():
+        if element.VR == "SQ" and not isinstance(element, RawDataElement):
+            for item in element.value:
+                yield item
+                yield from items_of(item)
 
 
 def decodes_exactly(source: Dataset, tags: list[BaseTag]) -> bool:
