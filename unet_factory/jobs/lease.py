@@ -24,8 +24,8 @@ BESIDE_EVERY_S = 0.25
 class Lease:
     """Renews a claim in a thread for the duration of the block.
 
-    ``renew`` extends the claim by ``lease_s`` and says whether it still holds. ``beside`` is called four times a second,
-    in the same thread.
+    ``renew`` extends the claim by ``lease_s`` and says whether it still holds. ``beside`` is called four times a
+    second, in the same thread.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.signs_of_life import give_signs_in_background
 from unet_factory.platform.tracing import start_tracing, stop_tracing
 from unet_factory_worker.idle_exit import leave_when_idle
-from unet_factory_worker.mutual_watch import MutualWatch, Pulse
 from unet_factory_worker.messages import NothingToAcknowledge
+from unet_factory_worker.mutual_watch import MutualWatch, Pulse
 from unet_factory_worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

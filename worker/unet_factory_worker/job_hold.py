@@ -5,8 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from contextvars import copy_context
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 OVERRUN_S = 60.0
 WRITE_INTERVAL_S = 0.25
 _EXIT_STUCK = 3
+_PUT_AT_ONCE = 3
 
 T = TypeVar("T")
 
@@ -180,33 +183,66 @@ class JobRecord:
             self._lock.release()
 
 
-@dataclass(frozen=True)
+@dataclass
 class ResultFiles:
-    """Of one job in the hands of ``owner``. Every method raises JobLost when the job is no longer the owner's."""
+    """Of one job, for the duration of the block, in which all are put into the store; one after the other would wait
+    for the disk one after the other.
+
+    Every method, and the end of the block, raises JobLost when the job is no longer ours.
+    """
 
     job_id: str
-    owner: str
     request: SegmentationRequest
     context: WorkerContext
     lease: JobHold
+    _folders: ExitStack = field(default_factory=ExitStack)
+    _putting: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PUT_AT_ONCE))
+    _being_put: list[Future[None]] = field(default_factory=list)
 
-    def write_labelmap(self, name: str, labels: NDArray[np.uint8], source: Path, header: VolumeHeader) -> None:
-        with self.context.blobs.scratch() as folder:
-            write_labelmap(folder / name, labels, source, header, durable=False)  # the store sees to that
-            self._put(folder / name)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._putting.shutdown()
+        self._folders.close()
+
+    def write_labelmap(
+        self, name: str, labels: NDArray[np.uint8], source: Path, header: VolumeHeader, *, more: bool = False
+    ) -> None:
+        """``more``: other files follow, and the store need not have it before :meth:`settle`."""
+        labelmap = self._folder() / name
+        write_labelmap(labelmap, labels, source, header, durable=False)  # the store sees to that
+        if more:
+            self._begin_to_put(labelmap)
+        else:
+            self._put(labelmap)
 
     def draw_preview(self, volume: Volume, labels: NDArray[np.uint8], found_ml: Mapping[str, float]) -> None:
-        with self.context.blobs.scratch() as folder:
-            draw_preview(folder / PREVIEW_NAME, volume.data, labels, volume.spacing_ras_mm, found_ml)
-            self._put(folder / PREVIEW_NAME)
+        preview = self._folder() / PREVIEW_NAME
+        draw_preview(preview, volume.data, labels, volume.spacing_ras_mm, found_ml)
+        self._begin_to_put(preview)
 
     def write_dicom(
         self, labels: NDArray[np.uint8], found_ml: Mapping[str, float], series: DicomSeries, provenance: Provenance
     ) -> None:
         seg_type = self.request.seg_type
-        with self.context.blobs.scratch() as folder:
-            for result in write_dicom_results(folder, labels, found_ml, series, provenance, seg_type):
-                self._put(result)
+        for result in write_dicom_results(self._folder(), labels, found_ml, series, provenance, seg_type):
+            self._begin_to_put(result)
+
+    def settle(self) -> None:
+        """All that was written is in the store when this returns."""
+        for put in self._being_put:
+            put.result()
+        self._being_put.clear()
+
+    def _folder(self) -> Path:
+        """A new one for each result: one that is not written to for long is swept up."""
+        return self._folders.enter_context(self.context.blobs.scratch())
+
+    def _begin_to_put(self, result: Path) -> None:
+        self._being_put.append(self._putting.submit(copy_context().run, self._put, result))
 
     def _put(self, result: Path) -> None:
         def put() -> None:

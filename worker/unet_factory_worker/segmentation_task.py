@@ -133,10 +133,10 @@ class Attempt:
 
     def _succeed(self) -> None:
         request, context = self.request, self.context
-        files = ResultFiles(self.job_id, self.owner, request, context, self.lease)
         manifest = context.factory.checkpoint(request.model, request.checkpoint_digest).manifest
         self.record.note(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
+            files = stack.enter_context(ResultFiles(self.job_id, request, context, self.lease))
             with self._stage("fetch"):
                 source = self.lease.while_store_is_away(
                     lambda: stack.enter_context(context.blobs.local(self.job_id, request.input_name))
@@ -158,16 +158,19 @@ class Attempt:
             found_ml = volumes_ml(done.labels, plan.native_mm, manifest.labels)
             self._judge(volume_findings(manifest.seen, found_ml), manifest)
             with self._stage("write"):
-                files.write_labelmap(request.output_name, done.labels, source, volume.header)
+                more = request.preview or isinstance(volume, DicomVolume)
+                files.write_labelmap(request.output_name, done.labels, source, volume.header, more=more)
             if request.preview:
                 with self._stage("preview"):
                     files.draw_preview(volume, done.labels, found_ml)
+                    files.settle()
             policy = done.way.told(_report(plan, request))
             if isinstance(volume, DicomVolume):
                 with self._stage("dicom"):
                     digest, doubts = request.checkpoint_digest, self.implausible
                     provenance = Provenance.of(self.job, manifest, digest, plan, policy, *doubts)
                     files.write_dicom(done.labels, found_ml, volume.series, provenance)
+                    files.settle()
         peak_bytes = self._finish(
             JobState.SUCCEEDED, progress=1.0, weights_cached=cached, policy=policy, volumes_ml=found_ml
         )
