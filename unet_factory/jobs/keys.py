@@ -53,7 +53,7 @@ def tombstone_key(job_id: str) -> str:
 
 
 def events_channel(job_id: str) -> str:
-    """Something is published here whenever the job's record changes (:data:`ENDED` when it ends or goes): read it then."""
+    """Something is published here whenever the job's record changes, and :data:`ENDED` when it ends or is purged."""
     return f"job:{job_id}:events"
 
 
