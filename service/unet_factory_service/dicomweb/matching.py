@@ -9,6 +9,7 @@ from fastapi import Request
 from pydicom.datadict import keyword_for_tag
 
 from unet_factory.domain.errors import MalformedRequest
+from unet_factory.domain.uids import read_uid, unpadded
 from unet_factory_service.dicomweb.dicom_json import Attributes, text, texts
 from unet_factory_service.dicomweb.results import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, STUDY_ATTRIBUTES
 
@@ -30,7 +31,8 @@ _RANGE = re.compile(r"(\d*)-(\d*)")
 
 @dataclass(frozen=True)
 class Search:
-    """``wanted`` maps keywords to what their values must be like; ``empty`` lets ``""`` stand for no value."""
+    """``wanted`` maps keywords to what their values must be like, a list if asked for several times; ``empty`` lets
+    ``""`` stand for no value."""
 
     limit: int = MAX_RESULTS
     offset: int = 0
@@ -53,14 +55,14 @@ class Search:
             elif name in _SWITCHES:
                 switches[name] = _is_true(name, value)
             elif name not in _IGNORED:
-                wanted[_keyword(name, level)] = value
+                keyword = _keyword(name, level)
+                wanted[keyword] = f"{wanted[keyword]},{value}" if keyword in wanted else value
         return cls(limit, offset, wanted, switches.get("emptyvaluematching", False))
 
     @property
     def study_uid(self) -> str | None:
         """The one study that can match."""
-        wanted = self.wanted.get("StudyInstanceUID", "")
-        return wanted if re.fullmatch(r"[0-9.]+", wanted) else None
+        return read_uid(self.wanted.get("StudyInstanceUID", ""))
 
     def holds(self, header: Attributes) -> bool:
         return all(self._matches(keyword, texts(header, keyword), value) for keyword, value in self.wanted.items())
@@ -89,8 +91,12 @@ def _matches(keyword: str, found: str, wanted: str) -> bool:
     if span and any(span.groups()):
         first, last = span.groups()
         return bool(found) and (not first or found >= first) and (not last or found <= last)
-    forms = {found, *found.split("=")} if keyword.endswith("Name") else {found}  # a person's name has groups
-    patterns = [_literal(value) for value in re.split(r"[,\\]", wanted)]
+    forms, patterns = {found}, [_literal(value) for value in re.split(r"[,\\]", wanted)]
+    if keyword.endswith("Name"):  # a person's: its groups match, too, and in any case
+        forms = {form.casefold() for form in (found, *found.split("="))}
+        patterns = [pattern.casefold() for pattern in patterns]
+    if keyword.endswith("UID"):
+        patterns = [unpadded(pattern) for pattern in patterns]
     return not wanted or any(fnmatchcase(form, pattern) for form in forms for pattern in patterns)
 
 
@@ -100,9 +106,9 @@ def _literal(value: str) -> str:
 
 
 def _is_true(name: str, value: str) -> bool:
-    if value not in ("true", "false"):
+    if value.lower() not in ("true", "false"):
         raise MalformedRequest(f"{name} must be true or false, not {value[:20]!r}")
-    return value == "true"
+    return value.lower() == "true"
 
 
 def _count(name: str, value: str) -> int:

@@ -13,6 +13,7 @@ from pydicom import dcmread
 from pydicom.uid import ExplicitVRLittleEndian
 
 from unet_factory.domain.errors import JobExpired
+from unet_factory.domain.uids import unpadded
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM, DICOM_JSON, MULTIPART, OCTETS, check_accepts
 from unet_factory_service.dicomweb.dicom_json import dicom_json
@@ -38,9 +39,10 @@ def _wanted(
     request: Request, gateway: GatewayContext, study: str, series: str | None = None, instance: str | None = None
 ) -> list[StoredInstance]:
     """What the path names; UIDs in it are the asker's, so no answer repeats them."""
+    series, instance = (uid and unpadded(uid) for uid in (series, instance))
     found = [
         stored
-        for stored in gateway.results.instances(request.state.caller, study)
+        for stored in gateway.results.instances(request.state.caller, unpadded(study))
         if series in (None, stored.uid("SeriesInstanceUID")) and instance in (None, stored.uid("SOPInstanceUID"))
     ]
     if not found:

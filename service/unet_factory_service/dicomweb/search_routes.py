@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from unet_factory.domain.uids import unpadded
 from unet_factory_service.access.callers import Caller, CallerDependency
 from unet_factory_service.dependencies import GatewayContext, GatewayDependency
 from unet_factory_service.dicomweb.accept import DICOM_JSON, check_accepts
@@ -94,6 +95,7 @@ def _answer(
     """One entry for each group of objects that the level puts together, a page of them."""
     check_accepts(request, DICOM_JSON, "application/json")
     search = Search.of(request, level)
+    study, series = (uid and unpadded(uid) for uid in (study, series))
     key, describe = _LEVELS[level]
     studies = gateway.results.studies(caller, study or search.study_uid)
     groups = (group for found in studies for group in _groups(found, key))

@@ -38,7 +38,8 @@ _BODY = {
         "content": {
             'multipart/related; type="application/dicom"': {
                 "schema": {"type": "array", "items": {"type": "string", "format": "binary"}}
-            }
+            },
+            "application/dicom": {"schema": {"type": "string", "format": "binary"}},
         },
     }
 }
@@ -75,7 +76,7 @@ async def store_instances_of_study(
     study: str, request: Request, gateway: GatewayDependency, caller: CallerDependency
 ) -> Response:
     """Instances of other studies are refused, one by one."""
-    return await _store(request, gateway, caller, study)
+    return await _store(request, gateway, caller, unpadded(study))
 
 
 async def _store(request: Request, gateway: GatewayContext, caller: Caller, study_uid: str | None) -> Response:

@@ -39,7 +39,11 @@ _COPIES = 2  # the parts themselves, and the archive that they are packed into
 
 def is_dicom_body(request: Request) -> bool:
     """Whether the body says that it is DICOM objects and not a form."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == MEDIA_TYPE
+    return _media_type(request) == MEDIA_TYPE
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 async def receive_dicom_body(request: Request, folder: Path, max_bytes: int, check_room: CheckRoom) -> ReceivedForm:
@@ -99,17 +103,35 @@ def _is_zip(path: Path) -> bool:
 async def receive_dicom_parts(request: Request, folder: Path, max_bytes: int, check_room: CheckRoom) -> list[Path]:
     """The parts of the body, in their order, as files in ``folder``; whether they are DICOM is not looked at.
 
+    An ``application/dicom`` body is a single part.
+
     Raises:
         NotAVolume: another media type.
         MalformedRequest: a damaged body, or one without parts.
         VolumeTooLarge: the parts have, or the request announces, more than ``max_bytes``, or there are too many.
         StorageFull: there is no room for them.
     """
+    if _media_type(request) == _PART_TYPE.decode():
+        return [await _receive_single(request, folder, max_bytes, check_room)]
     boundary = _boundary(request)
     check_announced_size(request, max_bytes, _OVERHEAD_BYTES)
     with _Parts(folder, boundary, max_bytes) as parts:
         await stream_into(request, parts.write, check_room, copies=_COPIES)
         return parts.finish()
+
+
+async def _receive_single(request: Request, folder: Path, max_bytes: int, check_room: CheckRoom) -> Path:
+    check_announced_size(request, max_bytes, 0)
+    path = folder / "part-000000"
+    with path.open("xb") as file:
+
+        def write(data: bytes) -> None:
+            if file.tell() + len(data) > max_bytes:
+                raise too_large(file.tell() + len(data), max_bytes)
+            file.write(data)
+
+        await stream_into(request, write, check_room, copies=_COPIES)
+    return path
 
 
 class _Parts:
@@ -181,7 +203,9 @@ class _Parts:
 def _boundary(request: Request) -> bytes:
     kind, options = parse_options_header(request.headers.get("Content-Type", ""))
     if kind != MEDIA_TYPE.encode() or options.get(b"type", _PART_TYPE).lower() != _PART_TYPE:
-        raise NotAVolume('send the DICOM objects as multipart/related; type="application/dicom"')
+        raise NotAVolume(
+            'send the DICOM objects as multipart/related; type="application/dicom", or one alone as application/dicom'
+        )
     boundary = options.get(b"boundary", b"")
     if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH:
         raise MalformedRequest(f"the multipart body needs a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")

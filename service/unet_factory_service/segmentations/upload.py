@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from fastapi import Request
+from fastapi import HTTPException, Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MAX_BOUNDARY_LENGTH, MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
@@ -73,8 +73,10 @@ async def stream_into(
         copies: how often its bytes lie on the disk before the request, or what follows from it, is done.
 
     Raises:
+        HTTPException: 415, it is compressed as a whole (``Content-Encoding``).
         StorageFull: there is no space for what is announced, or for what comes.
     """
+    _check_encoding(request)
     received_bytes = 0
 
     def take(data: bytes) -> None:
@@ -91,6 +93,13 @@ async def stream_into(
             await run_in_threadpool(take, bytes(buffered))
             buffered.clear()
     await run_in_threadpool(take, bytes(buffered))
+
+
+def _check_encoding(request: Request) -> None:
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        detail = f"the body has the content encoding {encoding[:_QUOTED_CHARACTERS]!r}; send it as it is, without one"
+        raise HTTPException(415, detail, headers={"Accept-Encoding": "identity"})
 
 
 def check_announced_size(request: Request, max_file_bytes: int, overhead_bytes: int) -> None:

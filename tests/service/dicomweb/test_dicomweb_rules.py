@@ -145,6 +145,14 @@ def test_rules_that_cannot_work_are_refused_at_the_start(
         ("PatientName=山田^太郎", True),
         ("PatientName=Yamada*太郎", True),
         ("PatientName=Yamada", False),
+        ("PatientName=YAMADA*", True),
+        ("PatientID=test-0", False),
+        ("StudyInstanceUID=1.2%00", True),
+        ("StudyInstanceUID=1.2%20", True),
+        ("ModalitiesInStudy=SR&ModalitiesInStudy=SEG", True),
+        ("ModalitiesInStudy=SEG&ModalitiesInStudy=SR", True),
+        ("ModalitiesInStudy=MR&ModalitiesInStudy=SR", False),
+        ("fuzzymatching=False&multiplevaluematching=TRUE", True),
     ],
 )
 def test_a_search_finds_what_it_asks_for(query: str, holds: bool) -> None:

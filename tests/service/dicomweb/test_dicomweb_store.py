@@ -125,12 +125,25 @@ def test_a_study_in_the_path_takes_only_its_own(stow: Gateway) -> None:
         ({"Content-Type": 'multipart/related; type="application/dicom"'}, 400),
         ({"Content-Type": 'multipart/related; type="application/dicom"; boundary=other'}, 400),
         ({"Content-Type": 'multipart/related; type="application/dicom"; boundary=b', "Accept": "text/html"}, 406),
+        ({"Content-Type": 'multipart/related; type="application/dicom"; boundary=b', "Content-Encoding": "gzip"}, 415),
+        ({"Content-Type": "application/dicom", "Content-Encoding": "gzip"}, 415),
     ],
 )
 def test_what_is_no_stow_request_is_refused(stow: Gateway, headers: dict[str, str], status: int) -> None:
     answer = stow.http.post("/dicomweb/studies", content=body(mr_series(slices=1)), headers=headers)
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_one_instance_may_come_without_a_multipart_around_it(stow: Gateway, quick: FactorySettings) -> None:
+    (one,) = mr_series(slices=1)
+    path, headers = f"/dicomweb/studies/{one.StudyInstanceUID}%00", {"Content-Type": "application/dicom; charset=x"}
+    answer = stow.http.post(path, content=encoded(one), headers=headers)
+    assert (answer.status_code, uids(answer.json())) == (200, [one.SOPInstanceUID])
+    assert stow.http.post(path, content=b"", headers=headers).status_code == 409
+    too_much = bytes(quick.max_upload_bytes + 1)
+    for content in (too_much, iter([too_much])):  # announced, or found out
+        assert stow.http.post(path, content=content, headers=headers).status_code == 413
 
 
 def test_too_much_at_once_is_refused(stow: Gateway, quick: FactorySettings) -> None:
