@@ -46,7 +46,8 @@ class Search:
             MalformedRequest: an attribute that cannot be searched for, or a parameter with a value it cannot have.
         """
         limit, offset = MAX_RESULTS, 0
-        switches, wanted = {}, {}
+        switches: dict[str, bool] = {}
+        wanted: dict[str, str] = {}
         for name, value in request.query_params.multi_items():
             if name == "limit":
                 limit = min(MAX_RESULTS, _count(name, value))
