@@ -2,6 +2,7 @@
 
 import math
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -28,6 +29,7 @@ from unet_factory.volume import read_volume
 ROUNDS = 5
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 EXAMPLES = Path("examples/hippocampus/images")
+_LARGE = (512, 512, 800)
 
 
 class Case(NamedTuple):
@@ -94,7 +96,7 @@ def resampling() -> Iterator[Row]:
 def memory() -> Iterator[Row]:
     """Paper-size channels with random weights, in windows of 64 voxels."""
     shape = (128, 128, 200)
-    few, many = (_peak_in_process(shape, classes) for classes in (2, 100))
+    few, many = (_peak_in_process(shape, _architecture(classes), overlap=0.5).added for classes in (2, 100))
     voxels = math.prod(shape)
     yield Row(name=f"2 classes, {_text(shape)}", value=few / voxels, unit="B/voxel", before="109")
     yield Row(
@@ -105,7 +107,28 @@ def memory() -> Iterator[Row]:
         ratio=many / few,
         must=at_most(1.25),
         before="610",
-        note="a window's logits are 2 x 100 bytes a voxel of it, and the slab, 4 x 100 a voxel, is as deep as a window",
+    )
+    yield Row(
+        name="same label from blended features as from blended logits, three hippocampus scans at 0.5 mm",
+        value=_same_labels_of_features(),
+        unit="of 1",
+        must=at_least(0.999),
+    )
+
+
+@area("large", "A large scan of many classes", on_demand=True)
+def large_scan() -> Iterator[Row]:
+    """By a shallow network in windows that overlap by a quarter, so that it takes minutes: neither depth nor overlap
+    makes a difference to what grows with the scan and its classes.
+    """
+    shallow = Architecture(classes=100, channels=(16, 32), blocks=1)
+    large = _peak_in_process(_LARGE, shallow, overlap=0.25)
+    yield Row(
+        name=f"100 classes, {_text(_LARGE)}, the whole process",
+        value=large.whole / 1e9,
+        unit="GB",
+        must=at_most(6),
+        note=f"scan and label map are {5 * math.prod(_LARGE) / 1e9:.1f} GB of it; it took {large.seconds:.0f} s",
     )
 
 
@@ -153,21 +176,59 @@ def _same_labels() -> float:
     return sum(shares) / len(shares)
 
 
-def _peak_in_process(shape: tuple[int, int, int], classes: int) -> int:
+def _same_labels_of_features() -> float:
+    """Mean over the example scans. With classes that never win, a network has more of them than features."""
+    checkpoint, shares = load_checkpoint(HIPPOCAMPUS), []
+    for path in sorted(EXAMPLES.glob("*.nii.gz")):
+        scan = read_volume(path)
+        plan = plan_spacing(scan.spacing_ras_mm, checkpoint.manifest.grid, OutsidePolicy.REJECT, (0.5, 0.5, 0.5))
+        unet, window = checkpoint.hypernetwork.unet(plan.snapped), checkpoint.manifest.window_at(plan.snapped)
+        execution = Execution(torch.device("cpu"), window, unet.divisors, "bfloat16")
+        few, many = (
+            segment_scan(network, torch.from_numpy(scan.data), plan, execution) for network in (unet, _widened(unet))
+        )
+        shares.append(float((few == many).double().mean()))
+    return sum(shares) / len(shares)
+
+
+def _widened(unet: UNet) -> UNet:
+    """The same network with more classes than features, the further ones far below all others."""
+    architecture = unet.architecture.model_copy(update={"classes": unet.architecture.channels[0] + 1})
+    widened, weights = UNet(architecture, unet.strides), dict(unet.state_dict())
+    further = architecture.classes - unet.architecture.classes
+    weights["head.weight"] = functional.pad(weights["head.weight"], [0] * 9 + [further])
+    weights["head.bias"] = functional.pad(weights["head.bias"], [0, further], value=-1e4)
+    widened.load_state_dict(weights)
+    return widened.eval()
+
+
+def _architecture(classes: int) -> Architecture:
+    return Architecture(classes=classes, channels=(16, 32, 64, 128), blocks=3)
+
+
+class _Peak(NamedTuple):
+    """Bytes that the work added to its process, and that the process had in all."""
+
+    added: int
+    whole: int
+    seconds: float
+
+
+def _peak_in_process(shape: tuple[int, int, int], architecture: Architecture, overlap: float) -> _Peak:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(_peak, shape, classes).result()
+        return fresh.submit(_peak, shape, architecture, overlap).result()
 
 
-def _peak(shape: tuple[int, int, int], classes: int) -> int:
-    """Bytes that segmenting noise of ``shape`` adds to this process."""
+def _peak(shape: tuple[int, int, int], architecture: Architecture, overlap: float) -> _Peak:
+    """Of segmenting noise of ``shape``."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     spacing = SnappedSpacing(1000, 1000, 1000)
     plan = SpacingPlan(spacing.mm, spacing.mm, spacing, out_of_range=False)
-    unet = UNet(Architecture(classes=classes, channels=(16, 32, 64, 128), blocks=3)).eval()
-    execution = Execution(torch.device("cpu"), (64, 64, 64), unet.divisors, "bfloat16")
+    unet = UNet(architecture).eval()
+    execution = Execution(torch.device("cpu"), (64, 64, 64), unet.divisors, "bfloat16", overlap=overlap)
     segment_scan(unet, torch.randn(16, 16, 16), plan, execution)
     scan = torch.randn(shape)
-    before = reset_peak_bytes()
+    before, started = reset_peak_bytes(), time.monotonic()
     segment_scan(unet, scan, plan, execution)
-    return peak_bytes() - before
+    return _Peak(peak_bytes() - before, peak_bytes(), time.monotonic() - started)

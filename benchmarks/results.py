@@ -45,9 +45,6 @@ What is known to fall short, and why:
   norm sums in single precision, so the result is not equal to the bit.
 - *hippocampus, 2x2x2 mm*, a whole job: at this size most of a job is what it costs beside inference, while the others
   run in process, with windows no larger than a usual scan at 1 mm.
-- *100 classes*: the slab holds the sums of all classes, four bytes each, as deep as a window, and the network itself
-  gives two bytes a class and voxel of a window. Features in place of sums would be flat in the classes, but by estimate
-  take twice what two classes take now.
 """
 
 

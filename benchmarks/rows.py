@@ -61,21 +61,22 @@ Benchmark = Callable[[], Iterator[Row]]
 
 
 class Area(Frozen):
-    """Benchmarks that are run together, by the name that ``--only`` takes."""
+    """Benchmarks that are run together, by the name that ``--only`` takes; with ``on_demand`` only by that."""
 
     name: str
     title: str
     run: Benchmark
+    on_demand: bool = False
 
 
 AREAS: dict[str, Area] = {}
 
 
-def area(name: str, title: str) -> Callable[[Benchmark], Benchmark]:
+def area(name: str, title: str, *, on_demand: bool = False) -> Callable[[Benchmark], Benchmark]:
     """Register a function that yields rows; its module must be named in ``benchmarks.__main__``."""
 
     def register(run: Benchmark) -> Benchmark:
-        AREAS[name] = Area(name=name, title=title, run=run)
+        AREAS[name] = Area(name=name, title=title, run=run, on_demand=on_demand)
         return run
 
     return register

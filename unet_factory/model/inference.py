@@ -2,6 +2,9 @@
 
 Native is the rule: the network is made for the scan's spacing and nothing is resampled. Where the policy or the caller
 wants another working spacing, the image is resampled to it on the axes that need it, and the logits back.
+
+Windows are blended as logits, as elsewhere, unless the network has more classes than features in front of its last
+layer. Then the features are blended, and the last layer is applied once to each voxel of the scan.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +20,10 @@ from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
 from unet_factory.domain.windows import WINDOW_OVERLAP, padded_extents, window_extents
-from unet_factory.model.label_map import LabelMapMaker, Predict, Slab, Starts, Windows
+from unet_factory.model.label_map import Head, LabelMapMaker, Predict, Slab, Starts, Windows
 from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import AxisSampling, resample, zscore
+from unet_factory.model.unet import UNet
 
 Network = Callable[[Tensor], Tensor]
 OnWindow = Callable[[int, int], None]
@@ -93,16 +97,30 @@ def segment_scan(
         ]
         extents = window_extents(padded.shape, execution.window, execution.divisors)
         windows = Windows.over(padded.shape, extents, execution.overlap)
-        run = placed(network, execution.device, execution.precision, home)
+        on_windows, head = parts(network)
+        run = placed(on_windows, execution.device, execution.precision, home)
 
         def own(starts: Starts) -> Tensor:
             return predicted(run, padded, starts, extents)
 
         with nullcontext(own) if sharing is None else sharing(padded, windows, own) as predict:
             told = _Told(predict, on_window)
-            maker = LabelMapMaker(samplings, shape, windows, lambda starts: told.predict(starts, maker.predictions))
+            maker = LabelMapMaker(
+                samplings, shape, windows, lambda starts: told.predict(starts, maker.predictions), head=head
+            )
             labels = maker.label_map().cpu()
     return postprocess(labels, postprocessing)
+
+
+def parts(network: Network) -> tuple[Network, Head | None]:
+    """What runs on windows, and the last layer where it is left for what is blended of them: in a network with more
+    classes than features in front of that layer.
+    """
+    if not isinstance(network, UNet) or network.architecture.classes <= network.architecture.channels[0]:
+        return network, None
+    layer = dict(network.head.named_parameters())
+    kernel = layer["weight"].shape[2:]
+    return network.features, Head(layer["weight"].unflatten(-1, (kernel[-1], *[1] * (3 - len(kernel)))), layer["bias"])
 
 
 def logits(
@@ -140,7 +158,7 @@ class _Told:
         self._done = 0
 
     def predict(self, starts: Starts, total: int) -> Tensor:
-        """The logits of the window that starts there, one of ``total``."""
+        """What the network says of the window that starts there, one of ``total``."""
         if self._on_window is not None:
             self._on_window(self._done, total)
         self._done += 1
@@ -148,7 +166,7 @@ class _Told:
 
 
 def predicted(network: Network, padded: Tensor, starts: Starts, extents: Sequence[int]) -> Tensor:
-    """(classes, *window) logits, in the type that the network gives, of the window of a padded volume at a place."""
+    """(channels, *window), in the type that the network gives, of the window of a padded volume at a place."""
     place = tuple(slice(start, start + part) for start, part in zip(starts, extents, strict=True))
     return network(padded[place][None, None])[0].contiguous()
 

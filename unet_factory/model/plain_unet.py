@@ -102,14 +102,25 @@ class PlainUNet(nn.Module):
         Returns:
             (batch, classes, *space).
         """
+        return self._sliced(self._logits, volume)
+
+    def features(self, volume: Tensor) -> Tensor:
+        """(batch, channels[0], *space) that the last layer, ``head``, makes logits of; of volumes as in ``forward``."""
+        return self._sliced(self._features, volume)
+
+    def _sliced(self, layers: Callable[[Tensor], Tensor], volume: Tensor) -> Tensor:
         if volume.dim() == 2 + self.dimensions:
-            return self._logits(volume)
+            return layers(volume)
         batch, depth = volume.shape[0], volume.shape[-1]
-        slices = self._logits(volume.movedim(-1, 1).flatten(0, 1))
+        slices = layers(volume.movedim(-1, 1).flatten(0, 1))
         stacked: Tensor = slices.unflatten(0, (batch, depth)).movedim(1, -1)
         return stacked
 
     def _logits(self, volume: Tensor) -> Tensor:
+        logits: Tensor = self.head(self._features(volume))
+        return logits
+
+    def _features(self, volume: Tensor) -> Tensor:
         features = self.encoders[0](self.stem(volume))
         skips = []
         for down, encoder in zip(self.downs, self.encoders[1:], strict=True):
@@ -119,8 +130,7 @@ class PlainUNet(nn.Module):
             skip = skips[level]
             features = torch.cat([skip, self.ups[level](features, skip.shape[2:])], dim=1)
             features = self.decoders[level](features)
-        logits: Tensor = self.head(features)
-        return logits
+        return features
 
     def _stage(self, channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
         widths = [channels_in] + [channels_out] * blocks

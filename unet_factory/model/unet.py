@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from unet_factory.domain.manifest import Architecture, StandaloneManifest, Strides
 from unet_factory.domain.spacing import SnappedSpacing
@@ -26,6 +27,14 @@ class OneDnnConv3d(nn.Conv3d):
             convolved: Tensor = super()._conv_forward(input, weight, bias)
             return convolved
         return torch.mkldnn_convolution(input, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+
+
+def convolve_inside(volume: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(batch, channels, r, a, s) convolved as by :class:`OneDnnConv3d`, where the whole kernel lies in the volume."""
+    if not _is_for_onednn(volume, weight):
+        return functional.conv3d(volume, weight, bias)
+    convolved: Tensor = torch.mkldnn_convolution(volume, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
+    return convolved
 
 
 def _is_for_onednn(volume: Tensor, weight: Tensor) -> bool:

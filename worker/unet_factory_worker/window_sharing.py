@@ -23,7 +23,7 @@ from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.presence import present
 from unet_factory.jobs.shared_windows import SharedWindows, WindowsOffer
-from unet_factory.model.inference import placed, predicted
+from unet_factory.model.inference import parts, placed, predicted
 from unet_factory.model.label_map import Predict, Starts, Windows
 from unet_factory.model.mirroring import mirrored
 from unet_factory.platform.logs import safe_traceback
@@ -186,7 +186,7 @@ class _Helper:
         unet = context.factory.network(
             wanted.model, wanted.checkpoint_digest, SnappedSpacing(*wanted.snapped_um), wanted.conditions
         ).unet
-        network = placed(mirrored(unet, offer.mirrored_axes), context.device, context.precision)
+        network = placed(parts(mirrored(unet, offer.mirrored_axes))[0], context.device, context.precision)
         store = _LogitsStore(context, self.job_id)
         with context.blobs.local(self.job_id, VOLUME_NAME) as file, torch.inference_mode():
             padded = load_file(file)[_VALUES].to(context.device)
