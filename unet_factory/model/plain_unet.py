@@ -121,7 +121,7 @@ class PlainUNet(nn.Module):
         return logits
 
     def _features(self, volume: Tensor) -> Tensor:
-        features = self.encoders[0](self.stem(volume))
+        features: Tensor = self.encoders[0](self.stem(volume))
         skips = []
         for down, encoder in zip(self.downs, self.encoders[1:], strict=True):
             skips.append(features)
