@@ -16,7 +16,7 @@ from benchmarks.timing import Sample, timed_row
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Parametrization
 from unet_factory.model.unet import UNet
 from unet_factory.platform.process_memory import keep_freed_memory
-from unet_factory_training.batches import Batch
+from unet_factory_training.batch import Batch
 from unet_factory_training.config import Execution, OptimisationConfig, TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.engine import start_engine

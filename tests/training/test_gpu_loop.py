@@ -11,7 +11,8 @@ from unet_factory.domain.spacing import SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training import network
 from unet_factory_training.ahead import made_ahead
-from unet_factory_training.batches import Batch, SpacingBatches
+from unet_factory_training.batch import Batch
+from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import Execution, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.network import SpacingConditionedUNet

@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from unet_factory.domain.errors import CheckpointInvalid, DatasetInvalid, StorageFull
 from unet_factory.domain.manifest import HypernetworkShape
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
-from unet_factory_training.batches import Batch, SpacingBatches
+from unet_factory_training.batch import Batch
+from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig, read_config
 from unet_factory_training.datasets import LabelledScan, find_subjects, read_scan
 from unet_factory_training.engine import start_engine

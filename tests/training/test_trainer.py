@@ -17,7 +17,8 @@ from unet_factory.domain.manifest import HypernetworkShape, Label, Manifest, Par
 from unet_factory.model.checkpoint import load_checkpoint, save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import empty_unet
-from unet_factory_training.batches import Batch, SpacingBatches
+from unet_factory_training.batch import Batch
+from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.engine import start_engine

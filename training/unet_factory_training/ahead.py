@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from unet_factory_training.batches import Batch
+from unet_factory_training.batch import Batch
 
 Share = tuple[Batch, ...]
 
@@ -41,6 +41,6 @@ def _hand_over(share: Share, ready: torch.cuda.Event, device: torch.device) -> N
     """The step's stream waits for the batches, the host does not; their memory is not reused before it is done."""
     current = torch.cuda.current_stream(device)
     current.wait_event(ready)
-    for batch in share:
-        for tensor in (batch.images, batch.labels):
+    for view in (view for batch in share for view in batch.views):
+        for tensor in (view.images, view.labels):
             tensor.record_stream(current)

@@ -1,7 +1,7 @@
 """Batches that share one random spacing, and conditions where there are any. A batch is a pure function of
 (seed, iteration): resuming needs no more."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -15,23 +15,12 @@ from unet_factory.domain.manifest import divisors_of
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.preprocessing import intensity_scale, resample, smoothing_matrix
 from unet_factory_training.augmentation import random_positions_mm, vary_intensity
+from unet_factory_training.batch import Batch
+from unet_factory_training.coarser_view import with_coarser_view
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.contrast import INVERSION_TIME, with_inversion_time
 from unet_factory_training.datasets import LabelledScan
 from unet_factory_training.evaluation import simulate
-
-
-@dataclass(frozen=True)
-class Batch:
-    """``images`` (batch, 1, r, a, s) float32, ``labels`` (batch, 1, r, a, s) int64, one spacing and the same
-    conditions for all.
-    """
-
-    images: Tensor
-    labels: Tensor
-    spacing: SnappedSpacing
-    names: tuple[str, ...]
-    conditions: SnappedConditions = ()
 
 
 class SpacingBatches(Dataset[Batch]):
@@ -47,19 +36,21 @@ class SpacingBatches(Dataset[Batch]):
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + iteration)
         spacing = draw_spacing(self.grid, self.scans, self.config, generator)
         patch = self._patch(spacing)
-        scans = [self._as_acquired(scan, generator) for scan in self._draw_scans(patch, generator)]
+        acquired = [self._as_acquired(scan, generator) for scan in self._draw_scans(patch, generator)]
+        scans = [zscored_at(scan, spacing) for scan in acquired]
         drawn = [
-            draw_patch(zscored_at(scan, spacing), spacing, patch, self.config, generator, around)
+            draw_patch(scan, spacing, patch, self.config, generator, around)
             for scan, around in zip(scans, self._draw_around(len(scans), generator), strict=True)
         ]
         images, labels = zip(*drawn, strict=True)
-        return Batch(
+        batch = Batch(
             torch.stack(images)[:, None],
             torch.stack(labels)[:, None],
             spacing,
             tuple(scan.name for scan in scans),
             choose_conditions(self.config.conditions, scans[0].conditions),
         )
+        return batch if self.config.sampling.views == 1 else with_coarser_view(batch, scans, self.config, generator)
 
     def _patch(self, spacing: SnappedSpacing) -> tuple[int, ...]:
         """Large enough for the largest scans at this spacing, within the limits, divisible as the network wants."""

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unet_factory.domain.conditions import Condition
 from unet_factory.domain.frozen import Frozen
-from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Preprocessing
+from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Parametrization, Preprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingGrid, SpacingMm
 from unet_factory_training.contrast import InversionRecovery
@@ -32,6 +32,9 @@ class SpacingSampling(Frozen):
     ``acquired_mm``: (min, max) mm per axis (R, A, S). Each scan is first degraded to a spacing of its own, drawn in the
     same way from this range, and then brought to the batch's spacing: data harmonisation (paper, section 4.1, FS).
     None takes the scans as they were acquired.
+
+    ``views``: with 2, a batch also holds its crops at a second, coarser spacing (``coarser_view.py``), and the loss is
+    the mean over both.
     """
 
     uniform: float = 1.0
@@ -39,6 +42,7 @@ class SpacingSampling(Frozen):
     native: float = 0.0
     overshoot: float = Field(default=0.0, ge=0)
     acquired_mm: RangeMm | None = None
+    views: Literal[1, 2] = 1
 
 
 class BatchConfig(Frozen):
@@ -100,7 +104,9 @@ class OptimisationConfig(Frozen):
     heads_decay, which pulls the weights for every spacing towards the common ones unless the data says otherwise; 0
     leaves them alone. ``deep_supervision``: in training, coarser levels of the decoder give logits as well, by 1x1x1
     convolutions, and the loss counts them; these convolutions are parameters of the run, the same for all spacings, and
-    no part of the checkpoint or of the networks that it generates.
+    no part of the checkpoint or of the networks that it generates. ``consistency_weight``: of the Kullback-Leibler
+    divergence between the class probabilities of a batch's two views (``sampling.views: 2``), on the coarser grid. The
+    finer view's are the target, and get no gradient from it; 0 leaves the term out.
 
     ``execution``: how the U-Net is run. ``eager``: operation by operation. ``overlapped``, the same gradients to the
     bit: where PyTorch has one thread on a CPU (``threads: 1``), a second works out those of the convolutions' weights
@@ -122,14 +128,29 @@ class OptimisationConfig(Frozen):
     heads_decay: float = Field(default=0.0, ge=0)
     clip_norm: float | None = 1.0
     deep_supervision: bool = False
+    consistency_weight: float = Field(default=0.0, ge=0)
     precision: Precision = "bfloat16"
     execution: Execution = "overlapped"
+
+
+class Distillation(Frozen):
+    """Beside the labels, a finished network of one fixed spacing teaches (``agreement.py``): ``weight`` times the
+    Kullback-Leibler divergence from its class probabilities to the network's, both softened by ``temperature``
+    (Hinton et al., 2015), is added to the loss.
+
+    ``teacher``: a standalone network's file, or a checkpoint that was trained at one spacing, such as FS.
+    """
+
+    teacher: str
+    weight: float = Field(default=1.0, gt=0)
+    temperature: float = Field(default=2.0, gt=0)
 
 
 class TrainingConfig(Frozen):
     """``recipe``: values that belong together, by name (``recipes.py``).
     ``start_from``: a checkpoint file, whose parameters a new run starts with as far as they fit
-    (``starting_point.py``).
+    (``starting_point.py``). ``initial_kernels``: whether the networks for all spacings start with ``common`` kernels,
+    or with those of the finest spacing ``resampled`` in mm (``initial_kernels.py``).
 
     ``log_every``: after how many iterations the losses and the pace are logged; on a GPU the host waits for the device
     only then, and when it saves or validates.
@@ -159,7 +180,9 @@ class TrainingConfig(Frozen):
     batch: BatchConfig = BatchConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     optimisation: OptimisationConfig
+    distillation: Distillation | None = None
     start_from: str | None = None
+    initial_kernels: Literal["common", "resampled"] = "common"
     seed: int = 0
     report_at_mm: tuple[SpacingMm, ...] = ()
     validate_every: int = Field(default=1000, ge=1)
@@ -167,6 +190,26 @@ class TrainingConfig(Frozen):
     log_every: int = Field(default=50, ge=1)
     loader_workers: int = 1
     threads: int | None = None
+
+    @model_validator(mode="after")
+    def _terms_have_what_they_need(self) -> Self:
+        optimisation, two_views = self.optimisation, self.sampling.views == 2
+        if optimisation.consistency_weight and not two_views:
+            raise ValueError(
+                f"optimisation.consistency_weight is {optimisation.consistency_weight:g}, but sampling.views is 1; "
+                "set views to 2, or the weight to 0"
+            )
+        if two_views and optimisation.execution == "compiled":
+            raise ValueError(
+                "sampling.views is 2, so a step has two forward passes, but optimisation.execution is compiled, whose "
+                "CUDA graphs keep only the last; set it to overlapped or eager"
+            )
+        if self.initial_kernels == "resampled" and self.hypernetwork.parametrization is not Parametrization.MIP:
+            raise ValueError(
+                f"initial_kernels is resampled, but hypernetwork.parametrization is "
+                f"{self.hypernetwork.parametrization}; only mip can start so"
+            )
+        return self
 
     @property
     def grid(self) -> SpacingGrid:

@@ -21,7 +21,8 @@ from unet_factory.domain.manifest import Manifest
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory_training.ahead import made_ahead
-from unet_factory_training.batches import Batch, SpacingBatches
+from unet_factory_training.batch import Batch
+from unet_factory_training.batches import SpacingBatches
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import LabelledScan, Split, read_split
 from unet_factory_training.evaluation import Score, draw_spacings, mean_dice, score_scans
@@ -38,7 +39,10 @@ STATE_FILE = "state.pt"
 _SPLITS: tuple[Split, Split] = ("train", "validation")
 
 _VALIDATION_DRAWS = 4
-_RECORDED = {"recipe", "optimisation", "sampling", "batch", "augmentation", "contrast", "start_from", "seed"}
+_RECORDED = {
+    *("recipe", "optimisation", "sampling", "batch", "augmentation", "contrast"),
+    *("distillation", "start_from", "initial_kernels", "seed"),
+}
 _STOPPED_STATUS = 128 + signal.SIGTERM
 
 

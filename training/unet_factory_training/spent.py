@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from lightning_fabric import Fabric
 
-from unet_factory_training.batches import Batch
+from unet_factory_training.batch import Batch
 from unet_factory_training.config import OptimisationConfig
 
 
@@ -47,7 +47,7 @@ class Meter:
 
     def count(self, batches: Sequence[Batch]) -> Spent:
         """After a step on this process's share of its batches."""
-        voxels = sum(batch.images.numel() for batch in batches)
+        voxels = sum(view.images.numel() for batch in batches for view in batch.views)
         seconds, cpu_seconds = time.perf_counter() - self._wall, time.process_time() - self._cpu
         if (processes := self.fabric.world_size) > 1:
             own = torch.tensor([float(voxels), seconds], dtype=torch.float64, device=self.fabric.device)

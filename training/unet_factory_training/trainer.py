@@ -15,7 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from unet_factory.domain.errors import FactoryError
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.atomic_files import PARTIAL_SUFFIX, storage_errors, whole_file
-from unet_factory_training.batches import Batch
+from unet_factory_training.agreement import Agreement
+from unet_factory_training.batch import Batch
 from unet_factory_training.config import OptimisationConfig, TrainingConfig
 from unet_factory_training.network import SpacingConditionedUNet, labels_by_level, level_weights
 from unet_factory_training.spent import Spent
@@ -50,6 +51,7 @@ class Trainer:
         self.outputs, self.fused = network.outputs, _fused_optimiser(network.parameters(), optimisation)
         self.network, self.optimiser = fabric.setup(network, self.fused)
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.agreement = Agreement(config, fabric.device)
         self.check_every = 1 if fabric.device.type == "cpu" else config.log_every
         self._unchecked: list[_Unchecked] = []
 
@@ -172,12 +174,19 @@ class Trainer:
             self.average.update_parameters(self.hypernetwork)
 
     def _loss_of(self, batch: Batch) -> Tensor:
+        """The mean over the batch's views, and what is asked of the network besides the labels."""
+        logits, losses = zip(*(self._of_labels(view) for view in batch.views), strict=True)
+        return torch.stack(losses).mean() + self.agreement(batch, logits)
+
+    def _of_labels(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits of one view's images, and their loss by its labels."""
         images, labels = batch.images.to(self.fabric.device), batch.labels.to(self.fabric.device)
         found: tuple[Tensor, ...] = self.network(images, batch.spacing, batch.conditions)
         wanted = labels_by_level(labels, self.config.architecture.strides(batch.spacing), len(found))
         losses = [self.loss(logits.float(), level) for logits, level in zip(found, wanted, strict=True)]
         weights = level_weights(len(losses))
-        return torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        loss = torch.stack([weight * loss for weight, loss in zip(weights, losses, strict=True)]).sum()
+        return found[0].float(), loss
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,8 @@ class _Unchecked:
 
 def _described(batch: Batch) -> str:
     conditions = "".join(f"condition {value:g}, " for value in batch.conditions)
-    return f"spacing {batch.spacing} mm, {conditions}scans {', '.join(batch.names)}"
+    spacings = " and ".join(str(view.spacing) for view in batch.views)
+    return f"spacing {spacings} mm, {conditions}scans {', '.join(batch.names)}"
 
 
 def _fused_optimiser(parameters: Iterable[nn.Parameter], config: OptimisationConfig) -> torch.optim.Optimizer:
