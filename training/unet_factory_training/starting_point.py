@@ -8,9 +8,11 @@ import torch
 
 from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.manifest import Parametrization
+from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory_training.config import TrainingConfig
+from unet_factory_training.initial_kernels import start_with_resampled_kernels
 
 log = logging.getLogger(__name__)
 
@@ -24,21 +26,35 @@ def initial_hypernetwork(config: TrainingConfig) -> Hypernetwork:
     - From one that has the same weights for every spacing (``constant``, such as a finished AS), they become the base
       weights of a ``mip`` hypernetwork. Its heads are zero, so that it starts as that network at every spacing.
     - The last layer starts afresh where the number of classes differs.
+    - With ``initial_kernels: resampled``, what is the same for every spacing so far is taken as the network for the
+      finest spacing that it was trained for, or is to be trained for, and its kernels are resampled for the others.
 
     Raises:
-        CheckpointInvalid: what to start from is no checkpoint, or differs in anything else.
+        CheckpointInvalid: what to start from is no checkpoint, or differs in anything else, or its kernels, which are
+            to be resampled, depend on the spacing already.
     """
     hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid, config.conditions)
-    if config.start_from is None:
-        return hypernetwork
-    start = load_checkpoint(Path(os.path.expandvars(config.start_from))).hypernetwork
+    start = hypernetwork
+    if config.start_from is not None:
+        start = load_checkpoint(Path(os.path.expandvars(config.start_from))).hypernetwork
+        _start_from(start, hypernetwork, config)
+    if config.initial_kernels == "resampled":
+        start_with_resampled_kernels(hypernetwork, SnappedSpacing(*start.grid.min_um))
+    return hypernetwork
+
+
+def _start_from(start: Hypernetwork, hypernetwork: Hypernetwork, config: TrainingConfig) -> None:
+    if config.initial_kernels == "resampled" and start.shape.parametrization is not Parametrization.CONSTANT:
+        raise CheckpointInvalid(
+            f"initial_kernels is resampled, but the kernels of {config.start_from} depend on the spacing already; "
+            "start from a network that is the same for every spacing, or set initial_kernels to common"
+        )
     try:
         fresh = _take_over(hypernetwork, start)
     except (KeyError, RuntimeError) as error:
         raise CheckpointInvalid(f"{config.start_from} does not fit the configuration: {error}") from error
     if fresh:
         log.info("%s has other classes: %s start afresh", config.start_from, ", ".join(fresh))
-    return hypernetwork
 
 
 def _take_over(hypernetwork: Hypernetwork, start: Hypernetwork) -> tuple[str, ...]:

@@ -63,7 +63,14 @@ class Hypernetwork(nn.Module):
         Give it a spacing on the CPU to keep a GPU busy: it is encoded where it is, and the host need not wait.
         """
         encoded = self._encode_all(spacing_ras_mm, conditions).to(self.bias.device, non_blocking=True)
-        features = self._hidden_features(encoded)
+        return self._projected(self._hidden_features(encoded))
+
+    def features_over_range(self) -> Tensor:
+        """(spacings, features) for the spacings of :func:`over_range` all at once, with the conditions' defaults."""
+        return self._projected(self._hidden_features(self._encode_range(self.bias.device)))
+
+    def _projected(self, features: Tensor) -> Tensor:
+        """(*, features) of the MLP -> (*, features) for the heads."""
         if self.shape.centred is not None:
             mean, spread = _mean_and_spread(self._hidden_features(self._encode_range(features.device)))
             features = self.shape.centred * (features - mean) / spread
@@ -74,7 +81,7 @@ class Hypernetwork(nn.Module):
         """(spacings, encoded): fixed, so worked out once; made from the grid and no part of a checkpoint."""
         if self._encoded_range is None or self._encoded_range.device != device:
             with torch.inference_mode(False):
-                encoded = [self._encode_all(spacing_mm.to(device)) for spacing_mm in _over_range(self.grid)]
+                encoded = [self._encode_all(spacing_mm.to(device)) for spacing_mm in over_range(self.grid)]
                 self._encoded_range = torch.stack(encoded)
         return self._encoded_range
 
@@ -167,7 +174,7 @@ class Hypernetwork(nn.Module):
                 self.bias.copy_(torch.cat([tensor.flatten() for tensor in unet.state_dict().values()]))
 
 
-def _over_range(grid: SpacingGrid) -> Tensor:
+def over_range(grid: SpacingGrid) -> Tensor:
     """(64, 3): the same spacings in mm every time, spread evenly over the logarithm of the trained range."""
     low, high = (torch.tensor(ends) for ends in zip(*grid.range_mm, strict=True))
     return low * (high / low) ** SobolEngine(len(low)).draw(_OVER_RANGE)
