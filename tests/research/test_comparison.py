@@ -220,10 +220,11 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
     for path in paths:
         comparison = read_comparison(path)
         method = {"name", "hypernetwork", "trained_range_mm", "architecture", "conditions"}
+        method |= {"distillation", "initial_kernels"}
         per_scan: Any = {
             "batch": {"min_scans", "max_scans"},
-            "sampling": {"acquired_mm"},
-            "optimisation": {"batches_per_step", "heads_decay"},
+            "sampling": {"acquired_mm", "views"},
+            "optimisation": {"batches_per_step", "heads_decay", "consistency_weight"},
         }
         if any("recipe" in arm.overrides for arm in comparison.arms.values()):  # the recipe is what the arms differ in
             method |= {"recipe", "augmentation"}
