@@ -187,6 +187,30 @@ def test_the_same_image_written_otherwise_is_a_copy(tmp_path: Path, change: Chan
     assert volume.header.notes == ("ignored 7 images sent twice",)
 
 
+@pytest.mark.parametrize("change", [in_other_words, compressed, set_to(InstanceNumber=99)])
+def test_a_copy_under_another_identity_is_one_too(tmp_path: Path, change: Change) -> None:
+    slices = series(SCAN, AFFINE)
+    again = deepcopy(slices)
+    for one in again:
+        one.SOPInstanceUID = uids.generate_uid()
+        change(one)
+    path = zipped([*slices, *again], tmp_path / "a.zip")
+    np.testing.assert_array_equal(read_volume(path).data, SCAN)
+    found = read_series(path)
+    assert found.notes == ("ignored 7 images sent twice under different SOP instance UIDs",)
+    assert [one.SOPInstanceUID for one in found.datasets] == [one.SOPInstanceUID for one in slices]
+
+
+@pytest.mark.parametrize("change", [set_to(PixelData=bytes(60)), set_to(RescaleSlope=2), set_to(EchoTime=3)])
+def test_another_image_at_the_same_place_is_not_dropped(tmp_path: Path, change: Change) -> None:
+    slices = series(SCAN, AFFINE)
+    other = deepcopy(slices[2])
+    other.SOPInstanceUID = uids.generate_uid()
+    change(other)
+    with pytest.raises(SlicesAmbiguous, match="1 of 7 places"):
+        read_header(zipped([*slices, other], tmp_path / "a.zip"))
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -57,13 +57,15 @@ def _chosen(
         found = _counted(found.modality for found in objects) or "a directory"
         raise NotAVolume(f"there is no image among the DICOM objects ({found})")
     series = _one_series(images, series_uid)
-    kept, copies = _without_copies(archive, series, limits)
+    distinct, copies = _without_copies(archive, series, limits)
+    kept = _without_renamed_copies(archive, distinct, limits)
     scans = [image for image in kept if not _is_localizer(image)] or kept
     notes = (
         _note(others, "ignored {} other than DICOM objects", "file"),
         _note(len(objects) - len(images), "ignored {} other than images", "DICOM object"),
         _note(len(images) - len(series), "ignored {} of other series", "image"),
         _note(copies, "ignored {} sent twice", "image"),
+        _note(len(distinct) - len(kept), "ignored {} sent twice under different SOP instance UIDs", "image"),
         _note(len(kept) - len(scans), "ignored {} marked as localizer", "image"),
     )
     return scans, tuple(note for note in notes if note)
@@ -115,6 +117,15 @@ def _without_copies(archive: Archive, images: list[DicomObject], limits: VolumeL
             )
         kept += same[:1] if uid else same
     return kept, len(images) - len(kept)
+
+
+def _without_renamed_copies(archive: Archive, images: list[DicomObject], limits: VolumeLimits) -> list[DicomObject]:
+    """Each image once, as some archives and export tools give every copy a SOP instance UID of its own."""
+    kept: list[DicomObject] = []
+    for place, same in grouped(images, lambda image: texts(image.dataset, "ImagePositionPatient")).items():
+        renamed = place and all(is_same_image(archive, same[0], other, limits) for other in same[1:])
+        kept += same[:1] if renamed else same
+    return kept
 
 
 def _instance_key(image: DicomObject) -> str:
