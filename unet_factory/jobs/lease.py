@@ -52,9 +52,8 @@ class Lease:
         return self._lost.is_set()
 
     def holds(self) -> bool:
-        """Whether the claim holds for at least half of its time from now; renewed first if that is not sure."""
-        if time.monotonic() - self._renewed > self._lease_s / 2:
-            self._renew_once()
+        """Whether the claim still holds, asked of the store, which renews it."""
+        self._renew_once()
         return not self.lost
 
     def _keep(self) -> None:

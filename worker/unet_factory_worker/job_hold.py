@@ -91,7 +91,7 @@ class JobHold:
             raise self._overdue()
 
     def check_lease(self) -> None:
-        """Make sure of the lease for a while, as before a result is put down.
+        """Renew the lease, as before a result is put down.
 
         Raises:
             JobLost: the job is no longer ours.
