@@ -35,10 +35,13 @@ What is known to fall short, and why:
   no faster. Blocks of rows on threads of our own were (1.65 against 3.08 on a busy machine), but only where OpenMP is
   told so through its C interface. `torch.compile` comes within 1.1 of the floor in float32, but takes 16 s to compile
   at each start.
-- *a job through HTTP*: what is left of a small job are the waits for the disk (upload, label map and record are each
-  synced before anybody is told), Celery's own eleven commands, and building the network's modules for a new spacing.
-- *DICOM*: a third of the stage is pydicom writing the two files element by element, a quarter each highdicom building
-  the segmentation and the report; the deep copies that were a fifth of it are gone.
+- *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
+  and a quarter in the gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record
+  are each synced before anybody is told) count where the disk is busy.
+- *DICOM*: of writing the results, a third is pydicom saving the two files element by element, and two fifths are
+  highdicom building the report.
+- *a checkpoint*: since a model's file may be written over in use, it is read into memory and its digest taken from the
+  same bytes at each load. Before, it was mapped, and its digest kept for an unchanged file.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
 - *float32 with kept memory*, heart: convolutions take two thirds of the time there, and the statistics of the norms,
   which PyTorch sums one by one in double precision, most of the rest. Channels last would take a tenth less, but its

@@ -1,10 +1,9 @@
 """Several checkpoints that answer as one, such as the folds of a cross-validation: scored together, or in one file."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from unet_factory.domain.conditions import SnappedConditions
@@ -12,11 +11,9 @@ from unet_factory.domain.errors import CheckpointInvalid
 from unet_factory.domain.manifest import Manifest, Member
 from unet_factory.domain.plausibility import Axis
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
+from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, write_checkpoint
 from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.model.mirroring import mirrored
-from unet_factory.platform.atomic_files import whole_file
-from unet_factory.platform.manifest_file import MANIFEST_KEY
 
 _ALIKE = ("labels", "architecture", "grid", "conditions", "preprocessing", "mirrored_axes")
 
@@ -79,10 +76,7 @@ def write_ensemble(paths: Sequence[Path], target: Path, name: str | None = None)
         for number, path in enumerate(paths)
         for tensor_name, tensor in load(path.read_bytes()).items()
     }
-    blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
-    with whole_file(target) as partial:
-        partial.write_bytes(blob)
-    return hashlib.sha256(blob).hexdigest()
+    return write_checkpoint(target, tensors, manifest)
 
 
 def _check_alike(manifests: Sequence[Manifest]) -> None:

@@ -51,11 +51,6 @@ class Lease:
         """Whether another process may have claimed it by now."""
         return self._lost.is_set()
 
-    def holds(self) -> bool:
-        """Whether the claim still holds, asked of the store, which renews it."""
-        self._renew_once()
-        return not self.lost
-
     def _keep(self) -> None:
         renew_every_s = self._lease_s / RENEWALS_PER_LEASE
         pause_s = renew_every_s if self._beside is None else min(BESIDE_EVERY_S, renew_every_s)

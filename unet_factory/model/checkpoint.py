@@ -67,6 +67,11 @@ def save_checkpoint(
     """Write a checkpoint atomically, ``heads`` and ``bias`` stored as these dtypes. Returns its digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in hypernetwork.state_dict().items()}
     tensors |= {"heads": tensors["heads"].to(DTYPES[heads]), "bias": tensors["bias"].to(DTYPES[bias])}
+    return write_checkpoint(path, tensors, manifest)
+
+
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], manifest: Manifest) -> str:
+    """Write a checkpoint file of these tensors atomically. Returns its digest."""
     blob = save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
     with whole_file(path) as partial:
         partial.write_bytes(blob)
@@ -81,12 +86,10 @@ def replace_manifest(path: Path, manifest: Manifest, target: Path) -> str:
         CheckpointInvalid: not a safetensors file.
     """
     try:
-        blob = save(load(path.read_bytes()), {MANIFEST_KEY: manifest.model_dump_json()})
+        tensors = load(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
-    with whole_file(target) as partial:
-        partial.write_bytes(blob)
-    return hashlib.sha256(blob).hexdigest()
+    return write_checkpoint(target, tensors, manifest)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -61,14 +62,9 @@ class JobHold:
         beside: Callable[[], None] = lambda: None,
     ) -> None:
         self._lifecycle, self._job_id, self._owner, self._deadline_s = lifecycle, job_id, owner, deadline_s
-        self._beside = beside
+        self._beside, self._renew = beside, partial(lifecycle.renew, job_id, owner, lease_s)
         self._started = time.monotonic()
-        self._lease = Lease(
-            f"job {job_id}",
-            lambda: lifecycle.renew(job_id, owner, lease_s),
-            lease_s,
-            beside=self._look_after,
-        )
+        self._lease = Lease(f"job {job_id}", self._renew, lease_s, beside=self._look_after)
 
     def __enter__(self) -> Self:
         self._lease.__enter__()
@@ -90,13 +86,14 @@ class JobHold:
         if self._age_s > self._deadline_s:
             raise self._overdue()
 
-    def check_lease(self) -> None:
-        """Renew the lease, as before a result is put down.
+    def renew(self) -> None:
+        """Make sure of the lease, as before a result is put down.
 
         Raises:
             JobLost: the job is no longer ours.
+            RedisError: nobody can say.
         """
-        if not self._lease.holds():
+        if not self._renew():
             raise JobLost
 
     def while_store_is_away(self, work: Callable[[], T]) -> T:
@@ -185,10 +182,9 @@ class JobRecord:
 
 @dataclass
 class ResultFiles:
-    """Of one job, for the duration of the block, in which all are put into the store; one after the other would wait
-    for the disk one after the other.
+    """Of one job, for the duration of the block. They are put into the store while further ones are made.
 
-    Every method, and the end of the block, raises JobLost when the job is no longer ours.
+    Methods raise JobLost when the job is no longer ours; for what is still being put, :meth:`settle` does.
     """
 
     job_id: str
@@ -246,7 +242,7 @@ class ResultFiles:
 
     def _put(self, result: Path) -> None:
         def put() -> None:
-            self.lease.check_lease()
+            self.lease.renew()
             self.context.blobs.put(self.job_id, result.name, result)
 
         self.lease.while_store_is_away(put)

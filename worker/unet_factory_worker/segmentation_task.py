@@ -12,7 +12,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from unet_factory.domain.budget import BudgetReport
-from unet_factory.domain.cost_model import CostModel, Observation
+from unet_factory.domain.cost_model import CostModel
 from unet_factory.domain.errors import FactoryError, JobExpired, JobUnknown, SpacingOutOfRange, StorageUnavailable
 from unet_factory.domain.first_look import first_look
 from unet_factory.domain.jobs import (
@@ -177,9 +177,7 @@ class Attempt:
         self._count(found_ml)
         log.info("job %s succeeded after %.2f s", self.job_id, self._spent_s)
         if not (done.way.smaller_windows or done.shared):
-            shape_ras = volume.header.shape_ras
-            work = workload_of(manifest, shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring)
-            self._tell_cost(observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes))
+            self._tell_cost(manifest, volume, plan, cached=cached, peak_bytes=peak_bytes)
 
     def _infer(self, volume: Volume, choice: Choice, manifest: Manifest) -> tuple[Inference, bool]:
         """The label map, and whether the network was there before."""
@@ -322,10 +320,15 @@ class Attempt:
             with suppress(StorageUnavailable):  # maintenance deletes what has no record
                 self.context.blobs.delete(self.job_id)
 
-    def _tell_cost(self, seen: Observation) -> None:
+    def _tell_cost(
+        self, manifest: Manifest, volume: Volume, plan: SpacingPlan, *, cached: bool, peak_bytes: int
+    ) -> None:
         """A store that is away or full costs the knowledge, not the job."""
+        request, shape_ras = self.request, volume.header.shape_ras
+        work = workload_of(manifest, shape_ras, plan, dicom=request.is_dicom, mirroring=request.mirroring)
+        seen = observation(work, self.timings_s, cached=cached, peak_bytes=peak_bytes)
         try:
-            self.context.costs.add(self.context.kind, self.request.checkpoint_digest, seen)
+            self.context.costs.add(self.context.kind, request.checkpoint_digest, seen)
         except RedisError as error:
             log.warning("what job %s cost could not be recorded: %s", self.job_id, type(error).__name__)
 
