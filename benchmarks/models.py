@@ -15,14 +15,18 @@ HIPPOCAMPUS, HEART = SHIPPED / "hippocampus-mr.safetensors", SHIPPED / "heart-mr
 _BUILT = Path("build/benchmarks")
 
 
-def paper_size() -> Path:
-    """A checkpoint as for the paper's brain tumours (169.7 million parameters, 679 MB); made once, then kept."""
-    path = _BUILT / "paper" / "paper.safetensors"
+def paper_size(heads: str = "float32") -> Path:
+    """A checkpoint as for the paper's brain tumours (169.7 million parameters, 679 MB); made once, then kept.
+
+    ``heads`` stored as float16 halve it.
+    """
+    path = _BUILT / ("paper" if heads == "float32" else f"paper-{heads}") / "paper.safetensors"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         manifest = _paper_manifest()
         torch.manual_seed(0)
-        save_checkpoint(path, Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid), manifest)
+        hypernetwork = Hypernetwork(manifest.architecture, manifest.hypernetwork, manifest.grid)
+        save_checkpoint(path, hypernetwork, manifest, heads=heads)
     return path
 
 

@@ -29,19 +29,18 @@ windows as large as nnU-Net would plan them; `make nnunet` installs nnU-Net in a
 
 What is known to fall short, and why:
 
-- *weights, paper size*: one matrix-vector product does nearly all the work. On one thread it takes 1.6 times as long as
-  reading the heads once, and the tangents .5 more; a second thread saves less than half, as memory is the limit then.
-  The other forms of the product in PyTorch (`mv`, `mm`, `linear`, each also in bfloat16 and float16) and oneDNN's are
-  no faster. Blocks of rows on threads of our own were (1.65 against 3.08 on a busy machine), but only where OpenMP is
-  told so through its C interface. `torch.compile` comes within 1.1 of the floor in float32, but takes 16 s to compile
-  at each start.
+- *weights, paper size*: blocks of rows on threads of our own, each of which PyTorch's `addmv` multiplies in one
+  thread, use both cores, and the tangents are taken while a block is in the cache. What is left: `addmv` does not fetch
+  ahead, so on one thread it takes 1.8 times as long as reading, of which two thirds are waits for memory, and the
+  tangents .4. [What else was tried](../decisions/021-generation.md): no form of the product in PyTorch, NumPy, oneDNN
+  or libraries of dot products is faster; numba is, but takes 208 MB and seconds at each start.
+- *loading, paper size*: a single worker reads the file into fresh memory, whose pages the kernel must clear, while the
+  opponent reads into memory that is there. Several workers map one copy.
 - *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
   and a quarter in the gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record
   are each synced before anybody is told) count where the disk is busy.
 - *DICOM*: of writing the results, a third is pydicom saving the two files element by element, and two fifths are
   highdicom building the report.
-- *a checkpoint*: since a model's file may be written over in use, it is read into memory and its digest taken from the
-  same bytes at each load. Before, it was mapped, and its digest kept for an unchanged file.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
 - *float32 with kept memory*, heart: convolutions take two thirds of the time there, and the statistics of the norms,
   which PyTorch sums one by one in double precision, most of the rest. Channels last would take a tenth less, but its

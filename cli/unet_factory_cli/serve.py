@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,7 +34,8 @@ READY_TIMEOUT_S = 180.0
 
 REDIS_URL = "UNET_FACTORY_REDIS_URL"
 
-_CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics"}  # of a data folder; metrics: of earlier versions
+# Of a data folder; metrics: of earlier versions.
+_CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics", "weights"}
 
 _TEND_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.1  # until everything is ready
@@ -82,6 +84,7 @@ def serve(options: ServeOptions) -> None:
             _run(options, supervisor, stop)
         finally:
             supervisor.stop()
+            shutil.rmtree(_weights_folder(options), ignore_errors=True)
             if _has_own_servers():
                 for folder in (jobs_folder(options.data_dir), cache_folder(options.data_dir)):
                     EmbeddedServer.sweep(folder)
@@ -164,11 +167,18 @@ def cache_folder(data_dir: Path) -> Path:
     return data_dir / "cache"
 
 
+def _weights_folder(options: ServeOptions) -> Path:
+    """Where several workers map the weights from; on the disk, as memory for it may be short."""
+    return options.data_dir.resolve() / "weights"
+
+
 def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:
     """What the roles read; files of the operator's choice stay."""
     metrics = runtime / "metrics"
     metrics.mkdir()
+    shared = {"UNET_FACTORY_SHARED_WEIGHTS_DIR": str(_weights_folder(options))} if options.workers > 1 else {}
     return {
+        **shared,
         "UNET_FACTORY_BLOB_URL": (options.data_dir.resolve() / "blobs").as_uri(),
         "UNET_FACTORY_AUDIT_LOG": str(options.data_dir.resolve() / "audit.log"),
         **os.environ,

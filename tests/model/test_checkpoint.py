@@ -114,11 +114,11 @@ def test_half_precision_heads_change_the_weights_little(checkpoint_path: Path, t
         assert torch.allclose(tensor, half[name], atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1000, 2**15])
+@pytest.mark.parametrize("rows", [1000, 2**14])
 def test_heads_widened_piece_by_piece_give_the_weights_of_heads_widened_at_once(
     checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:
-    monkeypatch.setattr("unet_factory.model.hypernetwork._WIDENED_ROWS", rows)
+    monkeypatch.setattr("unet_factory.model.hypernetwork._BLOCK_ROWS", rows)
     checkpoint = load_checkpoint(checkpoint_path)
     save_checkpoint(tmp_path / "half.safetensors", checkpoint.hypernetwork, checkpoint.manifest, heads="float16")
     half = load_checkpoint(tmp_path / "half.safetensors").hypernetwork
@@ -128,6 +128,36 @@ def test_heads_widened_piece_by_piece_give_the_weights_of_heads_widened_at_once(
     assert half.heads.dtype == torch.float32
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, widened[name], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("heads", ["float32", "float16"])
+def test_a_network_is_the_same_bytes_on_any_number_of_threads(
+    checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: str
+) -> None:
+    """And making it leaves each thread the number that it had."""
+    monkeypatch.setattr("unet_factory.model.hypernetwork._BLOCK_ROWS", 1000)
+    path, before = tmp_path / "stored.safetensors", torch.get_num_threads()
+    original = load_checkpoint(checkpoint_path)
+    save_checkpoint(path, original.hypernetwork, original.manifest, heads=heads)
+    checkpoint, blobs = load_checkpoint(path), set()
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            blobs.add(standalone_bytes(checkpoint, SPACING))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(blobs) == 1
+
+
+def test_a_block_that_cannot_be_made_is_an_error_whichever_thread_makes_it(
+    checkpoint_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unet_factory.model.hypernetwork._BLOCK_ROWS", 1000)
+    hypernetwork = load_checkpoint(checkpoint_path).hypernetwork
+    hypernetwork.heads = torch.nn.Parameter(hypernetwork.heads[:, 1:].contiguous(), requires_grad=False)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        hypernetwork.generate(SPACING)
 
 
 def test_standalone_equals_generated_in_place(checkpoint_path: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from unet_factory.jobs.queue import NetworkOrders
 from unet_factory.model.checkpoint import save_checkpoint
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.model_registry import LOOK_EVERY_S, ModelRegistry
+from unet_factory.platform.shared_copies import SharedCopies
 from unet_factory.platform.weight_cache import WeightCache
 from unet_factory_worker.computing import Computing, GaveWay
 from unet_factory_worker.factory import WeightFactory
@@ -32,8 +33,8 @@ def put(folder: Path, manifest: Manifest, seed: int) -> str:
     return save_checkpoint(folder / f"{manifest.name}.safetensors", hypernetwork, manifest)
 
 
-def loaded(folder: Path) -> LoadedModels:
-    models = LoadedModels(ModelRegistry.scan(folder), torch.device("cpu"))
+def loaded(folder: Path, shared: SharedCopies | None = None) -> LoadedModels:
+    models = LoadedModels(ModelRegistry.scan(folder), torch.device("cpu"), shared)
     models.refresh()
     return models
 
@@ -103,10 +104,13 @@ def test_versions_are_ready_side_by_side_and_a_removed_one_is_kept_for_pinned_jo
     assert models.get("tiny", second).digest == second
 
 
-def test_a_file_that_is_written_over_changes_no_weight_in_use(tmp_path: Path, tiny_manifest: Manifest) -> None:
-    """Mapped weights would change with it, or end the process once the file is shorter."""
+@pytest.mark.parametrize("shares", [False, True])
+def test_a_file_that_is_written_over_changes_no_weight_in_use(
+    tmp_path: Path, tiny_manifest: Manifest, *, shares: bool
+) -> None:
+    """Weights mapped from it would change with it, or end the process once the file is shorter."""
     digest, file = put(tmp_path, tiny_manifest, 1), tmp_path / "tiny.safetensors"
-    models = loaded(tmp_path)
+    models = loaded(tmp_path, SharedCopies(tmp_path / "shared") if shares else None)
     before = models.get("tiny", digest).hypernetwork.generate(SnappedSpacing(1000, 1000, 1000))
     with file.open("r+b") as opened:
         opened.truncate(100)
@@ -116,6 +120,23 @@ def test_a_file_that_is_written_over_changes_no_weight_in_use(tmp_path: Path, ti
     assert models.current() == {"tiny": digest}
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not say what a process maps")
+def test_workers_map_one_copy_that_goes_when_its_model_is_gone(tmp_path: Path, tiny_manifest: Manifest) -> None:
+    """What two workers of one host map from one file is in its memory once."""
+    digest, shared = put(tmp_path, tiny_manifest, 1), SharedCopies(tmp_path / "shared")
+    one, other = loaded(tmp_path, shared), loaded(tmp_path, shared)
+    (copy,) = (tmp_path / "shared").iterdir()
+    assert Path("/proc/self/maps").read_text().count(f" {copy}\n") >= 2
+    newer = put(tmp_path, tiny_manifest, 2)
+    time.sleep(LOOK_EVERY_S)
+    one.refresh()
+    assert [path.stem for path in (tmp_path / "shared").iterdir()] == [newer]
+    networks = [
+        models.get("tiny", digest).hypernetwork.generate(SnappedSpacing(1000, 1000, 1000)) for models in (one, other)
+    ]
+    assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
 
 
 def test_named_spacings_are_in_the_cache_before_anybody_asks_for_new_models_too(

@@ -1,13 +1,17 @@
 """Files: the checkpoint of a hypernetwork and the standalone U-Net. safetensors with a JSON manifest, never pickle."""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load, load_file, save
 from torch import Tensor, nn
 
 from unet_factory.domain.conditions import SnappedConditions, snap_conditions
@@ -18,12 +22,18 @@ from unet_factory.model.ensemble import SegmentingNetwork, joined
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.unet import UNet, unet_of
 from unet_factory.platform.atomic_files import whole_file
+from unet_factory.platform.file_digest import FileStamp, file_digest
 from unet_factory.platform.manifest_file import MANIFEST_KEY, read_manifest, read_standalone_manifest
+from unet_factory.platform.shared_copies import SharedCopies
 
 HEADS = "heads"
 """The last part of the name of the tensors that stay in the type that they are stored in."""
 
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float16": torch.float16}
+
+# of safetensors' format
+_STORED_AS = {"float32": "F32", "float16": "F16"}
+_LENGTH_BYTES = _ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -92,29 +102,56 @@ def replace_manifest(path: Path, manifest: Manifest, target: Path) -> str:
     return write_checkpoint(target, tensors, manifest)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(path: Path, device: torch.device | str = "cpu", shared: SharedCopies | None = None) -> Checkpoint:
     """Read a checkpoint; the heads stay as they are stored.
 
     The file is read into memory rather than mapped: somebody may write over it while its model is in use, which would
-    change the weights in mid-job or end the process (SIGBUS). Digest and tensors are of the same bytes.
+    change the weights in mid-job or end the process (SIGBUS). With ``shared``, a CPU's tensors are mapped from a copy
+    that nobody writes to, so the processes that share it hold them in memory once.
 
     Raises:
-        CheckpointInvalid: not a safetensors file, no or wrong manifest, or tensors that do not fit it.
+        CheckpointInvalid: not a safetensors file, no or wrong manifest, tensors that do not fit it, or a file that
+            cannot be read or is being written to.
     """
-    manifest, blob = read_manifest(path), path.read_bytes()
-    architecture, grid, conditions = manifest.architecture, manifest.grid, manifest.conditions
-    with torch.device("meta"):
-        members = tuple(Hypernetwork(architecture, shape, grid, conditions) for shape in manifest.hypernetworks)
-    all_of_them = nn.ModuleList(members) if manifest.members else members[0]
-    try:
-        tensors = {name: tensor.to(device) for name, tensor in load(blob).items()}
-        tensors |= {name: tensor.float() for name, tensor in tensors.items() if not name.endswith(HEADS)}
-        all_of_them.load_state_dict(tensors, strict=True, assign=True)
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
-    digest = hashlib.sha256(blob).hexdigest()
+    device = torch.device(device)
+    with _unchanged(path):
+        manifest, digest = read_manifest(path), file_digest(path)
+        architecture, grid, conditions = manifest.architecture, manifest.grid, manifest.conditions
+        with torch.device("meta"):
+            members = tuple(Hypernetwork(architecture, shape, grid, conditions) for shape in manifest.hypernetworks)
+        all_of_them = nn.ModuleList(members) if manifest.members else members[0]
+        copy = shared.copy_of(path, digest) if shared is not None and device.type == "cpu" else None
+        try:
+            tensors = _mapped(copy) or load_file(path, str(device), backend="pread")
+            tensors |= {name: tensor.float() for name, tensor in tensors.items() if not name.endswith(HEADS)}
+            all_of_them.load_state_dict(tensors, strict=True, assign=True)
+        except (RuntimeError, SafetensorError) as error:
+            raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
     all_of_them.requires_grad_(False).eval()
     return Checkpoint(members, manifest, digest)
+
+
+def _mapped(copy: Path | None) -> dict[str, Tensor] | None:
+    """None without a copy, or where a worker with other models has just removed it."""
+    with suppress(FileNotFoundError):
+        return None if copy is None else load_file(copy)
+    return None
+
+
+@contextmanager
+def _unchanged(path: Path) -> Iterator[None]:
+    """What is read from the file in several steps is of the same bytes.
+
+    Raises:
+        CheckpointInvalid: it was replaced or written to meanwhile, or there is no such file.
+    """
+    try:
+        before = FileStamp.of(path.stat())
+        yield
+        if FileStamp.of(path.stat()) != before:
+            raise CheckpointInvalid(f"checkpoint {path.name}: the file changed while it was read; try again")
+    except OSError as error:
+        raise CheckpointInvalid(f"checkpoint {path.name}: {error}") from error
 
 
 def standalone_bytes(
@@ -136,9 +173,27 @@ def standalone_bytes(
     manifest = StandaloneManifest.of(checkpoint.manifest, checkpoint.digest, snapped, conditions).model_copy(
         update={"dtype": dtype, "member": member}
     )
-    weights = hypernetwork.generate(snapped, conditions)
-    tensors = {name: tensor.to("cpu", DTYPES[dtype]).contiguous() for name, tensor in weights.items()}
-    return save(tensors, {MANIFEST_KEY: manifest.model_dump_json()})
+    file, flat = _file_to_fill(hypernetwork.weight_shapes, dtype, manifest)
+    hypernetwork.generate_into(flat, snapped, conditions)
+    return file.getvalue()
+
+
+def _file_to_fill(shapes: Mapping[str, torch.Size], dtype: str, manifest: StandaloneManifest) -> tuple[BytesIO, Tensor]:
+    """A safetensors file with all but the numbers, and these as one flat tensor, to be written to.
+
+    The library's ``save`` would copy finished tensors twice.
+    """
+    header: dict[str, Any] = {"__metadata__": {MANIFEST_KEY: manifest.model_dump_json()}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + shape.numel() * DTYPES[dtype].itemsize
+        header[name] = {"dtype": _STORED_AS[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % _ALIGNMENT)
+    start = _LENGTH_BYTES + len(encoded)
+    file = BytesIO(bytes(start + end))
+    file.write(len(encoded).to_bytes(_LENGTH_BYTES, "little") + encoded)
+    return file, torch.frombuffer(file.getbuffer(), dtype=DTYPES[dtype], offset=start)
 
 
 def parse_unet(blob: bytes, device: torch.device | str = "cpu") -> UNet:

@@ -2,8 +2,11 @@
 section 3.1)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
+from threading import Barrier, Lock
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.unet import UNet, unet_of, weight_shapes
 
 Weights = dict[str, Tensor]
+_Block = tuple[Tensor, Tensor, Tensor]
 
 
 class Hypernetwork(nn.Module):
@@ -95,17 +99,38 @@ class Hypernetwork(nn.Module):
         return torch.cat([self._encode(spacing_ras_mm), self._encode_conditions(conditions, spacing_ras_mm.device)])
 
     def weights_of(self, features: Tensor) -> Weights:
-        """Weights for (features,)."""
-        flat = _product(self.bias, self.heads, features)
-        if self.shape.parametrization is Parametrization.PAPER:
-            flat = 5 * flat.tanh_()  # keeps generated weights within (-5, 5), paper section 4.1
-        return self._split(flat)
+        """Weights for (features,), differentiable."""
+        return self.split(self._bounded(torch.addmv(self.bias, self.heads.to(self.bias.dtype), features)))
 
     def generate(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> Weights:
         """Weights for a snapped spacing, without gradients, on the hypernetwork's device."""
         with torch.inference_mode():
-            weights: Weights = self(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
-        return weights
+            flat = torch.empty_like(self.bias)
+            self.generate_into(flat, snapped, conditions)
+            return self.split(flat)
+
+    @torch.inference_mode()
+    def generate_into(self, flat: Tensor, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> None:
+        """Write the weights of :meth:`generate` to (weights of the U-Net,), of any floating-point type and device.
+
+        On a CPU they are made in blocks on as many threads as torch uses, each block from first to last while it is in
+        the cache. They are the same bytes whatever the number of threads.
+        """
+        features = self.features(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
+
+        @torch.inference_mode()
+        def make(block: _Block) -> None:
+            bias, heads, target = block
+            target.copy_(self._bounded(torch.addmv(bias, heads.to(bias.dtype), features)))
+
+        rows = _BLOCK_ROWS if self.bias.is_cpu else len(self.bias)
+        _for_each(make, zip(self.bias.split(rows), self.heads.split(rows), flat.split(rows), strict=True))
+
+    def split(self, flat: Tensor) -> Weights:
+        """The tensors of the U-Net that (weights of the U-Net,) holds one after the other, as views."""
+        sizes = [size.numel() for size in self.weight_shapes.values()]
+        parts = flat.split(sizes)
+        return {name: part.view(size) for (name, size), part in zip(self.weight_shapes.items(), parts, strict=True)}
 
     def unet(self, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> UNet:
         """The network for a snapped spacing, ready to segment, with the weights of :meth:`generate`."""
@@ -156,10 +181,9 @@ class Hypernetwork(nn.Module):
         strides = self.architecture.strides(self.grid.snap(spacing_ras_mm.tolist()))
         return (torch.tensor(strides, device=spacing_ras_mm.device, dtype=spacing_ras_mm.dtype) - 1).flatten()
 
-    def _split(self, flat: Tensor) -> Weights:
-        sizes = [size.numel() for size in self.weight_shapes.values()]
-        parts = flat.split(sizes)
-        return {name: part.view(size) for (name, size), part in zip(self.weight_shapes.items(), parts, strict=True)}
+    def _bounded(self, flat: Tensor) -> Tensor:
+        """``PAPER`` keeps generated weights within (-5, 5) (paper, section 4.1)."""
+        return 5 * flat.tanh_() if self.shape.parametrization is Parametrization.PAPER else flat
 
     def _initialise(self) -> None:
         """``PAPER``: as PyTorch starts linear layers. ``MIP``: as a U-Net starts, the spacing mattering little."""
@@ -185,23 +209,56 @@ def _mean_and_spread(features: Tensor) -> tuple[Tensor, Tensor]:
     return features.mean(dim=0), features.std(dim=0, correction=0).clamp(min=_LEAST_SPREAD)
 
 
-def _product(bias: Tensor, heads: Tensor, features: Tensor) -> Tensor:
-    """``bias + heads @ features`` (rows,) in the bias's type.
+def _for_each(make: Callable[[_Block], None], blocks: Iterable[_Block]) -> None:
+    """Call ``make`` for all blocks, on as many threads as torch uses, each of which computes by itself alone.
 
-    Heads that are stored in fewer bytes are widened some rows at a time, on a CPU within its caches: all of them at
-    once would take two to three times as long, and memory that processes cannot share.
+    Torch's own matrix-vector product hardly gains from a second thread.
     """
-    if heads.dtype == bias.dtype:
-        return torch.addmv(bias, heads, features)
-    product = torch.empty_like(bias)
-    rows = _WIDENED_ROWS if heads.is_cpu else len(heads)
-    pieces = zip(bias.split(rows), heads.split(rows), product.split(rows), strict=True)
-    for offset, piece, target in pieces:
-        torch.addmv(offset, piece.to(bias.dtype), features, out=target)
-    return product
+    waiting = list(blocks)
+    shared = iter(waiting)
+
+    def work() -> None:
+        for block in shared:
+            make(block)
+
+    threads = min(torch.get_num_threads(), len(waiting))
+    if threads == 1:
+        work()
+        return
+    begun = Barrier(threads + 1)
+    with ThreadPoolExecutor(threads, initializer=_take_number, initargs=(begun,)) as pool:
+        with _one_for_new_threads():
+            try:
+                outcomes = [pool.submit(work) for _ in range(threads)]
+                begun.wait()
+            except BaseException:
+                begun.abort()  # no further thread could be started: let go of those that were
+                raise
+        for outcome in outcomes:
+            outcome.result()
 
 
-_WIDENED_ROWS = 2**15
+@contextmanager
+def _one_for_new_threads() -> Iterator[None]:
+    """A thread that asks for torch's number of threads first in here computes alone from then on: OpenMP and MKL keep
+    a number for each thread. Those that have asked keep theirs.
+    """
+    with _NEW_THREADS:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _take_number(begun: Barrier) -> None:
+    torch.get_num_threads()
+    begun.wait()
+
+
+_NEW_THREADS = Lock()
+_BLOCK_ROWS = 2**14
 _OVER_RANGE, _LEAST_SPREAD = 64, 1e-3
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,

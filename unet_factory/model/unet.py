@@ -5,6 +5,7 @@ hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,7 @@ def unet_of(weights: Mapping[str, Tensor], architecture: Architecture, spacing: 
     return unet
 
 
-def weight_shapes(architecture: Architecture) -> dict[str, torch.Size]:
+@lru_cache(maxsize=16)
+def weight_shapes(architecture: Architecture) -> Mapping[str, torch.Size]:
     """Name -> shape of every weight of the U-Net, in the order of its state dict."""
     return {name: tensor.shape for name, tensor in empty_unet(architecture).state_dict().items()}

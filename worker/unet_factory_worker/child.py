@@ -28,6 +28,7 @@ from unet_factory.platform.metrics import WORKERS_BY_PRECISION, forget_dead_proc
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory.platform.redis_clients import connect, log_level
+from unet_factory.platform.shared_copies import SharedCopies
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_worker.calibration import Calibration
 from unet_factory_worker.computing import Computing, GaveWay
@@ -89,7 +90,8 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
-    models = LoadedModels(ModelRegistry(settings.models_dir), device)
+    shared = SharedCopies(settings.shared_weights_dir) if settings.shared_weights_dir else None
+    models = LoadedModels(ModelRegistry(settings.models_dir), device, shared)
     models.refresh()
     if not models.current():
         raise ModelUnknown(f"there is no usable *.safetensors checkpoint in {settings.models_dir}")

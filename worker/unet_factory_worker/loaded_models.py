@@ -13,6 +13,7 @@ from unet_factory.model.checkpoint import Checkpoint, load_checkpoint
 from unet_factory.model.inference import logits
 from unet_factory.model.unet import empty_unet
 from unet_factory.platform.model_registry import SHORTEST_DIGEST, ModelRegistry, RegisteredModel
+from unet_factory.platform.shared_copies import SharedCopies
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,8 @@ class LoadedModels:
     next one is replaced, and at most for ``KEPT_S``.
     """
 
-    def __init__(self, registry: ModelRegistry, device: torch.device) -> None:
-        self._registry, self._device = registry, device
+    def __init__(self, registry: ModelRegistry, device: torch.device, shared: SharedCopies | None = None) -> None:
+        self._registry, self._device, self._shared = registry, device, shared
         self._lock = threading.Lock()
         self._loaded: dict[str, list[Checkpoint]] = {}
         self._retired: dict[str, tuple[float, Checkpoint]] = {}
@@ -44,8 +45,11 @@ class LoadedModels:
             for model in wanted:
                 if model.digest in held:
                     loaded.setdefault(model.manifest.name, []).append(held[model.digest])
-            self._retire({model.digest for model in wanted})
+            digests = {model.digest for model in wanted}
+            self._retire(digests)
             self._loaded = loaded
+            if self._shared is not None:
+                self._shared.keep_only(digests)
 
     def get(self, model: str, digest: str) -> Checkpoint:
         """
@@ -96,7 +100,7 @@ class LoadedModels:
 
     def _load(self, model: RegisteredModel) -> Checkpoint | None:
         try:
-            checkpoint = load_checkpoint(model.path, self._device)
+            checkpoint = load_checkpoint(model.path, self._device, self._shared)
         except (CheckpointInvalid, OSError) as error:
             self._registry.refuse(model, str(error))
             return None

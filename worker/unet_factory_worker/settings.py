@@ -1,5 +1,6 @@
 """What an operator can set for the worker alone."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -43,6 +44,12 @@ class WorkerSettings(Settings):
         ge=0,
         description="A worker that had nothing to do for this long ends, for where something else starts workers when "
         "jobs wait; 0: never.",
+    )
+    shared_weights_dir: Path | None = Field(
+        default=None,
+        description="Folder for copies of the model files, which all workers that have the same models and this folder "
+        "map, so that on a CPU a host holds the weights in memory once; unset: each worker reads them into its own. "
+        "`serve --workers N` sets it.",
     )
     spread_windows: int = Field(
         default=0,
