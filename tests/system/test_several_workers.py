@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.system.processes import until
-from tests.system.serve_process import ServeProcess
+from tests.system.serve_process import ServeProcess, children
 from unet_factory.domain.jobs import Job, JobState
 
 EXTENT = 144  # voxels per axis: some seconds in windows of 32
@@ -27,6 +27,8 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
     serve = ServeProcess(tmp_path, tiny_models, "--workers", "2", calibrate=False, **settings)
     try:
         before = serve.pids_of(" worker ")
+        (weights,) = (serve.data_dir / "weights").iterdir()
+        assert all(any(str(weights) in mapped(child) for child in children(worker)) for worker in before)
         with serve.client as client:
             ids = [client.submit(scan).id for _ in range(2)]
 
@@ -43,5 +45,11 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
         assert labels[0] == labels[1]
         assert any(f"the worker {number} was killed by SIGKILL" in serve.log for number in (1, 2))
         assert serve.stop() == 0, serve.log
+        assert not weights.parent.exists()
     finally:
         serve.kill()
+
+
+def mapped(pid: int) -> str:
+    """The files that a process maps, and what else is in its memory."""
+    return Path(f"/proc/{pid}/maps").read_text()
