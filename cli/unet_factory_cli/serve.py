@@ -35,7 +35,7 @@ READY_TIMEOUT_S = 180.0
 REDIS_URL = "UNET_FACTORY_REDIS_URL"
 
 # Of a data folder; metrics: of earlier versions.
-_CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics", "weights"}
+_CONTENTS = {"audit.log", "blobs", "cache", "jobs", "lock", "metrics", "shared-weights"}
 
 _TEND_EVERY_S = 0.2
 _LOOK_EVERY_S = 0.1  # until everything is ready
@@ -168,8 +168,8 @@ def cache_folder(data_dir: Path) -> Path:
 
 
 def _weights_folder(options: ServeOptions) -> Path:
-    """Where several workers map the weights from; on the disk, as memory for it may be short."""
-    return options.data_dir.resolve() / "weights"
+    """What several workers map the weights from; on the disk, as a temporary folder in memory may be too small."""
+    return options.data_dir.resolve() / "shared-weights"
 
 
 def _environment(options: ServeOptions, runtime: Path) -> dict[str, str]:

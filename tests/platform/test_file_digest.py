@@ -24,12 +24,30 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return done
 
 
+@pytest.fixture
+def at_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files that were written just now count as settled."""
+    monkeypatch.setattr(module, "_SETTLED_AFTER_NS", -(10**9))
+
+
+@pytest.mark.usefixtures("at_rest")
 def test_a_file_that_stays_is_read_once_under_any_name(tmp_path: Path, reads: list[int]) -> None:
     path = tmp_path / "a"
     path.write_bytes(os.urandom(2**16))
     assert file_digest(path) == file_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
     assert file_digest(path.rename(tmp_path / "b")) == hashlib.sha256((tmp_path / "b").read_bytes()).hexdigest()
     assert len(reads) <= 2  # renaming is a change to the file's own record
+
+
+def test_a_file_that_changed_just_now_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[int]
+) -> None:
+    """It may change twice in one tick of its file system's clock."""
+    monkeypatch.setattr(module, "_SETTLED_AFTER_NS", 3600 * 10**9)
+    path = tmp_path / "a"
+    path.write_bytes(b"1" * 1000)
+    assert file_digest(path) == file_digest(path)
+    assert len(reads) == 2
 
 
 @pytest.mark.parametrize("in_place", [True, False])
@@ -47,6 +65,7 @@ def test_a_replaced_file_of_equal_size_and_time_has_its_own_digest(tmp_path: Pat
     assert file_digest(path) == hashlib.sha256(b"2" * 1000).hexdigest() != before
 
 
+@pytest.mark.usefixtures("at_rest")
 def test_only_so_many_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[int]) -> None:
     monkeypatch.setattr(module, "_REMEMBERED", 2)
     paths = [tmp_path / str(number) for number in range(3)]

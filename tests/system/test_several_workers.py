@@ -27,8 +27,8 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
     serve = ServeProcess(tmp_path, tiny_models, "--workers", "2", calibrate=False, **settings)
     try:
         before = serve.pids_of(" worker ")
-        (weights,) = (serve.data_dir / "weights").iterdir()
-        assert all(any(str(weights) in mapped(child) for child in children(worker)) for worker in before)
+        (weights,) = (serve.data_dir / "shared-weights").iterdir()
+        assert all(any(weights in mapped(child) for child in children(worker)) for worker in before)
         with serve.client as client:
             ids = [client.submit(scan).id for _ in range(2)]
 
@@ -50,6 +50,7 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
         serve.kill()
 
 
-def mapped(pid: int) -> str:
-    """The files that a process maps, and what else is in its memory."""
-    return Path(f"/proc/{pid}/maps").read_text()
+def mapped(pid: int) -> set[Path]:
+    """The files that a process maps, without those that were removed or replaced meanwhile."""
+    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    return {Path(words[5]) for line in lines if len(words := line.split(maxsplit=5)) == 6}

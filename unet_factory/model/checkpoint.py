@@ -106,12 +106,12 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", shared: Shar
     """Read a checkpoint; the heads stay as they are stored.
 
     The file is read into memory rather than mapped: somebody may write over it while its model is in use, which would
-    change the weights in mid-job or end the process (SIGBUS). With ``shared``, a CPU's tensors are mapped from a copy
-    that nobody writes to, so the processes that share it hold them in memory once.
+    change the weights in mid-job or end the process (SIGBUS). With ``shared``, tensors for a CPU are mapped from a copy
+    that nobody writes to, so that the processes that share it hold them in memory once.
 
     Raises:
         CheckpointInvalid: not a safetensors file, no or wrong manifest, tensors that do not fit it, or a file that
-            cannot be read or is being written to.
+            cannot be read or changes meanwhile.
     """
     device = torch.device(device)
     with _unchanged(path):
@@ -132,7 +132,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu", shared: Shar
 
 
 def _mapped(copy: Path | None) -> dict[str, Tensor] | None:
-    """None without a copy, or where a worker with other models has just removed it."""
+    """None without a copy, or where a worker that has other models has just removed it."""
     with suppress(FileNotFoundError):
         return None if copy is None else load_file(copy)
     return None
@@ -140,10 +140,10 @@ def _mapped(copy: Path | None) -> dict[str, Tensor] | None:
 
 @contextmanager
 def _unchanged(path: Path) -> Iterator[None]:
-    """What is read from the file in several steps is of the same bytes.
+    """The file is the same at every step of the block.
 
     Raises:
-        CheckpointInvalid: it was replaced or written to meanwhile, or there is no such file.
+        CheckpointInvalid: it was replaced or written to meanwhile, or cannot be read.
     """
     try:
         before = FileStamp.of(path.stat())
@@ -179,9 +179,9 @@ def standalone_bytes(
 
 
 def _file_to_fill(shapes: Mapping[str, torch.Size], dtype: str, manifest: StandaloneManifest) -> tuple[BytesIO, Tensor]:
-    """A safetensors file with all but the numbers, and these as one flat tensor, to be written to.
+    """A safetensors file that is complete but for its numbers, and a flat tensor of these to write into.
 
-    The library's ``save`` would copy finished tensors twice.
+    The library's ``save`` would copy the finished tensors twice; the value of the returned buffer is no copy.
     """
     header: dict[str, Any] = {"__metadata__": {MANIFEST_KEY: manifest.model_dump_json()}}
     end = 0

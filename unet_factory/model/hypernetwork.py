@@ -2,11 +2,10 @@
 section 3.1)."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import pairwise
-from threading import Barrier, Lock
+from threading import Barrier
 
 import torch
 from torch import Tensor, nn
@@ -111,10 +110,11 @@ class Hypernetwork(nn.Module):
 
     @torch.inference_mode()
     def generate_into(self, flat: Tensor, snapped: SnappedSpacing, conditions: SnappedConditions | None = None) -> None:
-        """Write the weights of :meth:`generate` to (weights of the U-Net,), of any floating-point type and device.
+        """Write the weights of :meth:`generate` into ``flat``, (weights of the U-Net,) of any floating-point type and
+        device.
 
-        On a CPU they are made in blocks on as many threads as torch uses, each block from first to last while it is in
-        the cache. They are the same bytes whatever the number of threads.
+        On a CPU they are made in blocks of rows on as many threads as torch uses, and each block is finished while it
+        is in the cache. The bytes do not depend on the number of threads.
         """
         features = self.features(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
 
@@ -127,7 +127,7 @@ class Hypernetwork(nn.Module):
         _for_each(make, zip(self.bias.split(rows), self.heads.split(rows), flat.split(rows), strict=True))
 
     def split(self, flat: Tensor) -> Weights:
-        """The tensors of the U-Net that (weights of the U-Net,) holds one after the other, as views."""
+        """The U-Net's tensors as views of ``flat``, (weights of the U-Net,), which holds them one after the other."""
         sizes = [size.numel() for size in self.weight_shapes.values()]
         parts = flat.split(sizes)
         return {name: part.view(size) for (name, size), part in zip(self.weight_shapes.items(), parts, strict=True)}
@@ -210,54 +210,40 @@ def _mean_and_spread(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _for_each(make: Callable[[_Block], None], blocks: Iterable[_Block]) -> None:
-    """Call ``make`` for all blocks, on as many threads as torch uses, each of which computes by itself alone.
+    """Call ``make`` for every block, on as many Python threads as torch uses threads.
 
     Torch's own matrix-vector product hardly gains from a second thread.
     """
-    waiting = list(blocks)
-    shared = iter(waiting)
+    waiting, of_torch = list(blocks), torch.get_num_threads()
+    threads = min(of_torch, len(waiting))
+    if threads == 1:
+        for block in waiting:
+            make(block)
+        return
+    shared, begun = iter(waiting), Barrier(threads + 1)
+
+    def compute_alone() -> None:
+        torch.set_num_threads(1)
+        begun.wait()
 
     def work() -> None:
         for block in shared:
             make(block)
 
-    threads = min(torch.get_num_threads(), len(waiting))
-    if threads == 1:
-        work()
-        return
-    begun = Barrier(threads + 1)
-    with ThreadPoolExecutor(threads, initializer=_take_number, initargs=(begun,)) as pool:
-        with _one_for_new_threads():
-            try:
-                outcomes = [pool.submit(work) for _ in range(threads)]
-                begun.wait()
-            except BaseException:
-                begun.abort()  # no further thread could be started: let go of those that were
-                raise
+    with ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
+        try:
+            outcomes = [pool.submit(work) for _ in range(threads)]
+            begun.wait()
+        except BaseException:
+            begun.abort()  # a thread could not be started: let go of those that wait for it
+            pool.shutdown()
+            raise
+        finally:
+            torch.set_num_threads(of_torch)  # the pool's threads keep their 1, but new ones would start with it too
         for outcome in outcomes:
             outcome.result()
 
 
-@contextmanager
-def _one_for_new_threads() -> Iterator[None]:
-    """A thread that asks for torch's number of threads first in here computes alone from then on: OpenMP and MKL keep
-    a number for each thread. Those that have asked keep theirs.
-    """
-    with _NEW_THREADS:
-        before = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
-
-
-def _take_number(begun: Barrier) -> None:
-    torch.get_num_threads()
-    begun.wait()
-
-
-_NEW_THREADS = Lock()
 _BLOCK_ROWS = 2**14
 _OVER_RANGE, _LEAST_SPREAD = 64, 1e-3
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {

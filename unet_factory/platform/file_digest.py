@@ -3,11 +3,13 @@
 import hashlib
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple, Self
 
 _REMEMBERED = 256
+_SETTLED_AFTER_NS = 50_000_000  # file systems keep time in ticks of up to 10 ms, and in one a file may change twice
 
 
 class FileStamp(NamedTuple):
@@ -32,11 +34,12 @@ def file_digest(path: Path) -> str:
     """
     with path.open("rb") as file:
         stamp = FileStamp.of(os.fstat(file.fileno()))
+        settled = time.time_ns() - stamp.changed_ns > _SETTLED_AFTER_NS
         with _lock:
             known = _digests.get(stamp)
         if known is None:
             known = hashlib.file_digest(file, "sha256").hexdigest()
-            if FileStamp.of(os.fstat(file.fileno())) == stamp:  # else it was written to meanwhile
+            if settled and FileStamp.of(os.fstat(file.fileno())) == stamp:  # else it may be written to meanwhile
                 _remember(stamp, known)
         return known
 

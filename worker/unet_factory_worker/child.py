@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 
 import torch
 from redis import Redis
@@ -90,7 +91,7 @@ def open_context(settings: WorkerSettings) -> WorkerContext:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
-    shared = SharedCopies(settings.shared_weights_dir) if settings.shared_weights_dir else None
+    shared = SharedCopies(Path(settings.shared_weights_dir)) if settings.shared_weights_dir else None
     models = LoadedModels(ModelRegistry(settings.models_dir), device, shared)
     models.refresh()
     if not models.current():

@@ -1,6 +1,5 @@
 """What an operator can set for the worker alone."""
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -45,10 +44,10 @@ class WorkerSettings(Settings):
         description="A worker that had nothing to do for this long ends, for where something else starts workers when "
         "jobs wait; 0: never.",
     )
-    shared_weights_dir: Path | None = Field(
-        default=None,
-        description="Folder for copies of the model files, which all workers that have the same models and this folder "
-        "map, so that on a CPU a host holds the weights in memory once; unset: each worker reads them into its own. "
+    shared_weights_dir: str = Field(
+        default="",
+        description="Folder for copies of the model files, to which only workers may write: on a CPU, those of a host "
+        "that have the same models hold the weights in memory once. Empty: each worker reads them into its own memory. "
         "`serve --workers N` sets it.",
     )
     spread_windows: int = Field(
