@@ -29,11 +29,11 @@ windows as large as nnU-Net would plan them; `make nnunet` installs nnU-Net in a
 
 What is known to fall short, and why:
 
-- *weights, paper size*: blocks of rows on threads of our own, each of which PyTorch's `addmv` multiplies in one
-  thread, use both cores, and the tangents are taken while a block is in the cache. What is left: `addmv` does not fetch
-  ahead, so on one thread it takes 1.8 times as long as reading, of which two thirds are waits for memory, and the
-  tangents .4. No form of the product in PyTorch, NumPy, oneDNN or libraries of dot products is faster; numba is, but
-  takes 208 MB and seconds at each start ([all that was tried](../decisions/024-making-weights.md)).
+- *weights, paper size*: blocks of rows on own threads use both cores, and the tangents are taken while a block is in
+  the cache. What is left: PyTorch's `addmv` does not fetch ahead, so on one thread it takes 1.8 times as long as
+  reading, of which two thirds are waits for memory, and the tangents .4. No form of the product in PyTorch, NumPy,
+  oneDNN or libraries of dot products is faster; numba is, but takes 208 MB and seconds at each start
+  ([all that was tried](../decisions/024-making-weights.md)).
 - *loading, paper size*: a single worker reads the file into fresh memory, whose pages the kernel must clear, while the
   opponent reads into memory that is there. Several workers map one copy.
 - *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
