@@ -22,7 +22,7 @@ from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample
-from unet_factory.model.unet import UNet
+from unet_factory.model.unet import LayerByLayerUNet, UNet
 from unet_factory.platform.process_memory import keep_freed_memory, peak_bytes, reset_peak_bytes
 from unet_factory.volume import read_volume
 
@@ -42,11 +42,12 @@ class Case(NamedTuple):
 
 
 class Way(NamedTuple):
-    """``overlap`` None: as the model's manifest says."""
+    """``overlap`` None: as the model's manifest says. ``eager``: by :class:`LayerByLayerUNet`."""
 
     precision: Precision
     kept_memory: bool
     overlap: float | None = None
+    eager: bool = False
 
 
 CASES = {
@@ -54,7 +55,7 @@ CASES = {
     Case("heart-mr, 256x256x12", HEART, (256, 256, 12), (1.5, 1.5, 10.0)): (0.8, 0.31),
     Case("heart-mr, 128x128x128", HEART, (128, 128, 128), (1.5, 1.5, 5.0)): (0.8, 0.25),
 }
-EAGER, KEPT, FAST = Way("float32", False, 0.5), Way("float32", True, 0.5), Way("bfloat16", True)
+EAGER, KEPT, FAST = Way("float32", False, 0.5, eager=True), Way("float32", True, 0.5), Way("bfloat16", True)
 
 
 @area("inference", "Segmenting on a CPU")
@@ -153,7 +154,13 @@ def _prepared(case: Case, way: Way) -> Callable[[], object]:
         way.precision,
         overlap=manifest.window_overlap if overlap is None else overlap,
     )
-    return partial(segment_scan, unet, scan, plan, execution)
+    return partial(segment_scan, _layer_by_layer(unet) if way.eager else unet, scan, plan, execution)
+
+
+def _layer_by_layer(unet: UNet) -> LayerByLayerUNet:
+    network = LayerByLayerUNet(unet.architecture, unet.strides)
+    network.load_state_dict(unet.state_dict())
+    return network.eval()
 
 
 def _same_labels() -> float:

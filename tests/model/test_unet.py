@@ -10,7 +10,7 @@ from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parame
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.model.plain_unet import UpBlock
-from unet_factory.model.unet import UNet, empty_unet, unet_of, weight_shapes
+from unet_factory.model.unet import LayerByLayerUNet, UNet, empty_unet, unet_of, weight_shapes
 
 PAPER_GRID = SpacingGrid.from_mm(0.05, [(0.5, 3.5)] * 3)
 SPIDER_CHANNELS = (16, 32, 64, 128, 256)
@@ -108,6 +108,38 @@ def test_inference_and_training_compute_the_same(extents: tuple[int, int, int]) 
     with torch.inference_mode():
         inferred = unet(volume)
     assert torch.allclose(trained, inferred, atol=1e-4)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("pooling", [Pooling(), FOLLOWING])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_float32_is_equal_to_the_bit_layer_by_layer(dimensions: int, pooling: Pooling, batch: int) -> None:
+    """ReLUs that are applied within convolutions, and norms in place, change no value, and not what goes in."""
+    torch.manual_seed(0)
+    architecture = Architecture(dimensions=dimensions, classes=3, channels=(8, 16, 24), blocks=2, pooling=pooling)
+    strides = architecture.strides(SnappedSpacing(500, 500, 3000))
+    unet, plain = UNet(architecture, strides), LayerByLayerUNet(architecture, strides)
+    plain.load_state_dict(unet.state_dict())
+    volume = torch.randn(batch, 1, *(32, 24, 8)[:dimensions])
+    given = volume.clone()
+    with torch.inference_mode():
+        assert torch.equal(unet(volume), plain(volume))
+    assert torch.equal(volume, given)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16, 48])
+@pytest.mark.parametrize("around", [0.0, 20.0])
+def test_norms_in_bfloat16_are_rounded_once(channels: int, around: float) -> None:
+    """Also where the values lie close together and far from zero, and where voxels do not fill the vectors."""
+    torch.manual_seed(0)
+    norm = UNet.norms[3](channels, affine=True)
+    for extents in ((16, 16, 16), (5, 3, 7)):
+        volume = (torch.randn(1, channels, *extents) + around).bfloat16()
+        exact = torch.nn.functional.instance_norm(volume.double(), eps=1e-5)
+        with torch.inference_mode():
+            rounded = norm(volume.contiguous(memory_format=torch.channels_last_3d))
+        assert rounded.dtype == torch.bfloat16
+        torch.testing.assert_close(rounded.double(), exact, rtol=2**-8, atol=2**-9)
 
 
 @pytest.mark.parametrize("pooling", [Pooling(), FOLLOWING])

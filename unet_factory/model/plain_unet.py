@@ -37,8 +37,12 @@ class ConvBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(batch, channels_in, *space) -> (batch, channels_out, *space')."""
-        normalised: Tensor = self.norm(torch.relu(self.conv(features)))
+        normalised: Tensor = self.norm(self.rectified(features))
         return normalised
+
+    def rectified(self, features: Tensor) -> Tensor:
+        """The same before the norm."""
+        return torch.relu(self.conv(features))
 
 
 class UpBlock(ConvBlock):
@@ -49,7 +53,7 @@ class UpBlock(ConvBlock):
 
     def forward(self, features: Tensor, extents: Sequence[int]) -> Tensor:  # type: ignore[override]
         """(batch, channels_in, *space') -> (batch, channels_out, *extents)."""
-        raised = torch.relu(self.conv(features))
+        raised = self.rectified(features)
         for axis, extent in enumerate(extents, start=2):
             raised = raised.narrow(axis, 0, extent)
         normalised: Tensor = self.norm(raised)
@@ -69,6 +73,8 @@ class PlainUNet(nn.Module):
 
     convolutions: _Layers = {2: nn.Conv2d, 3: nn.Conv3d}  # noqa: RUF012 (replaced as a whole, never changed)
     norms: _Layers = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}  # noqa: RUF012
+    block: type[ConvBlock] = ConvBlock
+    up_block: type[UpBlock] = UpBlock
 
     def __init__(
         self,
@@ -138,17 +144,17 @@ class PlainUNet(nn.Module):
 
     def _same(self, channels_in: int, channels_out: int) -> ConvBlock:
         conv = self.convolutions[self.dimensions](channels_in, channels_out, kernel_size=3, padding=1)
-        return ConvBlock(conv, self._norm(channels_out))
+        return self.block(conv, self._norm(channels_out))
 
     def _down(self, channels_in: int, channels_out: int, stride: Sequence[int]) -> ConvBlock:
         conv = self.convolutions[self.dimensions](
             channels_in, channels_out, kernel_size=3, stride=tuple(stride), padding=1
         )
-        return ConvBlock(conv, self._norm(channels_out))
+        return self.block(conv, self._norm(channels_out))
 
     def _up(self, channels_in: int, channels_out: int, stride: Sequence[int]) -> UpBlock:
         conv = _TRANSPOSED[self.dimensions](channels_in, channels_out, kernel_size=4, stride=tuple(stride), padding=1)
-        return UpBlock(conv, self._norm(channels_out))
+        return self.up_block(conv, self._norm(channels_out))
 
     def _norm(self, channels: int) -> nn.Module:
         return self.norms[self.dimensions](channels, affine=True)

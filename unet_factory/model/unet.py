@@ -4,6 +4,7 @@ It has no opinion on where its weights come from: standalone networks hold them 
 hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
+import math
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from unet_factory.domain.manifest import Architecture, StandaloneManifest, Strides
 from unet_factory.domain.spacing import SnappedSpacing
-from unet_factory.model.plain_unet import PlainUNet
+from unet_factory.model.plain_unet import ConvBlock, PlainUNet, UpBlock
 
 
 class OneDnnConv3d(nn.Conv3d):
@@ -24,7 +25,7 @@ class OneDnnConv3d(nn.Conv3d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 (PyTorch's name)
-        if isinstance(self.padding, str) or not _is_for_onednn(input, weight):
+        if isinstance(self.padding, str) or _onednn_type(input, weight) != torch.float32:
             convolved: Tensor = super()._conv_forward(input, weight, bias)
             return convolved
         return torch.mkldnn_convolution(input, weight, bias, self.padding, self.stride, self.dilation, self.groups)
@@ -32,51 +33,122 @@ class OneDnnConv3d(nn.Conv3d):
 
 def convolve_inside(volume: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(batch, channels, r, a, s) convolved as by :class:`OneDnnConv3d`, where the whole kernel lies in the volume."""
-    if not _is_for_onednn(volume, weight):
+    if _onednn_type(volume, weight) != torch.float32:
         return functional.conv3d(volume, weight, bias)
     convolved: Tensor = torch.mkldnn_convolution(volume, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return convolved
 
 
-def _is_for_onednn(volume: Tensor, weight: Tensor) -> bool:
-    return (
-        volume.device.type == "cpu"
-        and volume.dtype == weight.dtype == torch.float32
-        and not (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"))
-        and torch.backends.mkldnn.is_available()
-    )
+def _onednn_type(volume: Tensor, weight: Tensor) -> torch.dtype | None:
+    """What oneDNN should compute in here: in inference on a CPU, where it can; else None."""
+    if volume.device.type != "cpu" or torch.is_grad_enabled() or not torch.backends.mkldnn.is_available():
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32 if volume.dtype == weight.dtype == torch.float32 else None
+    wanted = torch.get_autocast_dtype("cpu")
+    supported = wanted == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return wanted if supported else None
 
 
-class ChannelsLastNorm3d(nn.InstanceNorm3d):
-    """As PyTorch's own, but in inference in bfloat16 on a CPU it hands a single volume on with its channels last in
-    memory.
+class FusedBlock(ConvBlock):
+    """As the plain one, but in inference on a CPU oneDNN applies the ReLU to what it has just convolved.
 
-    oneDNN convolves such volumes as they lie; others it rearranges before and after each convolution, a quarter of the
-    time. PyTorch's own norm would undo the order, and takes no volume without copying it.
+    In bfloat16 a single volume is laid out with its channels last in memory. oneDNN convolves such volumes as they lie;
+    others it rearranges before and after each convolution, a quarter of the time.
+    """
+
+    def rectified(self, features: Tensor) -> Tensor:
+        """(batch, channels_in, *space) -> (batch, channels_out, *space'), before the norm."""
+        conv = self.conv
+        assert isinstance(conv, nn.modules.conv._ConvNd)
+        assert conv.bias is not None
+        dtype = _onednn_type(features, conv.weight)
+        if dtype is None or features.dim() < _VOLUMES:
+            return super().rectified(features)
+        single = dtype == torch.bfloat16 and len(features) == 1
+        layout = torch.channels_last_3d if single else torch.preserve_format
+        given = features.to(dtype, memory_format=layout), conv.weight.to(dtype), conv.bias.to(dtype)
+        how: tuple[object, ...] = (conv.stride, conv.dilation, conv.groups, "relu", [], "")
+        fused: Tensor
+        if conv.transposed:
+            fused = torch.ops.mkldnn._convolution_transpose_pointwise(*given, conv.padding, conv.output_padding, *how)
+        else:
+            fused = torch.ops.mkldnn._convolution_pointwise(*given, conv.padding, *how)
+        return fused
+
+
+_VOLUMES = 5  # axes of a batch of volumes
+
+
+class FusedUpBlock(FusedBlock, UpBlock):
+    """The same with a transposed convolution."""
+
+
+class InPlaceNorm3d(nn.InstanceNorm3d):
+    """As PyTorch's own, but in inference on a CPU the result takes the place of a single volume in memory.
+
+    In bfloat16 the volume keeps its channels last in memory, as :class:`FusedBlock` wants it; PyTorch's own would undo
+    the order, and takes no volume without copying it.
     """
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (PyTorch's name)
-        """(batch, channels, r, a, s) -> the same."""
-        if len(input) > 1 or not _is_bfloat16_inference(input):
+        """(1, channels, r, a, s) -> the same; batches are left as they are."""
+        if not _can_be_replaced(input, self.weight):
             normalised: Tensor = super().forward(input)
             return normalised
-        volume = input.contiguous(memory_format=torch.channels_last_3d)
-        return torch.batch_norm(volume, self.weight, self.bias, None, None, True, 0.0, self.eps, False)
+        if input.dtype == torch.float32:
+            return self._replace(input.contiguous(), self.weight, self.bias)
+        voxels = input.contiguous(memory_format=torch.channels_last_3d).movedim(1, -1)
+        lanes = math.gcd(voxels[..., 0].numel(), max(1, _VECTOR // input.shape[1]))
+        self._replace_lines(voxels.view(-1, lanes * input.shape[1]), lanes)
+        return voxels.movedim(-1, 1)
+
+    def _replace_lines(self, lines: Tensor, lanes: int) -> None:
+        """(voxels / lanes, lanes * channels): several voxels side by side, as if they were further channels.
+
+        PyTorch handles as many channels at once as fit into the processor's vectors, and these are wider than the few
+        channels of the finest level. Sums of fewer voxels are more exact, too.
+        """
+        none = torch.zeros(2, lines.shape[1])
+        means, variances = (each.view(lanes, -1) for each in torch.batch_norm_update_stats(lines, none[0], none[1], 0))
+        mean = means.mean(0)
+        variance = (variances + (means - mean).square()).mean(0)
+        self._replace(lines, *(each.repeat(lanes) for each in (self.weight, self.bias, mean, variance)))
+
+    def _replace(
+        self, volume: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None = None, variance: Tensor | None = None
+    ) -> Tensor:
+        """Without ``mean`` and ``variance``, by those of ``volume``."""
+        out = volume, weight.new_empty(0), weight.new_empty(0)
+        torch.native_batch_norm(volume, weight, bias, mean, variance, mean is None, 0, self.eps, out=out)
+        return volume
 
 
-def _is_bfloat16_inference(volume: Tensor) -> bool:
-    return volume.device.type == "cpu" and volume.dtype == torch.bfloat16 and not torch.is_grad_enabled()
+_VECTOR = 64  # channels that PyTorch's loops over bfloat16 handle at once
+
+
+def _can_be_replaced(volume: Tensor, weight: Tensor) -> bool:
+    """A single volume on a CPU in inference; PyTorch has no norm of bfloat16 by weights in bfloat16."""
+    return (
+        len(volume) == 1
+        and volume.device.type == "cpu"
+        and not torch.is_grad_enabled()
+        and volume.dtype in {torch.float32, torch.bfloat16}
+        and weight.dtype == torch.float32
+    )
 
 
 class UNet(PlainUNet):
-    """The network of an architecture, with the faster convolution and norm.
+    """The network of an architecture, with faster convolutions and norms.
 
     ``strides``: how levels change; every axis halved each time by default. ``manifest`` tells what a network loaded
     from a standalone file is for.
     """
 
     convolutions = {2: nn.Conv2d, 3: OneDnnConv3d}  # noqa: RUF012 (replaced as a whole, never changed)
-    norms = {2: nn.InstanceNorm2d, 3: ChannelsLastNorm3d}  # noqa: RUF012
+    norms = {2: nn.InstanceNorm2d, 3: InPlaceNorm3d}  # noqa: RUF012
+    block: type[ConvBlock] = FusedBlock
+    up_block: type[UpBlock] = FusedUpBlock
     manifest: StandaloneManifest | None = None
 
     def __init__(self, architecture: Architecture, strides: Strides | None = None) -> None:
@@ -92,13 +164,21 @@ class UNet(PlainUNet):
         )
 
 
-def empty_unet(architecture: Architecture, spacing: SnappedSpacing | None = None) -> UNet:
+class LayerByLayerUNet(UNet):
+    """The same network, in float32 to the bit, by one operation for each layer, whose result is a new tensor: to look
+    at them all, and to compare with.
+    """
+
+    block, up_block, norms = PlainUNet.block, PlainUNet.up_block, PlainUNet.norms
+
+
+def empty_unet(architecture: Architecture, spacing: SnappedSpacing | None = None, kind: type[UNet] = UNet) -> UNet:
     """The topology without storage (meta device): for shapes, and to run with weights passed in.
 
     ``spacing``: what the network is for; it decides the strides where the architecture's pooling follows the spacing.
     """
     with torch.device("meta"):
-        return UNet(architecture, None if spacing is None else architecture.strides(spacing))
+        return kind(architecture, None if spacing is None else architecture.strides(spacing))
 
 
 def unet_of(weights: Mapping[str, Tensor], architecture: Architecture, spacing: SnappedSpacing) -> UNet:

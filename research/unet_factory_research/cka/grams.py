@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.model.checkpoint import Checkpoint
-from unet_factory.model.unet import empty_unet
+from unet_factory.model.unet import LayerByLayerUNet, empty_unet
 from unet_factory_research.cka.crops import Crop, aligned, field_of
 from unet_factory_research.cka.hsic import Estimator, centred_gram
 from unet_factory_research.cka.layers import LayerWatch, ratio_of
@@ -48,7 +48,7 @@ class _Network:
 
     def __init__(self, checkpoint: Checkpoint, spacing: SnappedSpacing) -> None:
         self._spacing = spacing
-        self._unet = empty_unet(checkpoint.manifest.architecture, spacing).eval()
+        self._unet = empty_unet(checkpoint.manifest.architecture, spacing, LayerByLayerUNet).eval()
         self._weights = checkpoint.hypernetwork.generate(spacing)
         self._device = checkpoint.hypernetwork.bias.device
 
