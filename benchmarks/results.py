@@ -33,9 +33,11 @@ What is known to fall short, and why:
   the cache. What is left: PyTorch's `addmv` does not fetch ahead, so on one thread it takes 1.8 times as long as
   reading, of which two thirds are waits for memory, and the tangents .4. No form of the product in PyTorch, NumPy,
   oneDNN or libraries of dot products is faster; numba is, but takes 208 MB and seconds at each start
-  ([all that was tried](../decisions/024-making-weights.md)).
-- *loading, paper size*: a single worker reads the file into fresh memory, whose pages the kernel must clear, while the
-  opponent reads into memory that is there. Several workers map one copy.
+  ([all that was tried](../decisions/024-making-weights.md)). Of heads stored in 16 bits, half of the time goes into
+  widening them. The plain form takes about 2.5 times as long as reading, so .4 of it is the floor itself.
+- *loading*: what is measured is a load into memory that the process has kept, as when a model is replaced. The first
+  load of a worker also computes the digest, and takes fresh memory, whose pages the kernel clears first: at paper size
+  it takes five to seven times as long as reading, unless another worker of the host has made a copy to map.
 - *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
   and a quarter in the gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record
   are each synced before anybody is told) count where the disk is busy.

@@ -114,7 +114,7 @@ def test_half_precision_heads_change_the_weights_little(checkpoint_path: Path, t
         assert torch.allclose(tensor, half[name], atol=1e-4)
 
 
-@pytest.mark.parametrize("rows", [1000, 2**14])
+@pytest.mark.parametrize("rows", [1000, 2**15])
 def test_heads_widened_piece_by_piece_give_the_weights_of_heads_widened_at_once(
     checkpoint_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
 ) -> None:

@@ -175,13 +175,14 @@ def standalone_bytes(
     )
     file, flat = _file_to_fill(hypernetwork.weight_shapes, dtype, manifest)
     hypernetwork.generate_into(flat, snapped, conditions)
+    del flat  # while somebody can write to the file, its value is a copy
     return file.getvalue()
 
 
 def _file_to_fill(shapes: Mapping[str, torch.Size], dtype: str, manifest: StandaloneManifest) -> tuple[BytesIO, Tensor]:
     """A safetensors file that is complete but for its numbers, and a flat tensor of these to write into.
 
-    The library's ``save`` would copy the finished tensors twice; the value of the returned buffer is no copy.
+    The library's ``save`` would copy the finished tensors twice.
     """
     header: dict[str, Any] = {"__metadata__": {MANIFEST_KEY: manifest.model_dump_json()}}
     end = 0

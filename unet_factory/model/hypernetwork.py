@@ -244,7 +244,7 @@ def _for_each(make: Callable[[_Block], None], blocks: Iterable[_Block]) -> None:
             outcome.result()
 
 
-_BLOCK_ROWS = 2**14
+_BLOCK_ROWS = 2**15
 _OVER_RANGE, _LEAST_SPREAD = 64, 1e-3
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,
