@@ -124,6 +124,7 @@ class DeliveryTasks:
                 header = read_header(
                     packed, limits=limits, spacing_ras_mm=request.spacing_ras_mm, choice=request.image_choice
                 )
+                header.check_referable()
             except FactoryError as error:
                 raise GiveUp(f"the series cannot be segmented: {error.slug}", error) from None
             self.blobs.put(job.id, request.input_name, packed)

@@ -31,7 +31,7 @@ from unet_factory_service.networks import routes as unet_routes
 from unet_factory_service.operations import delivery_routes, health_routes, metrics_routes, status_routes
 from unet_factory_service.page import routes as page_routes
 from unet_factory_service.problems import install_problem_handlers
-from unet_factory_service.public_url import TrustedProxies
+from unet_factory_service.public_url import OriginForm, TrustedProxies
 from unet_factory_service.quotes import routes as quote_routes
 from unet_factory_service.request_bodies import RequestBodies
 from unet_factory_service.segmentations import dicom_result_routes, listing_routes
@@ -95,6 +95,7 @@ def create_app(settings: GatewaySettings) -> FastAPI:
         app.add_middleware(middleware)
     app.add_middleware(HeadAsGet)
     app.add_middleware(TrustedProxies, trusted=settings.trusted_proxies)
+    app.add_middleware(OriginForm)
     app.add_middleware(RequestBodies, patience_s=settings.stalled_after_s)
     allow_origins(app, settings.cors_origin_list)
     app.add_middleware(SecurityHeaders)

@@ -6,6 +6,7 @@ A proxy's headers count only where the connection comes from a trusted address: 
 import ipaddress
 import re
 from collections.abc import Mapping
+from urllib.parse import unquote
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -17,6 +18,7 @@ from unet_factory_service.settings import GatewaySettings
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PREFIX = re.compile(r"(?:/[A-Za-z0-9._~-]+)+")
 _SCHEMES = ("http", "https")
+_ABSOLUTE = re.compile(rb"https?://([^/@]+)(/.*)?", re.IGNORECASE)
 
 
 def public_base(request: Request) -> str:
@@ -32,6 +34,23 @@ def public_location(request: Request, path: str) -> str:
     """A ``Location`` for ``path``: the caller resolves it against the URL that it asked (RFC 9110 section 10.2.2)."""
     settings: GatewaySettings = request.app.state.gateway.settings
     return f"{settings.public_url or request.scope.get('root_path', '')}{path}"
+
+
+class OriginForm:
+    """Takes a target in absolute form (``GET http://host/path``), as clients send it to a proxy, for its path.
+
+    Its authority then counts instead of the ``Host`` (RFC 9112 section 3.2.2).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (found := _ABSOLUTE.fullmatch(scope["raw_path"])):
+            authority, path = found[1], found[2] or b"/"
+            headers = [(b"host", authority), *(header for header in scope["headers"] if header[0] != b"host")]
+            scope = {**scope, "headers": headers, "raw_path": path, "path": unquote(path.decode("ascii"))}
+        await self._app(scope, receive, send)
 
 
 class TrustedProxies:

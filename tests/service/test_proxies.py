@@ -204,3 +204,16 @@ def test_a_request_with_two_lengths_ends_its_connection(gateway: Gateway) -> Non
             answer += piece
     assert answer.count(b"HTTP/1.1 ") == 1
     assert b"connection: close" in answer.lower()
+
+
+def test_a_target_in_absolute_form_is_its_path_under_that_host(gateway: Gateway, scan: bytes) -> None:
+    """As clients ask that take the gateway for their proxy."""
+    with httpx.Client(proxy=gateway.url, trust_env=False) as client:
+        model = client.get("http://factory:81/models/tiny?x=%2F", headers={"Host": "elsewhere.example"})
+        assert (model.status_code, model.json()["name"]) == (200, "tiny")
+        answer = client.post("HTTP://localhost/segmentations", files={"file": ("scan", scan)})
+        assert answer.status_code == 202
+        assert client.get(urljoin("http://localhost", answer.headers["Location"])).json()["state"] == "queued"
+        assert client.get("http://factory").status_code == httpx.get(gateway.url, trust_env=False).status_code
+        foreign = client.get("http://elsewhere.example/models", headers={"Host": "localhost"})
+        assert foreign.status_code == 421, "the target's host counts"

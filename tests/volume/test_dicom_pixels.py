@@ -1,6 +1,7 @@
 """The values of a DICOM series: every transfer syntax, type and rescale gives what was put in; damage is refused."""
 
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from io import BytesIO
@@ -129,6 +130,22 @@ def test_one_sample_a_pixel_without_photometric_interpretation_is_grey(tmp_path:
     volume = read_volume(zipped(slices, tmp_path / "a.zip"))
     np.testing.assert_array_equal(volume.data, SCAN)
     assert volume.header.notes == ("1 image without a PhotometricInterpretation; values taken as stored",)
+
+
+@pytest.mark.parametrize("encoder", [*ENCODERS][len(NATIVE) + 1 :])
+@pytest.mark.parametrize("offsets", [(0, 40), (12,), (0, 0, 2**32 - 1)])
+def test_a_wrong_table_of_offsets_does_not_matter_to_a_single_frame(
+    tmp_path: Path, encoder: str, offsets: tuple[int, ...]
+) -> None:
+    slices = [ENCODERS[encoder]()(one) for one in series(SCAN.astype("int16"), AFFINE)]
+    for one in slices:
+        fragments = get_frame(one.PixelData, 0, number_of_frames=1)
+        halves = fragments[:64], fragments[64:]
+        items = b"".join(b"\xfe\xff\x00\xe0" + struct.pack("<I", len(half)) + half for half in halves)
+        table = struct.pack(f"<4s{1 + len(offsets)}I", b"\xfe\xff\x00\xe0", 4 * len(offsets), *offsets)
+        one.PixelData = table + items + b"\xfe\xff\xdd\xe0\0\0\0\0"
+        one["PixelData"].is_undefined_length = True
+    np.testing.assert_array_equal(read_volume(zipped(slices, tmp_path / "a.zip")).data, SCAN)
 
 
 @pytest.mark.parametrize("padding", [b"", b"\0", b"\xff", b"\n", b"    "])

@@ -307,3 +307,23 @@ def test_a_quaternion_longer_than_rounding_is_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "scan.nii", codes=(1, 0), quatern=(0.0, 1.001, 0.0))
     with pytest.raises(GeometryInvalid, match="not a rotation"):
         read_header(path)
+
+
+@pytest.mark.parametrize("sform_code", [1, 4])
+def test_the_qform_stands_in_for_an_sform_of_zeros(tmp_path: Path, sform_code: int) -> None:
+    path = write_nifti(tmp_path / "scan.nii", codes=(1, sform_code), srow=(0.0,) * 12)
+    header = read_header(path)
+    assert header.notes == (f"the sform is all zeros, although its code is {sform_code}; the qform is used instead",)
+    image = load_itk(path)
+    lps = np.array([[-1.0], [-1.0], [1.0]])
+    itk = lps * (np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing()))
+    np.testing.assert_allclose(header.affine[:3, :3], itk, atol=1e-6)
+    np.testing.assert_allclose(header.affine[:3, 3], lps[:, 0] * image.GetOrigin(), atol=1e-6)
+    write_labelmap(tmp_path / "labels.nii", np.zeros(header.shape, np.uint8), path)
+    assert load_itk(tmp_path / "labels.nii").GetDirection() == image.GetDirection()
+
+
+def test_an_sform_of_zeros_alone_is_named(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "scan.nii", codes=(0, 2), srow=(0.0,) * 12)
+    with pytest.raises(GeometryInvalid, match=r"the sform is all zeros, although its code is 2, and there is no qform"):
+        read_header(path)

@@ -36,7 +36,7 @@ def trusted_grid(stored: StoredVolume, spacing_ras_mm: SpacingMm | None) -> Grid
     given = None if spacing_ras_mm is None else validate_spacing(spacing_ras_mm)
     if given is None:
         _check_declared_spacing(stored)
-    check_affine(stored.affine)
+    check_affine(stored.affine, f"the affine ({stored.affine_source})")
     if given is None:
         _check_agreement(stored)
     affine = stored.affine if given is None else _with_spacing(stored.affine, given)
@@ -48,15 +48,15 @@ def trusted_grid(stored: StoredVolume, spacing_ras_mm: SpacingMm | None) -> Grid
     )
 
 
-def check_affine(affine: NDArray[np.float64]) -> None:
+def check_affine(affine: NDArray[np.float64], name: str = "the affine") -> None:
     """Raise GeometryInvalid unless ``affine`` (4, 4) is finite and its three axes stand on each other."""
     if not np.isfinite(affine).all():
-        raise GeometryInvalid(f"the affine is not finite: {_rows(affine)}", affine=_rows(affine))
+        raise GeometryInvalid(f"{name} is not finite: {_rows(affine)}", affine=_rows(affine))
     with np.errstate(all="ignore"):
         directions = affine[:3, :3] / column_lengths(affine)
         determinant = abs(float(np.linalg.det(directions)))
     if not determinant > _SINGULAR_DETERMINANT:  # not even NaN, as from a column of zeros
-        raise GeometryInvalid(f"the affine is singular: {_rows(affine)}", affine=_rows(affine))
+        raise GeometryInvalid(f"{name} is singular: {_rows(affine)}", affine=_rows(affine))
     for one, other in itertools.combinations(range(3), 2):
         _check_right_angle(directions, one, other)
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from unet_factory.domain.errors import GeometryInvalid
+from unet_factory.domain.errors import DicomIncomplete, GeometryInvalid
 from unet_factory.domain.spacing import SpacingMm
 from unet_factory.domain.volume_limits import VolumeLimits, check_limit
 
@@ -121,7 +121,8 @@ class VolumeHeader:
     ``format`` is nifti, mha, nrrd or dicom; ``shape`` and ``dtype`` are the file's own; ``affine`` (4, 4) maps the
     file's voxel indices to RAS mm; ``orientation`` names the directions of the file's axes, such as LPS. The axes of a
     DICOM series are (column, row, slice). ``notes`` say what was chosen or tolerated while reading, in words for the
-    sender and without a word of the patient's.
+    sender and without a word of the patient's. ``missing_identifiers`` are the attributes without which no DICOM result
+    can refer to the series.
     """
 
     format: str
@@ -132,6 +133,19 @@ class VolumeHeader:
     shape_ras: tuple[int, int, int]
     dtype: str
     notes: tuple[str, ...] = ()
+    missing_identifiers: tuple[str, ...] = ()
+
+    def check_referable(self) -> None:
+        """
+        Raises:
+            DicomIncomplete: no DICOM result could refer to the scan, for lack of identifiers.
+        """
+        if self.missing_identifiers:
+            raise DicomIncomplete(
+                f"some images have no {', '.join(self.missing_identifiers)}, or several values for it, and the DICOM "
+                "results must refer to exactly one; add it, or convert the series to NIfTI for a label map",
+                missing=list(self.missing_identifiers),
+            )
 
 
 @dataclass(frozen=True, eq=False)

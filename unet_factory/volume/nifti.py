@@ -32,11 +32,12 @@ _silent = logging.Logger("nibabel repairs", level=logging.CRITICAL + 1)
 
 
 def read_nifti(path: Path) -> StoredVolume:
-    """The header's statements. The affine is the one that nibabel takes (sform, else qform, else pixdim), in mm.
+    """The header's statements. The affine is the one that nibabel takes (sform, else qform, else pixdim), in mm;
+    where the sform is all zeros it is the qform, as in ITK.
 
     Raises:
         NotAVolume: a header that cannot be, or voxels that are not one integer or real number each.
-        GeometryInvalid: not one 3D volume, or a qform that is not a rotation.
+        GeometryInvalid: not one 3D volume, a qform that is not a rotation, or an sform of zeros without a qform.
     """
     header = _read_header(path)
     offset = _voxel_offset(header)
@@ -44,19 +45,19 @@ def read_nifti(path: Path) -> StoredVolume:
     mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     shape, dtype = _shape(header), _dtype(header)
     slope, inter = _scaling(header)
-    source = "sform" if repaired["sform_code"] > 0 else "qform" if repaired["qform_code"] > 0 else "pixdim"
+    source, notes = _affine_source(repaired)
     return StoredVolume(
         format="nifti",
         shape=shape,
         dtype=dtype,
-        affine=_affine(repaired, mm_per_unit),
+        affine=_affine(repaired, source, mm_per_unit),
         affine_source=source,
         declared_spacing_mm=_pixdim(header, mm_per_unit),
         spacing_source="pixdim",
         payload=Payload(offset, payload_bytes(shape, dtype), 0 if _is_gzipped(path) else None),
         slope=slope,
         inter=inter,
-        notes=_NO_ORIENTATION if source == "pixdim" else (),
+        notes=notes,
     )
 
 
@@ -144,10 +145,25 @@ def _repaired(header: nib.Nifti1Header) -> nib.Nifti1Header:
     return repaired
 
 
-def _affine(repaired: nib.Nifti1Header, mm_per_unit: float) -> NDArray[np.float64]:
-    """Equal to ``nib.load(path).affine`` where the file is in mm."""
+def _affine_source(repaired: nib.Nifti1Header) -> tuple[str, tuple[str, ...]]:
+    """Which of the header's statements places the voxels, and what to tell of it."""
+    sform_code, qform_code = int(repaired["sform_code"]), int(repaired["qform_code"])
+    if sform_code > 0 and repaired.get_sform()[:3, :3].any():
+        return "sform", ()
+    if sform_code > 0 and qform_code <= 0:
+        raise GeometryInvalid(
+            f"the sform is all zeros, although its code is {sform_code}, and there is no qform (code {qform_code}); "
+            "write a valid sform or qform"
+        )
+    if sform_code > 0:
+        return "qform", (f"the sform is all zeros, although its code is {sform_code}; the qform is used instead",)
+    return ("qform", ()) if qform_code > 0 else ("pixdim", _NO_ORIENTATION)
+
+
+def _affine(repaired: nib.Nifti1Header, source: str, mm_per_unit: float) -> NDArray[np.float64]:
+    """Equal to ``nib.load(path).affine`` where the file is in mm and its sform not all zeros."""
     try:
-        affine = np.array(repaired.get_best_affine(), np.float64)
+        affine = np.array(repaired.get_qform() if source == "qform" else repaired.get_best_affine(), np.float64)
     except ValueError:
         b_c_d = ", ".join(f"{float(repaired[field]):g}" for field in _QUATERNION)
         raise GeometryInvalid(

@@ -4,7 +4,6 @@ They come as a file of a form, or as objects in ``multipart/related; type="appli
 """
 
 import hashlib
-import re
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -19,6 +18,7 @@ from unet_factory.domain.segmentation_parameters import NEVER_IN_A_URL, PARAMETE
 from unet_factory.volume import VolumeLimits
 from unet_factory_service.segmentations.upload import (
     CheckRoom,
+    Preamble,
     ReceivedForm,
     ReceivedScan,
     check_announced_size,
@@ -28,7 +28,6 @@ from unet_factory_service.segmentations.upload import (
 
 MEDIA_TYPE = "multipart/related"
 MAX_PARTS = 20_000
-MAX_PREAMBLE_BYTES = 2**16  # what may stand before the first part, RFC 2046 section 5.1.1
 QUERY_FIELDS = tuple(name for name in PARAMETERS if name not in NEVER_IN_A_URL)
 
 _ZIP_MAGIC = b"PK"
@@ -210,31 +209,3 @@ def _boundary(request: Request) -> bytes:
     if not 0 < len(boundary) <= MAX_BOUNDARY_LENGTH:
         raise MalformedRequest(f"the multipart body needs a boundary of 1 to {MAX_BOUNDARY_LENGTH} bytes")
     return boundary
-
-
-class Preamble:
-    """Drops what precedes the first delimiter line, and the padding at its end, which python-multipart refuses."""
-
-    def __init__(self, boundary: bytes) -> None:
-        self._delimiter = re.compile(rb"\r\n(--" + re.escape(boundary) + rb")(?:[ \t]*(?=\r\n)|(?=--))")
-        self._held = bytearray(b"\r\n")  # the body's first line has none before it
-        self._is_past = False
-
-    def strip(self, data: bytes) -> bytes:
-        """What of the next piece of the body is to be parsed.
-
-        Raises:
-            MalformedRequest: no delimiter has come in the first 64 KiB.
-        """
-        if self._is_past:
-            return data
-        self._held += data
-        found = self._delimiter.search(self._held)
-        if found is None:
-            if len(self._held) > MAX_PREAMBLE_BYTES:
-                raise MalformedRequest(
-                    f"the multipart body's boundary does not come in its first {MAX_PREAMBLE_BYTES} bytes"
-                )
-            return b""
-        self._is_past = True
-        return found[1] + bytes(self._held[found.end() :])

@@ -91,6 +91,7 @@ def _accept_upload(
         spacing_ras_mm=asked.spacing_ras_mm,
         choice=asked.image_choice,
     )
+    header.check_referable()
     try:
         plan = plan_spacing(header.spacing_ras_mm, model.manifest.grid, asked.outside, asked.working_spacing_mm)
     except SpacingOutOfRange:

@@ -6,6 +6,7 @@ and stops reading at the first byte too many.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -23,6 +24,7 @@ FILE_FIELD = "file"
 ARCHIVE_FIELD = "pacs"
 MAX_FIELDS = 32
 MAX_FIELD_BYTES = 4096
+MAX_PREAMBLE_BYTES = 2**16  # what may stand before the first part, RFC 2046 section 5.1.1
 
 _WRITE_BYTES = 2**20
 _QUOTED_CHARACTERS = 100
@@ -121,6 +123,34 @@ def too_large(found: int, allowed: int) -> VolumeTooLarge:
     )
 
 
+class Preamble:
+    """Drops what precedes the first delimiter line, and the padding at its end, which python-multipart refuses."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._delimiter = re.compile(rb"\r\n(--" + re.escape(boundary) + rb")(?:[ \t]*(?=\r\n)|(?=--))")
+        self._held = bytearray(b"\r\n")  # the body's first line has none before it
+        self._is_past = False
+
+    def strip(self, data: bytes) -> bytes:
+        """What of the next piece of the body is to be parsed.
+
+        Raises:
+            MalformedRequest: no delimiter has come in the first 64 KiB.
+        """
+        if self._is_past:
+            return data
+        self._held += data
+        found = self._delimiter.search(self._held)
+        if found is None:
+            if len(self._held) > MAX_PREAMBLE_BYTES:
+                raise MalformedRequest(
+                    f"the multipart body's boundary does not come in its first {MAX_PREAMBLE_BYTES} bytes"
+                )
+            return b""
+        self._is_past = True
+        return found[1] + bytes(self._held[found.end() :])
+
+
 class _Receiver:
     """The parser's callbacks: which part is being read, and where its bytes go."""
 
@@ -133,6 +163,7 @@ class _Receiver:
         self._header_name, self._header_value, self._disposition = bytearray(), bytearray(), b""
         self._part = ""
         self._complete = False
+        self._preamble = Preamble(boundary)
         self._parser = MultipartParser(
             boundary,
             {
@@ -151,7 +182,7 @@ class _Receiver:
         if self._total_bytes > self._max_file_bytes + _OVERHEAD_BYTES:
             raise too_large(self._total_bytes, self._max_file_bytes)
         try:
-            self._parser.write(data)
+            self._parser.write(self._preamble.strip(data))
         except FormParserError as error:
             raise MalformedRequest(f"the multipart form is damaged: {error}") from error
 

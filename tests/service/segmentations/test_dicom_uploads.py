@@ -184,3 +184,19 @@ def test_a_bad_body_is_refused_and_leaves_nothing(
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert "1.2.3" not in answer.text
     assert snapshot() == before
+
+
+@pytest.mark.parametrize("missing", ["StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"])
+def test_a_series_that_no_result_can_refer_to_is_refused_at_once(
+    http: httpx.Client, snapshot: Snapshot, tmp_path: Path, missing: str
+) -> None:
+    slices = series(phantom((9, 8, 7)), affine_ras(10))
+    for one in slices:
+        one.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+        delattr(one, missing)
+    before = snapshot()
+    archive = zipped(slices, tmp_path / "a.zip").read_bytes()
+    answer = http.post("/segmentations", files={"file": ("x", archive)})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:unet-factory:problem:dicom-incomplete")
+    assert answer.json()["missing"] == [missing]
+    assert snapshot() == before

@@ -1,6 +1,7 @@
-"""DICOM objects in multipart bodies as clients write them: preambles, epilogues, quoted and other parameters."""
+"""Multipart bodies as clients write them: preambles, epilogues, quoted and other parameters."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fixtures.dicom_files import mr_series
+from tests.fixtures.volume_files import write_nifti
 from tests.service.dicomweb.test_dicomweb_store import encoded
 from unet_factory.domain.errors import MalformedRequest
-from unet_factory_service.segmentations.dicom_upload import MAX_PREAMBLE_BYTES, Preamble
+from unet_factory_service.segmentations.upload import MAX_PREAMBLE_BYTES, Preamble
 
 QUOTED = 'multipart/related; type="application/dicom"; boundary="a b:c=?"; start="<1>"; start-info="x;boundary=z"'
 PREAMBLE = b"This is a multi-part message.\r\n--a b:c=? is the boundary\r\n--a b:c=?x\r\n"
@@ -49,6 +51,19 @@ def test_what_stands_around_the_parts_is_left_out(
 def test_a_body_without_parts_is_refused(http: httpx.Client, path: str, content: bytes) -> None:
     answer = http.post(path, content=content, headers={"Content-Type": QUOTED})
     assert (answer.status_code, answer.headers["Content-Type"]) == (400, "application/problem+json")
+
+
+@pytest.mark.parametrize("preamble", [b"\r\n", PREAMBLE])
+def test_what_stands_around_the_fields_of_a_form_is_left_out(
+    http: httpx.Client, tmp_path: Path, preamble: bytes
+) -> None:
+    scan = write_nifti(tmp_path / "scan.nii.gz").read_bytes()
+    disposition = b'\r\nContent-Disposition: form-data; name="'
+    fields = disposition + b'model"\r\n\r\ntiny\r\n', disposition + b'file"; filename="x"\r\n\r\n' + scan + b"\r\n"
+    content = preamble + b"".join(b"--a b:c=?" + field for field in fields) + b"--a b:c=?--" + EPILOGUE
+    headers = {"Content-Type": 'multipart/form-data; boundary="a b:c=?"'}
+    answer = http.post("/segmentations", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["model"]) == (202, "tiny"), answer.text
 
 
 @given(

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from tempfile import SpooledTemporaryFile
-from typing import BinaryIO, cast
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 import pydicom.uid as uids
@@ -145,6 +145,9 @@ def _decoded(
     )
     with SpooledTemporaryFile(_IN_MEMORY_BYTES) as copy:
         left = max_bytes
+        if whole(image.dataset, "NumberOfFrames", "an image", 1) == 1:
+            left -= _without_offsets(source, copy)
+            options.pop("extended_offsets", None)
         while left and (piece := source.read(min(left, PIECE_BYTES))):
             copy.write(piece)
             left -= len(piece)
@@ -154,6 +157,16 @@ def _decoded(
             cast(BinaryIO, copy), indices=frames, raw=True, decoding_plugin=_PLUGINS[syntax], **options
         ):
             yield _without_unused_bits(pixels, int(image.dataset.BitsStored))
+
+
+def _without_offsets(source: Readable, copy: IO[bytes]) -> int:
+    """Replace the offset table by an empty one; returns how many bytes of ``source`` that took.
+
+    A single frame is all of the fragments (PS3.5 section A.4), so a wrong table does no harm.
+    """
+    head = read_exactly(source, 8)
+    copy.write(head[:4] + bytes(4))
+    return len(head) + skip(source, int.from_bytes(head[4:], "little"))
 
 
 def _next(decoded: Iterator[NDArray[np.generic]], one: Slice) -> NDArray[np.generic]:

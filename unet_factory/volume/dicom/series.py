@@ -1,5 +1,6 @@
 """One DICOM series as a volume."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from unet_factory.volume.header import (
     payload_bytes,
 )
 from unet_factory.volume.payload import file_bytes
+
+_IDENTIFIERS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +88,12 @@ def read_series(
         dtypes = [check_pixels(image, instance_name(image.dataset)) for image in images]
         slices = [one for image in images for one in slices_of(image)]
         stack = stacked(slices, spacing_given=spacing_ras_mm is not None, choice=choice)
+        missing = _missing_identifiers(stack)
     notes += stack.notes + _photometric(images) + _misstated(images)
     stored = _stored(stack, np.result_type(*dtypes), notes)
     check_claims(stored, limits)
     header = header_of(stored, trusted_grid(stored, spacing_ras_mm))
+    header = replace(header, missing_identifiers=missing)
     sources = {one.source.member: one.source for one in stack.slices}
     places = {member: index for index, member in enumerate(sources)}
     return DicomSeries(
@@ -141,6 +146,15 @@ def _stored(stack: Stack, dtype: np.dtype[np.generic], notes: tuple[str, ...]) -
         payload=Payload(0, payload_bytes(shape, dtype)),
         notes=notes,
     )
+
+
+def _missing_identifiers(stack: Stack) -> tuple[str, ...]:
+    headers = [one.source.dataset for one in stack.slices]
+    return tuple(name for name in _IDENTIFIERS if not all(_is_one(texts(header, name)) for header in headers))
+
+
+def _is_one(values: Sequence[str]) -> bool:
+    return len(values) == 1 and bool(values[0])
 
 
 def _photometric(images: list[DicomObject]) -> tuple[str, ...]:

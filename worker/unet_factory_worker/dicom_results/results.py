@@ -14,7 +14,6 @@ from unet_factory_worker.dicom_results.finishing import save
 from unet_factory_worker.dicom_results.measurement_report import build_report
 from unet_factory_worker.dicom_results.provenance import Provenance
 from unet_factory_worker.dicom_results.segmentation import build_segmentation, segment_numbers
-from unet_factory_worker.dicom_results.source import check_complete
 
 
 def write_dicom_results(
@@ -37,7 +36,7 @@ def write_dicom_results(
     Raises:
         DicomIncomplete: the scan's images lack identifiers that results must refer to.
     """
-    check_complete(series)
+    series.header.check_referable()
     labelmap = as_stored(labels_ras, series.header.affine)
     occurring = np.bincount(labels_ras.ravel(), minlength=256) > 0
     found = [label for label in provenance.labels if label.value != 0 and occurring[label.value]]

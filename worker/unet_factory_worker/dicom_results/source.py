@@ -14,13 +14,11 @@ from pydicom.filewriter import correct_ambiguous_vr
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MRImageStorage, generate_uid
 
-from unet_factory.domain.errors import DicomIncomplete
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.dicom.slices import Slice
 from unet_factory_worker.dicom_results.verbatim import copied, decodes_exactly, written_as_it_is
 
 _OUR_WORDS = ("LO", "UT", "LT", "ST", "SH")
-_REQUIRED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 _PATIENT_GROUP = 0x0010
 _CLINICAL_TRIAL_GROUP = 0x0012
 _OF_THE_SERIES = (0x00120060, 0x00120071, 0x00120072, 0x00120073)  # in the clinical trial group
@@ -42,22 +40,6 @@ _NEVER_ABSENT = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "AccessionNumber", "StudyID", "ReferringPhysicianName"),
 )
-
-
-def check_complete(series: DicomSeries) -> None:
-    """
-    Raises:
-        DicomIncomplete: no result can refer to the scan, for lack of identifiers, or because one has several values.
-    """
-    missing = [
-        keyword for keyword in _REQUIRED if not all(_is_one_uid(header.get(keyword)) for header in series.datasets)
-    ]
-    if missing:
-        raise DicomIncomplete(
-            f"some images have no {', '.join(missing)}, or more than one value for it; a DICOM result must refer to"
-            " exactly one",
-            missing=missing,
-        )
 
 
 def copy_patient_and_study(header: Dataset, result: Dataset) -> None:
@@ -155,10 +137,6 @@ def _tags_of_patient_and_study(header: Dataset) -> Iterator[BaseTag]:
         of_subject = tag.group in (_PATIENT_GROUP, _CLINICAL_TRIAL_GROUP) and tag not in _OF_THE_SERIES
         if of_subject or tag in copied:
             yield tag
-
-
-def _is_one_uid(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
 
 
 def _is_ascii(result: Dataset) -> bool:
