@@ -27,8 +27,8 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
     serve = ServeProcess(tmp_path, tiny_models, "--workers", "2", calibrate=False, **settings)
     try:
         before = serve.pids_of(" worker ")
-        (weights,) = (serve.data_dir / "shared-weights").iterdir()
-        assert all(any(weights in mapped(child) for child in children(worker)) for worker in before)
+        copies = serve.data_dir / "shared-weights"
+        until(lambda: all(maps_the_only_file_of(copies, worker) for worker in before))
         with serve.client as client:
             ids = [client.submit(scan).id for _ in range(2)]
 
@@ -45,12 +45,13 @@ def test_two_workers_take_a_job_each_and_one_goes_on_when_the_other_is_killed(
         assert labels[0] == labels[1]
         assert any(f"the worker {number} was killed by SIGKILL" in serve.log for number in (1, 2))
         assert serve.stop() == 0, serve.log
-        assert not weights.parent.exists()
+        assert not copies.exists()
     finally:
         serve.kill()
 
 
-def mapped(pid: int) -> set[Path]:
-    """The files that a process maps, without those that were removed or replaced meanwhile."""
-    lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
-    return {Path(words[5]) for line in lines if len(words := line.split(maxsplit=5)) == 6}
+def maps_the_only_file_of(folder: Path, worker: int) -> bool:
+    """Whether one of a worker's processes does; not once the file was removed or replaced."""
+    files = {str(path) for path in folder.iterdir()}
+    maps = [Path(f"/proc/{child}/maps").read_text().splitlines() for child in children(worker)]
+    return len(files) == 1 and any(line.split(maxsplit=5)[5:] == [*files] for lines in maps for line in lines)
