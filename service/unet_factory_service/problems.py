@@ -75,6 +75,7 @@ STATUS: Mapping[type[FactoryError], int] = {
 MEDIA_TYPE = "application/problem+json"
 
 _STATUS_OF_TYPE = {TYPE_PREFIX + error.slug: status for error, status in STATUS.items()}
+_QUOTED_CHARACTERS = 20
 _RETRY_AFTER_S = {429: 5, 503: 2}
 _AWAY = (
     redis_errors.ConnectionError,
@@ -140,8 +141,13 @@ async def _on_invalid_request(_request: Request, error: Exception) -> JSONRespon
 
 async def _on_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
-    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
-    return problem_response(_plain_problem(error.status_code, str(error.detail)), error.status_code, headers)
+    headers, detail = error.headers, str(error.detail)
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers = {"Allow": _allowed(request)}
+        detail = f"this path allows {headers['Allow']}, not {request.method[:_QUOTED_CHARACTERS]}"
+    elif detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = "there is nothing at this path; /openapi.json lists all paths, which have no slash at their end"
+    return problem_response(_plain_problem(error.status_code, detail), error.status_code, headers)
 
 
 def _allowed(request: Request) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -58,6 +59,10 @@ def refuses(path: Path, error: type[FactoryError], named: str) -> None:
         (bz2.compress(RAW), "bzip2"),
         (lzma.compress(RAW), "xz"),
         ((348).to_bytes(4, "little") + bytes(344), "Analyze 7.5"),
+        (nib.MGHImage(phantom().astype("int32"), affine_ras()).to_bytes(), "a FreeSurfer MGH volume"),
+        (gzip.compress(nib.MGHImage(phantom().astype("int32"), affine_ras()).to_bytes()), "a FreeSurfer MGH volume"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(400), "a picture"),
+        (b"# vtk DataFile Version 3.0\nVTK File\nBINARY\n", "a VTK file; convert it"),
         (gzip.compress((348).to_bytes(4, "big") + bytes(344)), "gzipped data that is an Analyze 7.5"),
         (tar_of(RAW), "tar archive"),
         (gzip.compress(tar_of(RAW)), "gzipped data that is a tar archive"),
@@ -131,9 +136,9 @@ MHA_CASES: list[tuple[dict[str, Any], type[FactoryError], str]] = [
     ({"ElementType": "MET_FLOAT_ARRAY"}, NotAVolume, "MET_FLOAT_ARRAY"),
     ({"ElementType": None}, NotAVolume, "no ElementType"),
     ({"ElementNumberOfChannels": "3"}, NotAVolume, "'3'"),
-    ({"ElementDataFile": "/etc/passwd"}, NotAVolume, "ElementDataFile is a text of 11 characters"),
-    ({"ElementDataFile": "LIST"}, NotAVolume, "LIST"),
-    ({"ElementDataFile": "scan.raw"}, NotAVolume, "ElementDataFile is a text of 8 characters"),
+    ({"ElementDataFile": "/etc/passwd"}, NotAVolume, "another file .ElementDataFile"),
+    ({"ElementDataFile": "LIST"}, NotAVolume, "another file .ElementDataFile"),
+    ({"ElementDataFile": "scan.raw"}, NotAVolume, "another file .ElementDataFile.*send one .mha"),
     ({"ObjectType": "Mesh"}, NotAVolume, "ObjectType is a text of 4 characters; readable are Image"),
     ({"BinaryData": "False"}, NotAVolume, "BinaryData is False"),
     ({"HeaderSize": "-1"}, NotAVolume, "HeaderSize"),
@@ -354,3 +359,10 @@ def _sound_file(tmp_path_factory: pytest.TempPathFactory, kind: str) -> bytes:
         return write_mha(folder / kind, zlib.compress(RAW), CompressedData="True").read_bytes()
     writer = {".mha": write_mha, ".nrrd": write_nrrd}.get(kind, write_nifti)
     return writer(folder / "scan.x").read_bytes()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize(("name", "named"), [("scan.mhd", "send one .mha"), ("scan.nhdr", "send one .nrrd")])
+def test_a_header_without_its_voxels_is_called_that(tmp_path: Path, name: str, named: str, compressed: bool) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(phantom()), str(tmp_path / name), compressed)
+    refuses(tmp_path / name, NotAVolume, f"the voxels are in another file .*{named}")

@@ -77,7 +77,8 @@ def spatial_shape(stored_shape: Sequence[int]) -> tuple[int, int, int]:
         shape.pop()
     if len(shape) != 3:
         raise GeometryInvalid(
-            f"the volume has {len(shape)} dimensions, shape {tuple(stored_shape)}; one 3D volume is needed",
+            f"the volume has {len(shape)} dimensions, shape {tuple(stored_shape)}; one 3D volume is needed"
+            + (", so send one of those in the file" if len(shape) > 3 else ""),
             shape=list(stored_shape),
         )
     if min(shape) < 1:

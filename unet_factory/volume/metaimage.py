@@ -93,7 +93,8 @@ def _read_fields(path: Path) -> tuple[Fields, int]:
 def _check_layout(fields: Fields) -> None:
     """Only voxels inside the file: another file's name could lead anywhere on the machine that reads it."""
     one_of("ObjectType", fields.get("ObjectType", "Image"), ["Image"])
-    one_of("ElementDataFile", fields["ElementDataFile"], ["LOCAL", "Local", "local"])
+    if fields["ElementDataFile"] not in ("LOCAL", "Local", "local"):
+        raise NotAVolume("the voxels are in another file (ElementDataFile); send one .mha that holds them")
     one_of("HeaderSize", fields.get("HeaderSize", "0"), ["0"])
     one_of("ElementNumberOfChannels", fields.get("ElementNumberOfChannels", "1"), ["1"])
     if not _is_true(fields.get("BinaryData", "True")):

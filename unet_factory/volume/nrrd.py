@@ -24,7 +24,7 @@ from unet_factory.volume.text_header import (
     unique_fields,
 )
 
-_END = re.compile(rb"\r?\n\r?\n")
+_END = re.compile(rb"\r?\n\r?\n|(?im:^data ?file:(?!=).*)")  # a header alone (.nhdr) may go on to the end of its file
 _WORD = re.compile(r'"(?P<quoted>[^"]*)"?|(?P<bare>[^\s"]+)')
 _VECTOR = re.compile(r"none|\(([^()]*)\)")
 _SPATIAL_KINDS = ("domain", "space", "none", "???")

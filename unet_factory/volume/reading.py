@@ -159,6 +159,12 @@ _OTHER_FORMATS = {
     b"\xfd7zXZ\0": "compressed by xz; compress it by gzip, or not at all",
     b"\x28\xb5\x2f\xfd": "compressed by zstd; compress it by gzip, or not at all",
     GZIP_MAGIC: "gzipped once more; gzip it once",
+    b"\0\0\0\1\0\0": "a FreeSurfer MGH volume; convert it to NIfTI, such as by mri_convert",
+    b"# vtk": "a VTK file; convert it to NIfTI, NRRD or MHA",
+    **dict.fromkeys(
+        (b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*"),
+        "a picture (PNG, JPEG or TIFF), which does not say where it lies in the patient; send the scan itself",
+    ),
     b"7z\xbc\xaf\x27\x1c": "a 7z archive; send a zip archive",
     b"Rar!": "a RAR archive; send a zip archive",
     **dict.fromkeys((struct.pack("<i", 348), struct.pack(">i", 348)), "an Analyze 7.5 header; convert it to NIfTI"),
@@ -212,7 +218,7 @@ def _impression(head: bytes) -> str:
     if not head:
         return "is empty"
     if head.startswith(ZIP_MAGICS):
-        return "is a zip archive without a DICOM object"
+        return "is a zip archive without a DICOM object; send the volume without the archive"
     if head.startswith(APPLE_DOUBLE):
         return "is what macOS leaves beside a file (._NAME), not the file itself"
     for start, kind in _OTHER_FORMATS.items():

@@ -231,7 +231,9 @@ class _Receiver:
         text = self._texts[self._part]
         text += data[start:end]
         if len(text) > MAX_FIELD_BYTES:
-            raise MalformedRequest(f"the field {self._part[:100]!r} has more than {MAX_FIELD_BYTES} bytes")
+            raise MalformedRequest(
+                f"the field {self._part[:100]!r} has more than {MAX_FIELD_BYTES} bytes; a scan belongs in {FILE_FIELD!r}"
+            )
 
     def _take_file(self, data: memoryview) -> None:
         self._file_bytes += len(data)

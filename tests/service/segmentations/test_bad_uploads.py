@@ -279,3 +279,21 @@ def _post_raw(gateway: Gateway, headers: dict[str, str], start: bytes, zeros: in
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+def test_a_scan_in_another_field_is_told_where_it_belongs(http: httpx.Client, tmp_path: Path) -> None:
+    answer = http.post("/segmentations", files={"scan": _scan(tmp_path)["file"]})
+    assert (answer.status_code, answer.json()["type"]) == (400, "urn:unet-factory:problem:malformed-request")
+    assert "'file'" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/segmentation", "/segmentations/"])
+def test_a_wrong_path_is_told_where_the_right_ones_are(http: httpx.Client, path: str) -> None:
+    answer = http.get(path)
+    assert (answer.status_code, "/openapi.json" in answer.json()["detail"]) == (404, True)
+
+
+def test_a_wrong_method_is_told_the_right_ones(http: httpx.Client) -> None:
+    answer = http.put("/segmentations", content=b"scan")
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    assert answer.json()["detail"] == "this path allows GET, POST, not PUT"

@@ -45,8 +45,10 @@ def check_pixels(image: DicomObject, name: str) -> np.dtype[np.generic]:
         _check_grey(dataset, name)
         dtype = _dtype(dataset, name)
         pixels = image.pixels
-        if pixels is None or pixels.tag != PIXEL_DATA:
-            raise NotAVolume(f"truncated: {name} has no pixel data of whole numbers")
+        if pixels is None:
+            raise NotAVolume(f"truncated: {name} has no pixel data")
+        if pixels.tag != PIXEL_DATA:
+            raise NotAVolume(f"the pixels of {name} are floating-point numbers; whole numbers (PixelData) are needed")
         if pixels.is_encapsulated:
             _check_compression(image.stated_syntax, name)
         _check_length(dataset, pixels, name, dtype)
