@@ -232,7 +232,7 @@ class _Receiver:
         text += data[start:end]
         if len(text) > MAX_FIELD_BYTES:
             raise MalformedRequest(
-                f"the field {self._part[:100]!r} has more than {MAX_FIELD_BYTES} bytes; a scan belongs in {FILE_FIELD!r}"
+                f"the field {self._part[:100]!r} has more than {MAX_FIELD_BYTES} bytes; scans go in {FILE_FIELD!r}"
             )
 
     def _take_file(self, data: memoryview) -> None:
