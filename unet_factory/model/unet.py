@@ -98,22 +98,24 @@ class InPlaceNorm3d(nn.InstanceNorm3d):
             return normalised
         if input.dtype == torch.float32:
             return self._replace(input.contiguous(), self.weight, self.bias)
-        voxels = input.contiguous(memory_format=torch.channels_last_3d).movedim(1, -1)
-        lanes = math.gcd(voxels[..., 0].numel(), max(1, _VECTOR // input.shape[1]))
-        self._replace_lines(voxels.view(-1, lanes * input.shape[1]), lanes)
-        return voxels.movedim(-1, 1)
+        volume = input.contiguous(memory_format=torch.channels_last_3d)
+        channels = volume.shape[1]
+        side_by_side = math.gcd(volume[0, 0].numel(), _AT_ONCE // channels)
+        if channels >= _ENOUGH or side_by_side == 1:
+            return self._replace(volume, self.weight, self.bias)
+        self._replace_lines(volume.movedim(1, -1).view(-1, side_by_side * channels), side_by_side)
+        return volume
 
-    def _replace_lines(self, lines: Tensor, lanes: int) -> None:
-        """(voxels / lanes, lanes * channels): several voxels side by side, as if they were further channels.
+    def _replace_lines(self, lines: Tensor, voxels: int) -> None:
+        """(lines, voxels * channels): several voxels side by side, as if they were further channels.
 
-        PyTorch handles as many channels at once as fit into the processor's vectors, and these are wider than the few
-        channels of the finest level. Sums of fewer voxels are more exact, too.
+        PyTorch's loops over bfloat16 are slow where the channels do not fill the processor's vectors.
         """
         none = torch.zeros(2, lines.shape[1])
-        means, variances = (each.view(lanes, -1) for each in torch.batch_norm_update_stats(lines, none[0], none[1], 0))
+        means, variances = (each.view(voxels, -1) for each in torch.batch_norm_update_stats(lines, none[0], none[1], 0))
         mean = means.mean(0)
         variance = (variances + (means - mean).square()).mean(0)
-        self._replace(lines, *(each.repeat(lanes) for each in (self.weight, self.bias, mean, variance)))
+        self._replace(lines, *(each.repeat(voxels) for each in (self.weight, self.bias, mean, variance)))
 
     def _replace(
         self, volume: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None = None, variance: Tensor | None = None
@@ -124,7 +126,7 @@ class InPlaceNorm3d(nn.InstanceNorm3d):
         return volume
 
 
-_VECTOR = 64  # channels that PyTorch's loops over bfloat16 handle at once
+_ENOUGH, _AT_ONCE = 32, 64  # channels with which such loops are fast, and fastest
 
 
 def _can_be_replaced(volume: Tensor, weight: Tensor) -> bool:
