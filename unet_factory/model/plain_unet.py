@@ -53,11 +53,15 @@ class UpBlock(ConvBlock):
 
     def forward(self, features: Tensor, extents: Sequence[int]) -> Tensor:  # type: ignore[override]
         """(batch, channels_in, *space') -> (batch, channels_out, *extents)."""
+        normalised: Tensor = self.norm(self.raised(features, extents))
+        return normalised
+
+    def raised(self, features: Tensor, extents: Sequence[int]) -> Tensor:
+        """The same before the norm."""
         raised = self.rectified(features)
         for axis, extent in enumerate(extents, start=2):
             raised = raised.narrow(axis, 0, extent)
-        normalised: Tensor = self.norm(raised)
-        return normalised
+        return raised
 
 
 class PlainUNet(nn.Module):

@@ -5,7 +5,7 @@ hypernetwork passes them in through ``torch.func.functional_call``.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 import torch
@@ -59,29 +59,46 @@ class FusedBlock(ConvBlock):
 
     def rectified(self, features: Tensor) -> Tensor:
         """(batch, channels_in, *space) -> (batch, channels_out, *space'), before the norm."""
-        conv = self.conv
-        assert isinstance(conv, nn.modules.conv._ConvNd)
-        assert conv.bias is not None
-        dtype = _onednn_type(features, conv.weight)
-        if dtype is None or features.dim() < _VOLUMES:
+        conv, given = self.conv, _given(features, self.conv)
+        if given is None:
             return super().rectified(features)
-        single = dtype == torch.bfloat16 and len(features) == 1
-        layout = torch.channels_last_3d if single else torch.preserve_format
-        given = features.to(dtype, memory_format=layout), conv.weight.to(dtype), conv.bias.to(dtype)
-        how: tuple[object, ...] = (conv.stride, conv.dilation, conv.groups, "relu", [], "")
-        fused: Tensor
-        if conv.transposed:
-            fused = torch.ops.mkldnn._convolution_transpose_pointwise(*given, conv.padding, conv.output_padding, *how)
-        else:
-            fused = torch.ops.mkldnn._convolution_pointwise(*given, conv.padding, *how)
+        assert isinstance(conv, nn.Conv3d)
+        how = conv.padding, conv.stride, conv.dilation, conv.groups
+        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(*given, *how, *_RELU)
         return fused
 
 
-_VOLUMES = 5  # axes of a batch of volumes
+class FusedUpBlock(UpBlock):
+    """The same with a transposed convolution, which does not make what would be cut off."""
+
+    def raised(self, features: Tensor, extents: Sequence[int]) -> Tensor:
+        """(batch, channels_in, *space') -> (batch, channels_out, *extents), before the norm."""
+        conv, given = self.conv, _given(features, self.conv)
+        if given is None:
+            return super().raised(features, extents)
+        assert isinstance(conv, nn.ConvTranspose3d)
+        assert not isinstance(conv.padding, str)
+        shapes = zip(extents, features.shape[2:], conv.stride, conv.kernel_size, conv.padding, strict=True)
+        further = [wanted - (extent - 1) * stride - kernel + 2 * pad for wanted, extent, stride, kernel, pad in shapes]
+        how = conv.padding, further, conv.stride, conv.dilation, conv.groups
+        fused: Tensor = torch.ops.mkldnn._convolution_transpose_pointwise(*given, *how, *_RELU)
+        return fused
 
 
-class FusedUpBlock(FusedBlock, UpBlock):
-    """The same with a transposed convolution."""
+_RELU: tuple[object, ...] = ("relu", [], "")  # its name, and no parameters
+
+
+def _given(features: Tensor, conv: nn.Module) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Features, weights and bias as oneDNN takes them, where it is to compute."""
+    if not isinstance(conv, nn.Conv3d | nn.ConvTranspose3d):
+        return None
+    dtype = _onednn_type(features, conv.weight)
+    if dtype is None:
+        return None
+    assert conv.bias is not None
+    single = dtype == torch.bfloat16 and len(features) == 1
+    layout = torch.channels_last_3d if single else torch.preserve_format
+    return features.to(dtype, memory_format=layout), conv.weight.to(dtype), conv.bias.to(dtype)
 
 
 class InPlaceNorm3d(nn.InstanceNorm3d):
