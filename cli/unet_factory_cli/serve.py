@@ -67,8 +67,10 @@ def serve(options: ServeOptions) -> None:
 
     Raises:
         CommandFailed: the port or the data folder is taken, there is no model, or the system does not become ready.
+        DestinationsInvalid, RoutingInvalid, ModelUnknown: a file or a model that the settings name cannot be used.
     """
-    _check_models(options.models_dir)
+    settings = read_settings(GatewaySettings)
+    _check_files(_models(options.models_dir, settings.default_model), settings)
     _check_port(options)
     with (
         owner_only(),
@@ -211,13 +213,25 @@ def _program(
     return Component(name, start, patience_s, signs)
 
 
-def _check_models(folder: Path) -> None:
-    if not ModelRegistry.scan(folder).all():
+def _models(folder: Path, default: str) -> ModelRegistry:
+    registry = ModelRegistry.scan(folder, default)
+    if not registry.all():
         raise CommandFailed(
             f"there is no model (*.safetensors) in {folder.resolve()}, and none is installed;"
             " name a folder with --models, or: pip install 'unet-factory[models]'",
             MISUSED,
         )
+    return registry
+
+
+def _check_files(registry: ModelRegistry, settings: GatewaySettings) -> None:
+    """As the roles do, which would each be started several times before their mistake is taken for final."""
+    if settings.destinations is None and settings.routing is None:
+        return
+    from unet_factory.destinations import Destinations  # takes a while
+    from unet_factory_service.dicomweb.routing import read_routing
+
+    read_routing(settings.routing, registry, Destinations.load(settings.destinations))
 
 
 def _check_port(options: ServeOptions) -> None:

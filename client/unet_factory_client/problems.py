@@ -7,6 +7,7 @@ import httpx
 from unet_factory.domain.jobs import Job
 
 _FALLBACK_TYPE = "about:blank"
+_NO_GATEWAY = "it does not say why, as a gateway does; is this the URL of one?"
 
 
 class FactoryProblem(Exception):
@@ -43,7 +44,7 @@ class FactoryProblem(Exception):
         return cls(
             type=str(body.get("type", _FALLBACK_TYPE)),
             title=str(body.get("title") or f"the gateway answered {response.status_code} {response.reason_phrase}"),
-            detail=str(body.get("detail") or ""),
+            detail=str(body.get("detail") or ("" if "title" in body else _NO_GATEWAY)),
             status=response.status_code,
             details={key: value for key, value in body.items() if key not in _MEMBERS},
             retry_after_s=_seconds(response.headers.get("Retry-After")),

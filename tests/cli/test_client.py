@@ -152,6 +152,16 @@ def test_a_refusal_is_told_at_once_with_all_its_facts(scripted: Callable[..., Sc
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("body", [b"", b'{"HttpError": "Not Found", "Message": "Unknown resource"}'])
+def test_an_answer_that_is_no_gateways_makes_one_doubt_the_url(
+    scripted: Callable[..., ScriptedServer], body: bytes
+) -> None:
+    """As of an Orthanc, whose port was taken for the gateway's."""
+    server = scripted(Answer(body, 404))
+    with pytest.raises(FactoryProblem, match="404 Not Found: .*is this the URL of one"):
+        server.client.models()
+
+
 def test_an_error_page_of_something_in_between_is_a_problem_too(scripted: Callable[..., ScriptedServer]) -> None:
     server = scripted(Answer(b"<h1>bad gateway</h1>", 502))
     with pytest.raises(FactoryProblem, match="502 Bad Gateway: <h1>bad gateway"):

@@ -200,3 +200,27 @@ def test_an_ensemble_is_one_file_under_a_name_of_its_own(tiny_ensemble: TinyEnse
     told = json.loads(CliRunner().invoke(app, [*arguments, "folds", "--json"]).stdout)
     served = ModelRegistry.scan(tmp_path).get("folds")
     assert (told["digest"], told["members"]) == (served.digest, len(served.manifest.members))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "UNET_FACTORY_ROUTING",
+            "rules: [{model: other}]",
+            "The routing rules cannot be used: {file}: there is no model",
+        ),
+        ("UNET_FACTORY_ROUTING", "rules: [", "The routing rules cannot be used: {file}: while parsing"),
+        ("UNET_FACTORY_DESTINATIONS", "pacs: {main: {}}", "The destinations cannot be used: {file}: pacs.main"),
+        ("UNET_FACTORY_DEFAULT_MODEL", None, "There is no model with that name"),
+    ],
+)
+def test_serve_starts_nothing_with_a_file_that_cannot_be_used(
+    tmp_path: Path, tiny_models: Path, name: str, content: str | None, message: str
+) -> None:
+    file = tmp_path / "file.yml"
+    file.write_text(content or "")
+    arguments = ["serve", "--models", str(tiny_models), "--data-dir", str(tmp_path / "data")]
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200", name: str(file) if content else "other"})
+    assert (result.exit_code, (tmp_path / "data").exists()) == (1, False)
+    assert message.format(file=file) in result.output

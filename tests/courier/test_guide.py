@@ -40,7 +40,7 @@ def test_the_verification_by_hand_tells_ours_from_others(configure: Configure, s
 
 
 def test_the_guide_names_only_settings_that_exist() -> None:
-    callers = {f"UNET_FACTORY_{name}" for name in ("API_KEY", "API_KEY_FILE", "URL", "HOOK")}  # no settings of a role
+    callers = {f"UNET_FACTORY_{name}" for name in ("API_KEY", "API_KEY_FILE", "URL")}  # no settings of a role
     fields = callers | {f"UNET_FACTORY_{name.upper()}" for name in FactorySettings.model_fields}
     named = set(re.findall(r"UNET_FACTORY_[A-Z_]+[A-Z]", GUIDE))
     assert named

@@ -61,6 +61,7 @@ def refuses(path: Path, error: type[FactoryError], named: str) -> None:
         ((348).to_bytes(4, "little") + bytes(344), "Analyze 7.5"),
         (nib.MGHImage(phantom().astype("int32"), affine_ras()).to_bytes(), "a FreeSurfer MGH volume"),
         (gzip.compress(nib.MGHImage(phantom().astype("int32"), affine_ras()).to_bytes()), "a FreeSurfer MGH volume"),
+        (gzip.compress(b"II*\0" + bytes(124) + b"DICM" + bytes(300)), "gzipped data that is a DICOM object"),
         (b"\x89PNG\r\n\x1a\n" + bytes(400), "a picture"),
         (b"# vtk DataFile Version 3.0\nVTK File\nBINARY\n", "a VTK file; convert it"),
         (gzip.compress((348).to_bytes(4, "big") + bytes(344)), "gzipped data that is an Analyze 7.5"),

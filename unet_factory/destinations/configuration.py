@@ -14,7 +14,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from unet_factory.destinations.callback_rules import CallbackRules, Networks, host_pattern, network, scheme
 from unet_factory.domain.errors import DestinationsInvalid, DestinationUnknown
-from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.frozen import Frozen, faults_of
 from unet_factory.domain.jobs import DeliveryKind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -177,8 +177,7 @@ class Destinations(Frozen):
         try:
             return cls.model_validate(yaml.safe_load(path.read_text()) or {})
         except ValidationError as error:
-            faults = (f"{'.'.join(map(str, fault['loc'])) or 'file'}: {fault['msg']}" for fault in error.errors())
-            raise DestinationsInvalid(f"{path}: {'; '.join(faults)}") from None
+            raise DestinationsInvalid(f"{path}: {faults_of(error)}") from None
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise DestinationsInvalid(f"{path}: {' '.join(str(error).split())}") from error
 

@@ -154,6 +154,8 @@ _METAIMAGE_START = re.compile(rb"\s*(ObjectType|NDims|Comment|ObjectSubType|Tran
 _NIFTI_MAGIC = {348: (344, (b"n+1\0",), (b"ni1\0",)), 540: (4, (b"n+2\0",), (b"ni2\0",))}
 
 _OTHER_FORMATS = {
+    **dict.fromkeys(ZIP_MAGICS, "a zip archive without a DICOM object; send the volume without the archive"),
+    APPLE_DOUBLE: "what macOS leaves beside a file (._NAME), not the file itself",
     **dict.fromkeys((b"\x89HDF", b"CDF"), "an HDF5 or NetCDF file (MINC?)"),
     b"BZh": "compressed by bzip2; compress it by gzip, or not at all",
     b"\xfd7zXZ\0": "compressed by xz; compress it by gzip, or not at all",
@@ -217,10 +219,8 @@ def _nifti_kind(head: bytes) -> str | None:
 def _impression(head: bytes) -> str:
     if not head:
         return "is empty"
-    if head.startswith(ZIP_MAGICS):
-        return "is a zip archive without a DICOM object; send the volume without the archive"
-    if head.startswith(APPLE_DOUBLE):
-        return "is what macOS leaves beside a file (._NAME), not the file itself"
+    if is_dicom(head):
+        return "is a DICOM object; send it as it is, or a whole series in a zip archive"
     for start, kind in _OTHER_FORMATS.items():
         if head.startswith(start):
             return f"is {kind}"

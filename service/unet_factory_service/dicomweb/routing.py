@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Annotated, Self
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, ValidationError, model_validator
 from pydicom import Dataset
 
 from unet_factory.destinations import Destinations
 from unet_factory.domain.conditions import snap_conditions
 from unet_factory.domain.errors import FactoryError, RoutingInvalid
-from unet_factory.domain.frozen import Frozen
+from unet_factory.domain.frozen import Frozen, faults_of
 from unet_factory.domain.segmentation_parameters import SERIES_REFERENCE, Names, SegmentationParameters
 from unet_factory.platform.model_registry import ModelRegistry
 from unet_factory_service.segmentations.planned_deliveries import planned_deliveries
@@ -80,8 +80,14 @@ class RoutingRule(SegmentationParameters):
         return self
 
 
+def _not_empty(rules: tuple[RoutingRule, ...]) -> tuple[RoutingRule, ...]:
+    if not rules:
+        raise ValueError("there must be at least one rule; leave the file empty for the default one")
+    return rules
+
+
 class Routing(Frozen):
-    rules: tuple[RoutingRule, ...] = Field(min_length=1)
+    rules: Annotated[tuple[RoutingRule, ...], AfterValidator(_not_empty)]
 
     def rule_for(self, header: Dataset) -> RoutingRule | None:
         """The first rule that matches a series of which ``header`` is one instance's."""
@@ -100,8 +106,10 @@ def read_routing(file: Path | None, registry: ModelRegistry, destinations: Desti
         if file is None or document is None:
             return _default(registry)
         routing = Routing.model_validate(document)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, FactoryError) as error:
-        raise RoutingInvalid(f"{file} is not a valid list of rules: {error}") from error
+    except ValidationError as error:
+        raise RoutingInvalid(f"{file}: {faults_of(error)}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, FactoryError) as error:
+        raise RoutingInvalid(f"{file}: {' '.join(str(error).split())}") from error
     for rule in routing.rules:
         _check_names(rule, file, registry, destinations)
     return routing

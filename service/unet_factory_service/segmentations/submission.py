@@ -144,7 +144,7 @@ def _accept(
 ) -> _Accepted:
     """As far as is known without the scan: a courier checks one that is fetched from an archive."""
     if not dicom and "seg_type" in asked.model_fields_set:
-        raise NotSupported("seg_type needs a DICOM series: other scans have no DICOM segmentation")
+        raise NotSupported("a DICOM segmentation (seg_type) needs a DICOM series; ask for a NIfTI or NRRD label map")
     now = time.time()
     send_to = receivers(gateway.destinations, asked, dicom=dicom)
     series = archived_series(asked)

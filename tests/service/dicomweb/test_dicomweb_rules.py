@@ -96,28 +96,31 @@ def test_a_rule_may_have_the_parameters_of_any_other_request(
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "named"),
     [
-        "rules: []",
-        "rules: [{model: other}]",
-        "rules: [{model: tiny, send_to: [nowhere]}]",
-        "rules: [{model: tiny, match: {modalty: MR}}]",
-        "rules: [{model: tiny, conditions: {field_strength_t: 3}}]",
-        "rules: [{model: tiny, match: {series_description: '('}}]",
-        "rules: [{model: tiny, spacing: '1,1'}]",
-        "rules: [{model: tiny, working_spacing: [1, 0, 1]}]",
-        "rules: [{model: tiny, seg_type: fractional}]",
-        "rules: [{model: tiny, callback_url: 'https://not.allowed/'}]",
-        "rules: [{model: tiny, series_uid: 1.2.3}]",
-        "rules: [{model: tiny, pacs: main, study_uid: 1.2.3, series_uid: 1.2.3}]",
-        "rules: [",
+        ("rules: []", "there must be at least one rule"),
+        ("rules: [{model: other}]", "no model 'other'"),
+        ("rules: [{model: tiny, send_to: [nowhere]}]", "'nowhere'"),
+        (
+            "rules: [{model: tiny, match: {modalty: MR}}]",
+            r"routing.yml: rules\.0\.match\.modalty: Extra inputs are not permitted$",
+        ),
+        ("rules: [{model: tiny, conditions: {field_strength_t: 3}}]", "field_strength_t"),
+        ("rules: [{model: tiny, match: {series_description: '('}}]", "is not a valid regular expression"),
+        ("rules: [{model: tiny, spacing: '1,1'}]", "spacing"),
+        ("rules: [{model: tiny, working_spacing: [1, 0, 1]}]", "above 0"),
+        ("rules: [{model: tiny, seg_type: fractional}]", "seg_type"),
+        ("rules: [{model: tiny, callback_url: 'https://not.allowed/'}]", "not.allowed"),
+        ("rules: [{model: tiny, series_uid: 1.2.3}]", "must not have series_uid"),
+        ("rules: [{model: tiny, pacs: main, study_uid: 1.2.3, series_uid: 1.2.3}]", "must not have pacs"),
+        ("rules: [", "line 1"),
     ],
 )
 def test_rules_that_cannot_work_are_refused_at_the_start(
-    tmp_path: Path, registry: ModelRegistry, destinations: Destinations, text: str
+    tmp_path: Path, registry: ModelRegistry, destinations: Destinations, text: str, named: str
 ) -> None:
     (tmp_path / "routing.yml").write_text(text)
-    with pytest.raises(RoutingInvalid):
+    with pytest.raises(RoutingInvalid, match=named):
         read_routing(tmp_path / "routing.yml", registry, destinations)
 
 

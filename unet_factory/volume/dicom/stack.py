@@ -110,7 +110,11 @@ _ALIKE = (
         lambda a, b: bool(np.allclose(a.cosines, b.cosines, rtol=0, atol=_SAME_COSINES)),
         lambda one: "(" + ", ".join(f"{part:.3f}" for part in one.normal) + ")",
     ),
-    _Alike("frames of reference", lambda a, b: a.frame_of_reference == b.frame_of_reference, lambda _: "another"),
+    _Alike(
+        "frames of reference",
+        lambda a, b: a.frame_of_reference == b.frame_of_reference,
+        lambda one: "another" if one.frame_of_reference else "none",
+    ),
     _Alike("patients", lambda a, b: a.patient_id == b.patient_id, lambda _: "another"),
     _Alike("studies", lambda a, b: a.study == b.study, lambda _: "another"),
 )
