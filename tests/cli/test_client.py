@@ -158,7 +158,7 @@ def test_an_answer_that_is_no_gateways_makes_one_doubt_the_url(
 ) -> None:
     """As of an Orthanc, whose port was taken for the gateway's."""
     server = scripted(Answer(body, 404))
-    with pytest.raises(FactoryProblem, match="404 Not Found: .*is this the URL of one"):
+    with pytest.raises(FactoryProblem, match=r"404 Not Found: .*is this the URL of one"):
         server.client.models()
 
 
