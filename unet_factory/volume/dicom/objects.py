@@ -34,7 +34,7 @@ from unet_factory.volume.dicom_start import HEAD_BYTES, Encoding, data_set_start
 
 PIXEL_DATA = 0x7FE00010
 UNDEFINED_LENGTH = 0xFFFFFFFF
-_ALL_PIXEL_DATA = (0x7FE00008, 0x7FE00009, PIXEL_DATA)  # float, double, integer
+_ALL_PIXEL_DATA = frozenset((0x7FE00008, 0x7FE00009, PIXEL_DATA))  # float, double, integer
 _PADDING_GROUP = 0xFFFC0000  # what lies behind holds no more of the header
 _META_GROUP = 0x0002
 _MAX_TRAILING_BYTES = 64 * 2**20  # after the pixel data: private elements, signatures, padding

@@ -4,11 +4,13 @@ pydicom converts values when they are asked for, and raises whatever conversion 
 """
 
 import re
+from functools import cache
 
 from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 
 from unet_factory.domain.errors import NotAVolume
 from unet_factory.domain.numbers import parse_number
@@ -19,6 +21,8 @@ _PADDING = " \0"
 _BINARY_VRS = ("US", "SS", "UL", "SL", "FD", "FL", "UV", "SV")
 _DECIMAL_COMMA = re.compile(r"\d,\d", re.ASCII)
 
+_Element = DataElement | RawDataElement
+
 
 class UnreadableNumbersError(ValueError):
     """An element that should hold numbers holds something else; the message says what, and no word of a patient's."""
@@ -26,7 +30,10 @@ class UnreadableNumbersError(ValueError):
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """The values of an element as text, without padding; () where it is missing, empty or of no text."""
-    element = dataset.get_item(keyword) if keyword in dataset else None
+    return _texts_of(_element(dataset, keyword))
+
+
+def _texts_of(element: _Element | None) -> tuple[str, ...]:
     value = None if element is None else element.value
     if isinstance(value, bytes):
         value = value.decode("latin-1").split("\\")
@@ -44,13 +51,13 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     Raises:
         UnreadableNumbersError: anything else.
     """
-    element = dataset.get_item(keyword) if keyword in dataset else None
+    element = _element(dataset, keyword)
     if element is None:
         return ()
     stated = element.VR if element.VR not in (None, "UN") else dictionary_VR(element.tag)
     if isinstance(element, RawDataElement) and any(vr in str(stated) for vr in _BINARY_VRS):
         return _converted(dataset, keyword)
-    values = texts(dataset, keyword)
+    values = _texts_of(element)
     try:
         return tuple(parse_number(value) for value in values)
     except ValueError:
@@ -89,6 +96,17 @@ def whole(dataset: Dataset, keyword: str, name: str, default: int | None = None)
         said = f"{keyword} has {len(values)} values" if len(values) > 1 else f"it has no {keyword}"
         raise NotAVolume(f"{name} is damaged: {said if len(values) != 1 else f'{keyword} is {values[0]:g}'}")
     return int(values[0])
+
+
+def _element(dataset: Dataset, keyword: str) -> _Element | None:
+    tag = _tag(keyword)
+    return dataset.get_item(tag) if tag in dataset else None
+
+
+@cache
+def _tag(keyword: str) -> BaseTag:
+    """pydicom searches its dictionary for a keyword each time that it is given one."""
+    return Tag(keyword)
 
 
 def _converted(dataset: Dataset, keyword: str) -> tuple[float, ...]:
