@@ -49,8 +49,8 @@ What is known to fall short, and why:
 - *DICOM*: of writing the results, a third is pydicom saving the two files element by element, and two fifths are
   highdicom building the report.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *segmenting on a CPU*: of a window of the hippocampus in bfloat16, convolutions take 82 % (the last one 10, though it
-  has three classes: oneDNN computes 16 channels), norms 6 and putting skip connections beside the rest 6. In float32
+- *segmenting on a CPU*: of a window of the hippocampus in bfloat16, convolutions take four fifths (oneDNN computes 16
+  channels at least, also where the scan has one and the last layer few), norms 6 % and copying skip connections 6. In float32
   they take 81 %, and the norms 16: PyTorch sums their statistics one by one in double precision, and any faster sum
   changes the last bit now and then. What kept memory saves depends on how long the kernel takes to clear fresh pages:
   with two to three processes to a core, the same code had ratios of .76 and .83 (float32) and of .33 and .38 (as a

@@ -127,6 +127,19 @@ def test_float32_is_equal_to_the_bit_layer_by_layer(dimensions: int, pooling: Po
     assert torch.equal(volume, given)
 
 
+@pytest.mark.parametrize("classes", [2, 5, 6])
+def test_few_classes_in_bfloat16_are_those_of_a_plain_convolution(classes: int) -> None:
+    torch.manual_seed(0)
+    head = UNet(Architecture(classes=classes, channels=(8,), blocks=1)).head
+    volume = torch.randn(1, 8, 6, 5, 7).bfloat16()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        logits = head(volume)
+    assert logits.dtype == torch.bfloat16
+    weight, bias = (each.bfloat16().double() for each in head.parameters())
+    exact = torch.nn.functional.conv3d(volume.double(), weight, bias, padding=1)
+    torch.testing.assert_close(logits.double(), exact, rtol=2**-7, atol=2**-7)
+
+
 @pytest.mark.parametrize("channels", [3, 8, 16, 48])
 @pytest.mark.parametrize("around", [0.0, 20.0])
 def test_norms_in_bfloat16_are_rounded_once(channels: int, around: float) -> None:
