@@ -49,12 +49,11 @@ What is known to fall short, and why:
 - *DICOM*: of writing the results, a third is pydicom saving the two files element by element, and two fifths are
   highdicom building the report.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *segmenting on a CPU*: of a window of the hippocampus in bfloat16, convolutions take four fifths (oneDNN computes 16
-  channels at least, also where the scan has one and the last layer few), norms 6 % and copying skip connections 6. In float32
-  they take 81 %, and the norms 16: PyTorch sums their statistics one by one in double precision, and any faster sum
-  changes the last bit now and then. What kept memory saves depends on how long the kernel takes to clear fresh pages:
-  with two to three processes to a core, the same code had ratios of .76 and .83 (float32) and of .33 and .38 (as a
-  worker does) for the hippocampus within an hour, and of .77 and .81 (float32) for the heart.
+- *float32 with kept memory*, hippocampus: convolutions take 81 % of a window, and norms 16. PyTorch sums their
+  statistics one by one in double precision, and any faster sum changes the last bit now and then. What kept memory
+  saves depends on how long the kernel takes to clear fresh pages: with two to three processes to a core, the same code
+  had ratios from .76 to .83 within an hour, and of .77 to .81 for the heart. In bfloat16 convolutions take four fifths
+  (oneDNN computes 16 channels at least, also where fewer go in), norms 6 % and copying skip connections 6.
 - *a whole job*: the others run in process and from memory that is warm, ours through HTTP, the queue and the disk. At 1
   mm a scan of the hippocampus fits into one of the windows that nnU-Net would plan, so MONAI and nnU-Net need only a
   sixth of a second for it: twelve times less would be 14 ms for everything. At 2 mm the network alone takes 11 ms, and
