@@ -236,6 +236,16 @@ def test_a_spacing_that_the_model_does_not_know_is_refused_in_the_browser_too(vi
     visit.page.get_by_text("More options").click()
 
 
+def test_a_spacing_in_microns_is_shown_in_mm(visit: Visit) -> None:
+    scan = nibabel.Nifti1Image.from_filename(EXAMPLE)
+    scan.set_sform(scan.affine @ np.diag([1000, 1000, 1000, 1]))
+    scan.set_qform(scan.get_sform())
+    scan.header.set_xyzt_units("micron")
+    visit.see("scan.nii", scan.to_bytes())
+    expect(visit.page.locator("#scan-facts")).to_contain_text(re.compile("36 . 52 . 38 voxels of 1 . 1 . 1 mm"))
+    expect(visit.page.get_by_role("alert")).to_have_count(0)
+
+
 @pytest.mark.parametrize("suffix", ["nrrd", "mha"])
 def test_other_formats_are_shown_and_segmented_as_well(visit: Visit, tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"scan.{suffix}"

@@ -2,6 +2,7 @@
 
 import { MULTIPLANAR_TYPE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "../vendor/niivue/index.js";
 
+const MM_PER_UNIT = { 1: 1000, 3: 0.001 }; // by NIfTI's code of the unit of length, where it is not mm
 const VIEWS = {
   all: SLICE_TYPE.MULTIPLANAR,
   axial: SLICE_TYPE.AXIAL,
@@ -56,7 +57,9 @@ export class Viewer {
     this.clear();
     this.niivue.addVolume(image);
     this.niivue.setCrosshairColor([1, 1, 1, 0.55]);
-    return { shape: image.dimsRAS.slice(1, 4), spacing: image.pixDimsRAS.slice(1, 4) };
+    const mmPerUnit = MM_PER_UNIT[image.hdr.xyzt_units & 7] ?? 1; // the viewer takes all lengths for mm
+    const spacing = image.pixDimsRAS.slice(1, 4).map((length) => length * mmPerUnit);
+    return { shape: image.dimsRAS.slice(1, 4), spacing };
   }
 
   get image() {
