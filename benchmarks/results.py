@@ -39,15 +39,13 @@ What is known to fall short, and why:
   load of a worker also computes the digest, and takes fresh memory, whose pages the kernel clears first: at paper size
   it takes five to seven times as long as reading, unless another worker of the host has made a copy to map.
 - *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
-  and a quarter in the gateway, and the hand-overs between processes. On top come waits for the disk, as upload, label
-  map and record are each synced before anybody is told: putting down a file waits once for its bytes and once for its
-  folder, and each step of the record once for the log of the job store. On a busy disk (3 ms a wait) these were more
-  than half of the gateway's time for a small job and a fifth of the worker's. They, the inference and the hand-overs
-  also follow each other in the one worker, and that bounds the throughput of small jobs.
-- *DICOM headers*: pydicom's reading of twenty objects is done twice, by the gateway, which refuses what is wrong at
-  once, and by the worker; what its own dictionary look-ups cost was taken out (.75 of the CPU time).
-- *DICOM*: of writing the results, a third is pydicom saving the two files element by element, and two fifths are
-  highdicom building the report.
+  and a quarter in the gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record
+  are each synced before anybody is told) count where the disk is busy: putting down one of the two files, which syncs
+  the file and its folder, took .55 ms on a quiet disk and 7 ms on one that others wrote to; more than half of the
+  gateway's work on a small job was such a wait then. A write to the job store took .1 ms on the quiet one.
+- *DICOM*: of writing the results, 28 % is pydicom saving the two files element by element, and 36 and 30 % are
+  highdicom building report and segmentation. The headers are read twice, by the gateway, which refuses at once what is
+  wrong, and by the worker; the search for keywords that pydicom repeats, a quarter of that, was taken out.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
 - *float32 with kept memory*, hippocampus: convolutions take 81 % of a window, and norms 16. PyTorch sums their
   statistics one by one in double precision, and any faster sum changes the last bit now and then. What kept memory

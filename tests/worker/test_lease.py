@@ -30,23 +30,6 @@ def test_a_job_stays_ours_for_longer_than_one_lease(context: WorkerContext, subm
     assert context.jobs.get(job_id).state is JobState.QUEUED
 
 
-def test_before_a_result_is_put_down_the_store_is_asked_and_a_short_lease_extended(
-    context: WorkerContext, submit: Submit, redis: Redis
-) -> None:
-    job_id = submit(SCAN)
-    lease = f"job:{job_id}:lease"
-    assert context.lifecycle.claim(job_id, "me", 600.0)
-    redis.pexpire(lease, 400_000)
-    assert context.lifecycle.secure(job_id, "me", 600.0)
-    assert redis.pttl(lease) <= 400_000
-    redis.pexpire(lease, 200_000)
-    assert context.lifecycle.secure(job_id, "me", 600.0)
-    assert redis.pttl(lease) > 400_000
-    assert not context.lifecycle.secure(job_id, "somebody else", 600.0)
-    context.lifecycle.cancel(job_id)
-    assert not context.lifecycle.secure(job_id, "me", 600.0)
-
-
 @pytest.mark.parametrize("event", ["cancelled", "purged", "taken over"])
 def test_its_loss_is_noticed(context: WorkerContext, submit: Submit, redis: Redis, event: str) -> None:
     job_id = submit(SCAN)

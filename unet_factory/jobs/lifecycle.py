@@ -47,11 +47,6 @@ class JobLifecycle:
         """Extend the lease; False when it was lost, and the work must stop."""
         return bool(self._renew(keys=[lease_key(job_id)], args=[owner, round(lease_s * 1000)]))
 
-    def secure(self, job_id: str, owner: str, lease_s: float) -> bool:
-        """As :meth:`renew`, but half of the lease is enough to leave it as it is: extending it waits for the disk."""
-        lease_ms = round(lease_s * 1000)
-        return bool(self._renew(keys=[lease_key(job_id)], args=[owner, lease_ms, lease_ms // 2]))
-
     def is_leased(self, job_id: str) -> bool:
         return bool(self._redis.exists(lease_key(job_id)))
 

@@ -62,10 +62,9 @@ class JobHold:
         beside: Callable[[], None] = lambda: None,
     ) -> None:
         self._lifecycle, self._job_id, self._owner, self._deadline_s = lifecycle, job_id, owner, deadline_s
-        self._beside, self._secure = beside, partial(lifecycle.secure, job_id, owner, lease_s)
+        self._beside, self._renew = beside, partial(lifecycle.renew, job_id, owner, lease_s)
         self._started = time.monotonic()
-        renew = partial(lifecycle.renew, job_id, owner, lease_s)
-        self._lease = Lease(f"job {job_id}", renew, lease_s, beside=self._look_after)
+        self._lease = Lease(f"job {job_id}", self._renew, lease_s, beside=self._look_after)
 
     def __enter__(self) -> Self:
         self._lease.__enter__()
@@ -87,14 +86,14 @@ class JobHold:
         if self._age_s > self._deadline_s:
             raise self._overdue()
 
-    def secure(self) -> None:
-        """Make sure of the lease, as before a result is put down: ask the store, and extend it where it ends soon.
+    def renew(self) -> None:
+        """Make sure of the lease, as before a result is put down.
 
         Raises:
             JobLost: the job is no longer ours.
             RedisError: nobody can say.
         """
-        if not self._secure():
+        if not self._renew():
             raise JobLost
 
     def while_store_is_away(self, work: Callable[[], T]) -> T:
@@ -243,7 +242,7 @@ class ResultFiles:
 
     def _put(self, result: Path) -> None:
         def put() -> None:
-            self.lease.secure()
+            self.lease.renew()
             self.context.blobs.put(self.job_id, result.name, result)
 
         self.lease.while_store_is_away(put)
