@@ -47,7 +47,8 @@ What is known to fall short, and why:
   highdicom building report and segmentation. The headers are read twice, by the gateway, which refuses at once what is
   wrong, and by the worker; the search for keywords that pydicom repeats, a quarter of that, was taken out.
 - *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *float32 with kept memory*, hippocampus: convolutions take 81 % of a window, and norms 16. PyTorch sums their
+- *float32 with kept memory*, hippocampus and heart, just within the bound on a quiet machine, not on a busy one: of the
+  hippocampus, convolutions take 81 % of a window, and norms 16. PyTorch sums their
   statistics one by one in double precision, and any faster sum changes the last bit now and then. What kept memory
   saves depends on how long the kernel takes to clear fresh pages: with two to three processes to a core, the same code
   had ratios from .76 to .83 within an hour, and of .77 to .81 for the heart. In bfloat16 convolutions take four fifths
