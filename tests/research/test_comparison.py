@@ -230,6 +230,12 @@ def test_all_arms_share_everything_but_their_method(config: TrainingConfig) -> N
             method |= {"recipe", "augmentation"}
             for section, _, value in (key.partition(".") for key in RECIPES["nnunet"] if "." in key):
                 per_scan[section].add(value)
+        changed = {name for arm in comparison.arms.values() for name in arm.overrides}
+        if "optimisation.iterations" in changed:  # at equal seconds: as many steps as these pay for
+            method |= {"validate_every"}
+            per_scan["optimisation"].add("iterations")
+        if "sampling" in changed:  # how spacings are drawn is what the arms differ in
+            per_scan["sampling"] |= {"uniform", "overshoot", "log_uniform", "native"}
         excluded = {**dict.fromkeys(method, True), **per_scan}
         shared = [comparison.training_config(arm, 1).model_dump(exclude=excluded) for arm in comparison.arms]
         assert all(arm == shared[0] for arm in shared), path.name
