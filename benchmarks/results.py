@@ -46,13 +46,11 @@ What is known to fall short, and why:
 - *DICOM*: of writing the results, 28 % is pydicom saving the two files element by element, and 36 and 30 % are
   highdicom building report and segmentation. The headers are read twice, by the gateway, which refuses at once what is
   wrong, and by the worker; the search for keywords that pydicom repeats, a quarter of that, was taken out.
-- *unet-factory serve*: worker and gateway import at the same time on two cores, and the worker tries its arithmetic.
-- *float32 with kept memory*, hippocampus and heart, just within the bound on a quiet machine, not on a busy one: of the
-  hippocampus, convolutions take 81 % of a window, and norms 16. PyTorch sums their
-  statistics one by one in double precision, and any faster sum changes the last bit now and then. What kept memory
-  saves depends on how long the kernel takes to clear fresh pages: with two to three processes to a core, the same code
-  had ratios from .76 to .83 within an hour, and of .77 to .81 for the heart. In bfloat16 convolutions take four fifths
-  (oneDNN computes 16 channels at least, also where fewer go in), norms 6 % and copying skip connections 6.
+- *float32 with kept memory*, hippocampus and heart: just within the bound on a quiet machine, not on a busy one. In the
+  hippocampus's window convolutions take 81 %, and norms 16: PyTorch sums their statistics one by one in double
+  precision, and any faster sum changes the last bit now and then. What kept memory saves depends on how long the kernel
+  takes to clear fresh pages: with two to three processes to a core, the same code had ratios from .76 to .83 within an
+  hour, and of .77 to .81 for the heart.
 - *a whole job*: the others run in process and from memory that is warm, ours through HTTP, the queue and the disk. At 1
   mm a scan of the hippocampus fits into one of the windows that nnU-Net would plan, so MONAI and nnU-Net need only a
   sixth of a second for it: twelve times less would be 14 ms for everything. At 2 mm the network alone takes 11 ms, and

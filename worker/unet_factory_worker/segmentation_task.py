@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -137,17 +138,7 @@ class Attempt:
         self.record.note(device=str(context.device), precision=context.precision)
         with ExitStack() as stack:
             files = stack.enter_context(ResultFiles(self.job_id, request, context, self.lease))
-            with self._stage("fetch"):
-                source = self.lease.while_store_is_away(
-                    lambda: stack.enter_context(context.blobs.local(self.job_id, request.input_name))
-                )
-            with self._stage("load"):
-                volume = read_volume(
-                    source,
-                    limits=context.settings.volume_limits,
-                    spacing_ras_mm=request.spacing_ras_mm,
-                    choice=request.image_choice,
-                )
+            source, volume = self._read_scan(stack)
             choice = self._choose(volume, manifest)
             plan = choice.plan
             self._judge(field_of_view_findings(manifest.seen, volume.header.shape_ras, plan.native_mm), manifest)
@@ -178,6 +169,22 @@ class Attempt:
         log.info("job %s succeeded after %.2f s", self.job_id, self._spent_s)
         if not (done.way.smaller_windows or done.shared):
             self._tell_cost(manifest, volume, plan, cached=cached, peak_bytes=peak_bytes)
+
+    def _read_scan(self, stack: ExitStack) -> tuple[Path, Volume]:
+        """The scan, and its file, which is there until the stack is closed."""
+        request, context = self.request, self.context
+        with self._stage("fetch"):
+            source = self.lease.while_store_is_away(
+                lambda: stack.enter_context(context.blobs.local(self.job_id, request.input_name))
+            )
+        with self._stage("load"):
+            volume = read_volume(
+                source,
+                limits=context.settings.volume_limits,
+                spacing_ras_mm=request.spacing_ras_mm,
+                choice=request.image_choice,
+            )
+        return source, volume
 
     def _infer(self, volume: Volume, choice: Choice, manifest: Manifest) -> tuple[Inference, bool]:
         """The label map, and whether the network was there before."""
