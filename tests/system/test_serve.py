@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.fixtures.project import HIPPOCAMPUS
+from tests.fixtures.project import HIPPOCAMPUS, MODELS
 from tests.system.processes import alive, until
 from tests.system.serve_process import STOPS_WITHIN_S, ServeProcess, environment
 from unet_factory.domain.jobs import Job, JobState
@@ -64,9 +65,19 @@ def factory(tmp_path_factory: pytest.TempPathFactory, tiny_models: Path) -> Iter
     assert "did not stop in time" not in serve.log
 
 
-def test_a_factory_that_has_done_nothing_yet_knows_its_prices(factory: ServeProcess) -> None:
+@pytest.fixture
+def idle_factory(tmp_path: Path) -> Iterator[ServeProcess]:
+    """With a real model: what the tiny one adds to a process's memory is lost in what that holds anyway."""
+    (tmp_path / "models").mkdir()
+    shutil.copy(MODELS / "hippocampus-mr.safetensors", tmp_path / "models")
+    serve = ServeProcess(tmp_path, tmp_path / "models", **FAST_RECOVERY)
+    yield serve
+    serve.kill()
+
+
+def test_a_factory_that_has_done_nothing_yet_knows_its_prices(idle_factory: ServeProcess) -> None:
     """Its worker measures itself while it is idle; a quote asks nobody and queues nothing."""
-    with factory.client as client:
+    with idle_factory.client as client:
         until(lambda: client.quote((LONG,) * 3, (1.0, 1.0, 1.0)).measurements > 0, KNOWN_WITHIN_S)
         quote = client.quote((LONG,) * 3, (1.0, 1.0, 1.0))
     assert (quote.queue.jobs, quote.queue.workers, quote.queue.seconds) == (0, 1, 0.0)
