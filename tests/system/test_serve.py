@@ -75,11 +75,16 @@ def idle_factory(tmp_path: Path) -> Iterator[ServeProcess]:
     serve.kill()
 
 
+def first_quote(factory: ServeProcess) -> Quote:
+    """Of a scan of ``LONG`` voxels an axis at 1 mm, once something was measured."""
+    with factory.client as client:
+        until(lambda: client.quote((LONG,) * 3, (1.0, 1.0, 1.0)).measurements > 0, KNOWN_WITHIN_S)
+        return client.quote((LONG,) * 3, (1.0, 1.0, 1.0))
+
+
 def test_a_factory_that_has_done_nothing_yet_knows_its_prices(idle_factory: ServeProcess) -> None:
     """Its worker measures itself while it is idle; a quote asks nobody and queues nothing."""
-    with idle_factory.client as client:
-        until(lambda: client.quote((LONG,) * 3, (1.0, 1.0, 1.0)).measurements > 0, KNOWN_WITHIN_S)
-        quote = client.quote((LONG,) * 3, (1.0, 1.0, 1.0))
+    quote = first_quote(idle_factory)
     assert (quote.queue.jobs, quote.queue.workers, quote.queue.seconds) == (0, 1, 0.0)
     assert quote.worker is not None
     assert (quote.worker.threads, quote.worker.precision) == (THREADS, "float32")
@@ -89,6 +94,7 @@ def test_a_factory_that_has_done_nothing_yet_knows_its_prices(idle_factory: Serv
 
 
 def test_a_quote_from_the_command_line_is_for_what_the_header_says(factory: ServeProcess) -> None:
+    first_quote(factory)
     shape = nibabel.Nifti1Image.from_filename(EXAMPLE).shape
     done = command(factory, "quote", str(EXAMPLE), "--json")
     assert done.returncode == 0, done.stderr
