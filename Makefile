@@ -37,7 +37,7 @@ test: setup
 	$(BIN)/coverage report
 
 # Benchmarks; their areas are listed by make bench ARGS=--help, figures in docs/results/speed.md.
-# make bench ARGS='--only load,http --check' fails when a figure is not what it must be.
+# make bench ARGS='--only load,http --check' fails when a figure misses what it is held to.
 # Threads of all contestants sleep while they wait for each other, as a worker's do.
 bench: export OMP_WAIT_POLICY = PASSIVE
 bench: setup

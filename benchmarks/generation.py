@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.models import HIPPOCAMPUS, paper_size
-from benchmarks.rows import Must, Row, area, at_most
+from benchmarks.rows import Bound, Row, area, at_most
 from benchmarks.timing import interleaved, quartiles, timed_row
 from unet_factory.domain.spacing import SnappedSpacing
 from unet_factory.jobs.queue import NetworkOrders
@@ -40,10 +40,10 @@ def generation() -> Iterator[Row]:
             _PLAIN: lambda: _one_layer_each(hypernetwork, snapped),
         }
     )
-    yield timed_row("weights, paper size", samples, "weights", _FLOOR, must=at_most(1.2), before="2.3")
+    yield timed_row("weights, paper size", samples, "weights", _FLOOR, aim=at_most(1.2), before="2.3")
     name = "weights, paper size, heads stored in 16 bits"
-    yield timed_row(name, samples, "half", _FLOOR, must=at_most(0.85), note="against reading the heads in 32 bits")
-    yield timed_row("weights, paper size, against the plain form", samples, "weights", _PLAIN, must=at_most(0.4))
+    yield timed_row(name, samples, "half", _FLOOR, aim=at_most(0.85), note="against reading the heads in 32 bits")
+    yield timed_row("weights, paper size, against the plain form", samples, "weights", _PLAIN, aim=at_most(0.4))
     yield timed_row("bytes of the standalone file, paper size", samples, "file", _FLOOR)
     yield _another_spacing(checkpoint)
 
@@ -77,7 +77,7 @@ def _another_spacing(checkpoint: Checkpoint) -> Row:
         value=median(beyond),
         unit="ms",
         spread=quartiles(beyond),
-        must=at_most(150),
+        aim=at_most(150),
     )
 
 
@@ -94,7 +94,7 @@ def load() -> Iterator[Row]:
         yield _loading("hippocampus-mr, from the copy that workers share", HIPPOCAMPUS, at_most(3), "", shared)
 
 
-def _loading(name: str, path: Path, must: Must, before: str, shared: SharedCopies | None = None) -> Row:
+def _loading(name: str, path: Path, aim: Bound, before: str, shared: SharedCopies | None = None) -> Row:
     """The round that does not count takes the file's digest, as a worker's list of models does before it loads any, and
     learns the shapes of its architecture.
     """
@@ -104,7 +104,7 @@ def _loading(name: str, path: Path, must: Must, before: str, shared: SharedCopie
         "load": lambda: load_checkpoint(path, shared=shared),
         against: lambda: _read_into(path, buffer),
     }
-    return timed_row(name, interleaved(contestants, rounds=5), "load", against, must=must, before=before)
+    return timed_row(name, interleaved(contestants, rounds=5), "load", against, aim=aim, before=before)
 
 
 def _read_into(path: Path, buffer: bytearray) -> None:

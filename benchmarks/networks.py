@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.models import HIPPOCAMPUS, SHIPPED, paper_size
-from benchmarks.rows import Must, Row, area, at_least, at_most
+from benchmarks.rows import Bound, Row, area, at_least, at_most
 from benchmarks.timing import Sample, interleaved, quartiles, ratio_of, timed_row
 from tests.fixtures.settings import FactorySettings
 from tests.system.gateway_process import gateway_process
@@ -52,19 +52,19 @@ def unet() -> Iterator[Row]:
     yield from _rows(paper_size(), "20", "24", at_most(300))
 
 
-def _rows(checkpoint: Path, get_before: str, known_before: str, memory: Must) -> Iterator[Row]:
+def _rows(checkpoint: Path, get_before: str, known_before: str, memory: Bound) -> Iterator[Row]:
     with _Serving(checkpoint) as serving:
         rates = serving.rates()
         size = f"{serving.size / 1e6:.1f} MB"
         yield _row(f"GET, {size}", rates, "GET", _NGINX, at_least(0.8), get_before)
         answers = serving.answers()
         for name in ("304", "HEAD"):
-            yield timed_row(f"{name}, {size}", answers, name, _MODELS, must=at_most(1.11), before=f"{known_before} /s")
+            yield timed_row(f"{name}, {size}", answers, name, _MODELS, aim=at_most(1.11), before=f"{known_before} /s")
         peak = serving.peak_bytes()
-        yield Row(name=f"memory of the gateway, {size}", value=peak / 1e6, unit="MB", must=memory)
+        yield Row(name=f"memory of the gateway, {size}", value=peak / 1e6, unit="MB", aim=memory)
 
 
-def _row(name: str, rates: Mapping[str, tuple[float, ...]], ours: str, against: str, must: Must, before: str) -> Row:
+def _row(name: str, rates: Mapping[str, tuple[float, ...]], ours: str, against: str, aim: Bound, before: str) -> Row:
     return Row(
         name=name,
         value=statistics.median(rates[ours]),
@@ -72,7 +72,7 @@ def _row(name: str, rates: Mapping[str, tuple[float, ...]], ours: str, against: 
         spread=quartiles(rates[ours]),
         against=against,
         ratio=ratio_of(rates[ours], rates[against]),
-        must=must,
+        aim=aim,
         before=f"{before} /s",
     )
 

@@ -1,4 +1,4 @@
-"""A picture of one area: how far each figure is from its bound, or from what it is measured against."""
+"""A picture of one area: how far each figure is from its aim, or from what it is measured against."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.results import Results
-from benchmarks.rows import Row
+from benchmarks.rows import Bound, Row
 
-_HELD, _MISSED, _FREE = "#1f77b4", "#d62728", "#8c8c8c"
-_LEGEND = "left of the line: within the bound, or better than what it is against"
+_REACHED, _MISSED, _FREE = "#1f77b4", "#d62728", "#8c8c8c"
+_LEGEND = "left of the line: the aim is reached, or better than what it is against"
 
 
 def draw(results: Results, path: Path) -> None:
@@ -18,8 +18,10 @@ def draw(results: Results, path: Path) -> None:
     figure = Figure(figsize=(9, 0.9 + 0.3 * max(1, len(drawn))), layout="constrained")
     axes = figure.subplots()
     for place, (row, part) in enumerate(drawn):
-        color = {True: _HELD, False: _MISSED, None: _FREE}[row.holds]
-        axes.barh(place, part - 1, left=1, color=color, hatch="//" if row.holds is False else None, edgecolor="white")
+        color = {True: _REACHED, False: _MISSED, None: _FREE}[row.reached]
+        axes.barh(place, part - 1, left=1, color=color, hatch="//" if row.reached is False else None, edgecolor="white")
+        if row.aim and row.must and row.must != row.aim:
+            axes.vlines(_used_up(row.aim, row.must.bound), place - 0.4, place + 0.4, color="black", linewidth=2)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}")
@@ -32,17 +34,16 @@ def draw(results: Results, path: Path) -> None:
 
 
 def share(row: Row) -> float | None:
-    """Of the bound that is used up, or the ratio where there is no bound; None if it can be neither.
-
-    Below 1 is better: a bound from below is turned over.
-    """
-    figure = row.value if row.ratio is None else row.ratio
-    if figure is None or figure <= 0:
+    """Of the aim that is used up, or the ratio where there is no aim; None if it can be neither."""
+    if row.figure is None or row.figure <= 0:
         return None
-    if row.must is None:
-        return row.ratio
-    return figure / row.must.bound if row.must.at == "most" else row.must.bound / figure
+    return row.ratio if row.aim is None else _used_up(row.aim, row.figure)
+
+
+def _used_up(aim: Bound, figure: float) -> float:
+    """Below 1 is better: a bound from below is turned over."""
+    return figure / aim.bound if aim.at == "most" else aim.bound / figure
 
 
 def _label(row: Row) -> str:
-    return f"{row.name} ({row.must or row.against})"
+    return f"{row.name} ({row.aim or row.against})"

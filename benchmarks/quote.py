@@ -16,7 +16,7 @@ import nibabel
 import numpy as np
 
 from benchmarks.models import HEART, HIPPOCAMPUS, SHIPPED
-from benchmarks.rows import Must, Row, area, at_least, at_most
+from benchmarks.rows import Bound, Row, area, at_least, at_most
 from unet_factory_cli.demo_service import running_service
 from unet_factory_client import FactoryClient, FactoryProblem, Job, Quote, SegmentationParameters
 
@@ -91,7 +91,7 @@ def quote() -> Iterator[Row]:
         name=f"budgets kept, of {BUDGETS}",
         value=100 * statistics.fmean(kept),
         unit="%",
-        must=at_least(95),
+        aim=at_least(95),
         note=f"{len(outcomes) - len(kept)} more were refused before the scan was segmented",
     )
     yield Row(
@@ -99,7 +99,7 @@ def quote() -> Iterator[Row]:
         value=statistics.median(answered_ms),
         unit="ms",
         spread=_quartiles(answered_ms),
-        must=at_most(20),
+        aim=at_most(20),
     )
 
 
@@ -184,10 +184,10 @@ def _seconds(job: Job) -> float:
     return sum(job.timings_s.values())
 
 
-def _error_row(name: str, errors: list[float], must: Must | None = None) -> Row:
+def _error_row(name: str, errors: list[float], aim: Bound | None = None) -> Row:
     """The median."""
     percent = [100 * error for error in errors]
-    return Row(name=name, value=statistics.median(percent), unit="%", spread=_quartiles(percent), must=must)
+    return Row(name=name, value=statistics.median(percent), unit="%", spread=_quartiles(percent), aim=aim)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float]:

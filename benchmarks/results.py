@@ -1,74 +1,62 @@
 """Results as files: JSON for each area, so that areas can be measured one at a time, and one page from all of them."""
 
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from pydantic import ValidationInfo, field_validator
 
 from benchmarks.machine import Machine
 from benchmarks.rows import Row
+from benchmarks.shortfalls import Shortfall, held, reasons_of
 from unet_factory.domain.frozen import Frozen
 
-_HEADING = """\
-# Speed
+_READING = """\
+## How to read the rows
 
 Made by `make bench ARGS='--publish'`; a single part by `make bench ARGS='--only NAME --publish'`. Contestants take
 turns in one process (A B, A B, ...), and a ratio is the median of the ratios of the rounds: it holds on a busy machine
-too, while times in ms are only good beside others of the same part. *Value* is the median, with the quartiles. *Must*
-bounds the ratio where there is one, else the value. *Before* was measured on a quiet machine, before any of this was
-worked on. `make bench ARGS='--check'` fails when a bound is missed; with `--ratios`, as in continuous integration, only
-when one on a ratio is.
+too, while times in ms are only good beside others of the same part. *Value* is the median, with the quartiles. *Aim* is
+what is demanded: of the ratio where there is one, else of the value. *Before* was measured on a quiet machine, before
+any of this was worked on. `make bench ARGS='--check'` fails when an aim is missed, so that nothing gets slower
+unnoticed; with `--ratios`, as in continuous integration, only when one on a ratio is. A row that is known to fall short
+of its aim is *held to* the nearest that was reached instead, with room for noise.
 
 Mind the load that each part was measured under: with several processes to a core, a time on the clock (jobs through
 HTTP, starting, requests a second) is several times what it is on a quiet machine. No GPU was there to be measured.
 
-In the pictures a bar ends at the share of its bound that a figure uses up, on a logarithmic axis; where nothing is
-demanded, at the ratio. Left of the line is good.
+In the pictures a bar ends at the share of its aim that a figure uses up, on a logarithmic axis; where nothing is
+demanded, at the ratio. Left of the line is good. A short black line is what a row that falls short is held to.
 
 The opponents are kept packages at their own settings. MONAI and nnU-Net get our own network at one fixed spacing, with
 windows as large as nnU-Net would plan them; `make nnunet` installs nnU-Net in an environment of its own, and
 `pip install openvino` OpenVINO. What is not installed is left out, and the page says so.
 
-What is known to fall short, and why:
+Two kinds of rows reach their aims, with a limit:
 
-- *weights, paper size*: blocks of rows on own threads use both cores, and the tangents are taken while a block is in
-  the cache. What is left: PyTorch's `addmv` does not fetch ahead, so on one thread it takes 1.8 times as long as
-  reading, of which two thirds are waits for memory, and the tangents .4. No form of the product in PyTorch, NumPy,
-  oneDNN or libraries of dot products is faster; numba is, but takes 208 MB and seconds at each start
-  ([all that was tried](../decisions/024-making-weights.md)). Of heads stored in 16 bits, half of the time goes into
-  widening them. The plain form takes about 2.5 times as long as reading, so .4 of it is the floor itself.
 - *loading*: what is measured is a load into memory that the process has kept, as when a model is replaced. The first
   load of a worker also computes the digest, and takes fresh memory, whose pages the kernel clears first: at paper size
   it takes five to seven times as long as reading, unless another worker of the host has made a copy to map.
-- *a job through HTTP*: what is left of a small job is CPU, more than half of it in the worker (its inference included)
-  and a quarter in the gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record
-  are each synced before anybody is told) count where the disk is busy: putting down one of the two files, which syncs
-  the file and its folder, took .55 ms on a quiet disk and 7 ms on one that others wrote to; more than half of the
-  gateway's work on a small job was such a wait then. A write to the job store took .1 ms on the quiet one.
-- *DICOM*: of writing the results, 28 % is pydicom saving the two files element by element, and 36 and 30 % are
-  highdicom building report and segmentation. The headers are read twice, by the gateway, which refuses at once what is
-  wrong, and by the worker; the search for keywords that pydicom repeats, a quarter of that, was taken out.
 - *float32 with kept memory*, hippocampus and heart: just within the bound on a quiet machine, not on a busy one. In the
   hippocampus's window convolutions take 81 %, and norms 16: PyTorch sums their statistics one by one in double
   precision, and any faster sum changes the last bit now and then. What kept memory saves depends on how long the kernel
   takes to clear fresh pages: with two to three processes to a core, the same code had ratios from .76 to .83 within an
   hour, and of .77 to .81 for the heart.
-- *a whole job*: the others run in process and from memory that is warm, ours through HTTP, the queue and the disk. At 1
-  mm a scan of the hippocampus fits into one of the windows that nnU-Net would plan, so MONAI and nnU-Net need only a
-  sixth of a second for it: twelve times less would be 14 ms for everything. At 2 mm the network alone takes 11 ms, and
-  what a job costs beside inference (below, *a job through HTTP*) is more than the rest. On the heart four fifths of a
-  job are inference. The scan is a little longer than a window, so two windows that overlap by six sevenths compute 1.75
-  times its voxels; the others have 6.4 times as many voxels to segment, and compute in float32. That makes the 11 to 17
-  times that were measured; without the second window it would be some 20, but windows as large as the scan are not what
-  the models were validated with.
 """
 
 
 class Results(Frozen):
-    """What one area yielded."""
+    """What one area yielded, each row held to what :mod:`benchmarks.shortfalls` says now."""
 
     area: str
     title: str
     machine: Machine
     rows: tuple[Row, ...]
+
+    @field_validator("rows")
+    @classmethod
+    def _hold(cls, rows: tuple[Row, ...], info: ValidationInfo) -> tuple[Row, ...]:
+        return tuple(held(info.data["area"], row) for row in rows)
 
 
 def write(folder: Path, results: Results) -> None:
@@ -88,9 +76,35 @@ def _read(path: Path) -> Results:
 
 def page(published: Iterable[Results], pictures: str) -> str:
     """``pictures``: the folder, as seen from the page, where each area has its picture."""
-    return "\n".join(
-        [_HEADING, *(f"{part(each)}\n![{each.title}]({pictures}/{each.area}.svg)\n" for each in published)]
+    published = list(published)
+    parts = (f"{part(each)}\n![{each.title}]({pictures}/{each.area}.svg)\n" for each in published)
+    return "\n".join(["# Speed\n", *_verdict(published), _READING, *parts])
+
+
+def _verdict(published: list[Results]) -> Iterator[str]:
+    """How many aims are not reached, these first, and why."""
+    demanded = [(each, row) for each in published for row in each.rows if row.aim is not None]
+    missed = [(each, row) for each, row in demanded if row.reached is False]
+    unmeasured = sum(row.reached is None for _, row in demanded)
+    yield f"**{len(missed)} of {len(demanded)} aims are not reached**" + (
+        f"; {unmeasured} more could not be measured on this machine.\n" if unmeasured else ".\n"
     )
+    if not missed:
+        return
+    yield "## What is not reached\n"
+    yield "| part | what | against | figure | aim | held to | why |\n|---|---|---|---|---|---|---|"
+    for each, row in missed:
+        held_to = "its aim" if row.must == row.aim else str(row.must)
+        cells = (each.title, row.name, row.against, _figure(row), str(row.aim), held_to, row.reason)
+        yield f"| {' | '.join(cells)} |"
+    yield "\nWhat is known to fall short, and why:\n"
+    yield from map(_reason, reasons_of(row for _, row in missed))
+    yield ""
+
+
+def _reason(shortfall: Shortfall) -> str:
+    text = f"- *{shortfall.title}*: {shortfall.why}"
+    return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def part(results: Results) -> str:
@@ -103,8 +117,8 @@ def part(results: Results) -> str:
         f"`make bench ARGS='--only {results.area}'` on {machine.cores} cores of {machine.cpu or 'an unknown CPU'}"
         f" (load {machine.load:g}), commit {machine.commit}, Python {machine.python}, {versions}.",
         "",
-        "| what | value | quartiles | against | ratio | must | holds | before |",
-        "|---|---|---|---|---|---|---|---|",
+        "| what | value | quartiles | against | ratio | aim | reached | held to | before |",
+        "|---|---|---|---|---|---|---|---|---|",
         *map(_line, results.rows),
     ]
     notes = [f"- *{row.name}*: {row.note}" for row in results.rows if row.note]
@@ -115,9 +129,16 @@ def _line(row: Row) -> str:
     value = "not measured" if row.value is None else f"{_number(row.value)} {row.unit}"
     spread = "" if row.spread is None else f"{_number(row.spread[0])} to {_number(row.spread[1])}"
     ratio = "" if row.ratio is None else _number(row.ratio)
-    holds = {True: "yes", False: "**no**", None: ""}[row.holds]
-    cells = (row.name, value, spread, row.against, ratio, str(row.must or ""), holds, row.before)
+    reached = {True: "yes", False: "**no**", None: ""}[row.reached]
+    held_to = "" if row.must == row.aim else f"{row.must}{', **missed**' if row.holds is False else ''}"
+    cells = (row.name, value, spread, row.against, ratio, str(row.aim or ""), reached, held_to, row.before)
     return f"| {' | '.join(cells)} |"
+
+
+def _figure(row: Row) -> str:
+    """What the aim is about."""
+    assert row.figure is not None
+    return _number(row.figure) if row.ratio is not None else f"{_number(row.figure)} {row.unit}"
 
 
 def _number(figure: float) -> str:

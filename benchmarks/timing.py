@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.rows import Must, Row
+from benchmarks.rows import Bound, Row
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def timed_row(
     ours: str,
     against: str = "",
     *,
-    must: Must | None = None,
+    aim: Bound | None = None,
     before: str = "",
     note: str = "",
     cpu: bool = False,
@@ -72,7 +72,7 @@ def timed_row(
         spread=(low * 1000, high * 1000),
         against=against,
         ratio=ratio_of(figures(ours), figures(against)) if against else None,
-        must=must,
+        aim=aim,
         before=before,
         note=note,
     )

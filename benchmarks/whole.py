@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.models import HEART, HIPPOCAMPUS, SHIPPED
 from benchmarks.other_ways import NNUNET, NO_NNUNET, fixed_network, monai, nnunet
-from benchmarks.rows import Must, Row, area, at_most
+from benchmarks.rows import Bound, Row, area, at_most
 from benchmarks.timing import Sample, interleaved, timed_row
 from tests.system.serve_process import ServeProcess
 from unet_factory.domain.spacing import SpacingMm
@@ -31,7 +31,7 @@ _OURS, _FIXED = "ours", "our own code at the fixed spacing"
 
 
 class _Case(NamedTuple):
-    """``times`` and ``memory``: how many times the others' we must be below."""
+    """``times`` and ``memory``: how many times the others' we aim to stay below."""
 
     name: str
     model: Path
@@ -79,26 +79,26 @@ def _rows(case: _Case, client: FactoryClient, folder: Path) -> Iterator[Row]:
         peaks = {name: way.peak_bytes() for name, way in ways.items()}
     yield from _times(case, samples, others, note=f"{ours.beside_inference_ms:.0f} ms of it are beside inference")
     for name in (_FIXED, *others):
-        must = None if name == _FIXED else _times_below(case.memory)
+        aim = None if name == _FIXED else _times_below(case.memory)
         yield Row(
             name=f"{case.name}: memory",
             value=peaks[_OURS] / 1e6,
             unit="MB",
             against=f"{name}, {peaks[name] / 1e6:.0f} MB",
             ratio=peaks[_OURS] / peaks[name],
-            must=must,
+            aim=aim,
         )
 
 
 def _times(case: _Case, samples: Mapping[str, Sample], others: Mapping[str, object], note: str) -> Iterator[Row]:
     for name in (_FIXED, *others):
-        must = _times_below(_TIMES_OWN if name == _FIXED else case.times)
-        row = timed_row(f"{case.name}: from the upload to the label map", samples, _OURS, name, must=must)
+        aim = _times_below(_TIMES_OWN if name == _FIXED else case.times)
+        row = timed_row(f"{case.name}: from the upload to the label map", samples, _OURS, name, aim=aim)
         update = {"against": f"{name}, {samples[name].median_s * 1000:.0f} ms", "note": note if name == _FIXED else ""}
         yield row.model_copy(update=update)
 
 
-def _times_below(factor: float) -> Must:
+def _times_below(factor: float) -> Bound:
     return at_most(round(1 / factor, 3))
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.models import SHIPPED
-from benchmarks.rows import Must, Row, area, at_least
+from benchmarks.rows import Bound, Row, area, at_least
 from benchmarks.timing import quartiles, ratio_of
 from tests.system.processes import until
 from tests.system.serve_process import ServeProcess
@@ -36,7 +36,7 @@ def workers() -> Iterator[Row]:
     yield _row(rates, _ONE_WITH_TWO)
 
 
-def _row(rates: dict[str, list[float]], against: str, must: Must | None = None, before: str = "") -> Row:
+def _row(rates: dict[str, list[float]], against: str, aim: Bound | None = None, before: str = "") -> Row:
     ours, theirs = tuple(rates[_TWO]), tuple(rates[against])
     return Row(
         name=f"{_TWO}, hippocampus at 1 mm",
@@ -45,7 +45,7 @@ def _row(rates: dict[str, list[float]], against: str, must: Must | None = None, 
         spread=quartiles(ours),
         against=against,
         ratio=ratio_of(ours, theirs),
-        must=must,
+        aim=aim,
         before=before,
     )
 
