@@ -81,13 +81,16 @@ ARG PIP_CERT
 RUN python role_requirements.py training > requirements.txt \
     && pip --python /opt/venv/bin/python install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
 
-# The project's own code: a small layer above the requirements.
+# The project's own code, compiled where it is C: a small layer above the requirements.
 FROM requirements AS app
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_CERT
-COPY README.md LICENSE ./
+COPY README.md LICENSE hatch_build.py ./
 COPY unet_factory unet_factory
 COPY service service
 COPY worker worker
@@ -96,7 +99,8 @@ COPY client client
 COPY listener listener
 COPY courier courier
 COPY cli cli
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/app .
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/app . \
+    && test -f /opt/app/unet_factory/model/_make_weights.so
 
 FROM base AS gateway
 COPY --from=gateway-requirements /opt/venv /opt/venv

@@ -9,10 +9,12 @@ BIN := $(VENV)/bin
 
 setup: $(VENV)/.complete
 
-$(VENV)/.complete: constraints.txt pyproject.toml
+$(VENV)/.complete: constraints.txt pyproject.toml hatch_build.py unet_factory/model/make_weights.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[all,dev]"
+	@test -f unet_factory/model/_make_weights.so || \
+	    echo "No C compiler: networks are made by PyTorch alone, several times slower. Install GCC 12 or Clang first." >&2
 	touch $@
 
 # Wheels: the software, a package for each shipped model, and the demo's scans.

@@ -2,8 +2,10 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 import zipfile
 from collections.abc import Callable, Sequence
@@ -16,6 +18,7 @@ from packaging.requirements import Requirement
 
 from tests.deploy.test_extras import role_requirements
 from tests.fixtures.project import MODELS, PROJECT
+from unet_factory.model import weight_kernel
 from unet_factory.model.checkpoint import load_checkpoint, standalone_bytes
 from unet_factory_service.page.assets import load_assets
 
@@ -32,6 +35,10 @@ with torch.no_grad():
 absent = {"numpy", "nibabel", "redis", "fsspec", "monai", "httpx"}
 print(sorted(absent & sys.modules.keys()))
 """
+LOAD_THE_KERNEL = """
+from unet_factory.model.weight_kernel import library
+print(type(library()).__name__)
+"""
 WHERE_FROM = """
 import importlib.util
 for name in ("unet_factory", "unet_factory_cli", "unet_factory_worker", "unet_factory_model_hippocampus_mr"):
@@ -47,10 +54,15 @@ except httpx.ConnectError:
 """
 
 
-def build(folder: Path, *projects: Path) -> None:
-    """From this checkout by the build backend that is installed, so that no index is asked."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*command, "--wheel-dir", str(folder), *map(str, projects)], check=True)
+def build(folder: Path, *projects: Path, compiler: str | None = None) -> str:
+    """From this checkout by the build backend that is installed, so that no index is asked. Returns what it said."""
+    command = [sys.executable, "-m", "pip", "wheel", "--verbose", "--no-deps", "--no-build-isolation", "--no-index"]
+    command += ["--wheel-dir", str(folder), *map(str, projects)]
+    environment = os.environ | ({"CC": compiler} if compiler else {})
+    pip = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
+    return pip.stdout
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +113,30 @@ def test_the_wheel_holds_the_product_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if "research" in name or "test" in name]
     of_the_page = {name.removeprefix(PAGE) for name in names if name.startswith(PAGE)}
     assert of_the_page == set(load_assets().by_path)
+
+
+def test_the_wheel_is_for_this_machine_with_the_kernel_and_for_any_without(wheel: Path, tmp_path: Path) -> None:
+    """What was built before is left alone: it may be in use."""
+    installed = weight_kernel.LIBRARY.read_bytes() if weight_kernel.LIBRARY.exists() else None
+    said = build(tmp_path, PROJECT, compiler="no-such-compiler -O9")
+    (pure,) = tmp_path.glob("*.whl")
+    assert pure.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(pure).namelist() if name.endswith((".so", ".c"))]
+    assert "PyTorch alone will make networks" in said
+    assert "no-such-compiler" in said
+    assert installed == (weight_kernel.LIBRARY.read_bytes() if weight_kernel.LIBRARY.exists() else None)
+    if shutil.which(os.environ.get("CC", "cc")) is None:
+        pytest.skip("there is no C compiler")
+    assert wheel.name.endswith(f"-py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}.whl")
+    assert [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith((".so", ".c"))] == [
+        "unet_factory/model/_make_weights.so"
+    ]
+
+
+def test_a_kernel_out_of_the_wheel_makes_networks(install: Install, wheel: Path) -> None:
+    if wheel.name.endswith("-any.whl"):
+        pytest.skip("there is no C compiler")
+    assert run(install("pydantic", "safetensors", "torch"), "-c", LOAD_THE_KERNEL).stdout == "CDLL\n"
 
 
 def test_the_base_install_declares_the_client_and_no_more(wheel: Path) -> None:

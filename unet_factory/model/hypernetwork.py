@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from threading import Barrier
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch.quasirandom import SobolEngine
 from unet_factory.domain.conditions import Condition, SnappedConditions, snap_conditions
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Parametrization
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
+from unet_factory.model import weight_kernel
 from unet_factory.model.unet import UNet, unet_of, weight_shapes
 
 Weights = dict[str, Tensor]
@@ -113,18 +113,26 @@ class Hypernetwork(nn.Module):
         """Write the weights of :meth:`generate` into ``flat``, (weights of the U-Net,) of any floating-point type and
         device.
 
-        On a CPU they are made in blocks of rows on as many threads as torch uses, and each block is finished while it
-        is in the cache. The bytes do not depend on the number of threads.
+        On a CPU they are made in blocks of rows on as many threads as torch uses; the bytes do not depend on their
+        number. Those of the compiled kernel are also the same on every processor; PyTorch's differ in the last bits.
         """
         features = self.features(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
+        rows = _BLOCK_ROWS if self.bias.is_cpu else len(self.bias)
+        blocks = zip(self.bias.split(rows), self.heads.split(rows), flat.split(rows), strict=True)
+        if not weight_kernel.suits(self.heads, self.bias):
+            for bias, heads, target in blocks:
+                target.copy_(self._bounded(torch.addmv(bias, heads.to(bias.dtype), features)))
+            return
 
         @torch.inference_mode()
         def make(block: _Block) -> None:
             bias, heads, target = block
-            target.copy_(self._bounded(torch.addmv(bias, heads.to(bias.dtype), features)))
+            made = target if weight_kernel.is_plain(target) else torch.empty_like(bias)
+            weight_kernel.make_weights(heads, bias, features, made, bounded=self._is_bounded)
+            if made is not target:
+                target.copy_(made)
 
-        rows = _BLOCK_ROWS if self.bias.is_cpu else len(self.bias)
-        _for_each(make, zip(self.bias.split(rows), self.heads.split(rows), flat.split(rows), strict=True))
+        _for_each(make, blocks)
 
     def split(self, flat: Tensor) -> Weights:
         """The U-Net's tensors as views of ``flat``, (weights of the U-Net,), which holds them one after the other."""
@@ -181,9 +189,13 @@ class Hypernetwork(nn.Module):
         strides = self.architecture.strides(self.grid.snap(spacing_ras_mm.tolist()))
         return (torch.tensor(strides, device=spacing_ras_mm.device, dtype=spacing_ras_mm.dtype) - 1).flatten()
 
-    def _bounded(self, flat: Tensor) -> Tensor:
+    @property
+    def _is_bounded(self) -> bool:
         """``PAPER`` keeps generated weights within (-5, 5) (paper, section 4.1)."""
-        return 5 * flat.tanh_() if self.shape.parametrization is Parametrization.PAPER else flat
+        return self.shape.parametrization is Parametrization.PAPER
+
+    def _bounded(self, flat: Tensor) -> Tensor:
+        return 5 * flat.tanh_() if self._is_bounded else flat
 
     def _initialise(self) -> None:
         """``PAPER``: as PyTorch starts linear layers. ``MIP``: as a U-Net starts, the spacing mattering little."""
@@ -210,38 +222,24 @@ def _mean_and_spread(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _for_each(make: Callable[[_Block], None], blocks: Iterable[_Block]) -> None:
-    """Call ``make`` for every block, on as many Python threads as torch uses threads.
-
-    Torch's own matrix-vector product hardly gains from a second thread.
+    """Call ``make``, which releases Python's lock, for every block, on as many threads as torch uses, of which this is
+    one.
     """
-    waiting, of_torch = list(blocks), torch.get_num_threads()
-    threads = min(of_torch, len(waiting))
-    if threads == 1:
-        for block in waiting:
-            make(block)
-        return
-    shared, begun = iter(waiting), Barrier(threads + 1)
-
-    def compute_alone() -> None:
-        torch.set_num_threads(1)
-        begun.wait()
+    waiting = list(blocks)
+    others, shared = min(torch.get_num_threads(), len(waiting)) - 1, iter(waiting)
 
     def work() -> None:
         for block in shared:
             make(block)
 
-    with ThreadPoolExecutor(threads, initializer=compute_alone) as pool:
-        try:
-            outcomes = [pool.submit(work) for _ in range(threads)]
-            begun.wait()
-        except BaseException:
-            begun.abort()  # a thread could not be started: let go of those that wait for it
-            pool.shutdown()
-            raise
-        finally:
-            torch.set_num_threads(of_torch)  # the pool's threads keep their 1, but new ones would start with it too
-        for outcome in outcomes:
-            outcome.result()
+    if not others:
+        work()
+        return
+    with ThreadPoolExecutor(others) as pool:
+        outcomes = [pool.submit(work) for _ in range(others)]
+        work()
+    for outcome in outcomes:
+        outcome.result()
 
 
 _BLOCK_ROWS = 2**15
