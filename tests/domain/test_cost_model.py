@@ -80,6 +80,25 @@ def test_more_voxels_never_cost_less(shape: tuple[int, int, int], mm: SpacingMm,
     assert large.peak_bytes >= small.peak_bytes
 
 
+@given(st.lists(st.integers(0, 5_000_000), min_size=3, max_size=30), SHAPES, SPACINGS, st.integers(0, 2))
+def test_a_tiny_model_is_never_said_to_need_less_than_the_scan(
+    noise_bytes: list[int], shape: tuple[int, int, int], mm: SpacingMm, axis: int
+) -> None:
+    """Whatever a worker's memory does meanwhile; and more voxels still never cost less."""
+    seen = [one.model_copy(update={"peak_bytes": peak}) for one, peak in zip(history(30), noise_bytes, strict=False)]
+    model = CostModel.fit(seen[len(seen) // 2 :], seen[: len(seen) // 2])
+    assert model is not None
+    plan = plan_spacing(mm, MANIFEST.grid, OutsidePolicy.CLAMP)
+    work = workload_of(MANIFEST, shape, plan)
+    price = model.price(work)
+    float_and_label = 4 * math.prod(shape) + math.prod(shape)
+    assert price.peak_bytes_high >= price.peak_bytes >= float_and_label + 4 * work.working_voxels
+    larger = tuple(extent + 8 * (index == axis) for index, extent in enumerate(shape))
+    assert model.price(workload_of(MANIFEST, larger, plan)).peak_bytes >= price.peak_bytes
+    budget = Budget(peak_bytes=float_and_label)
+    assert finest_within(priced_plans(MANIFEST, shape, [plan], model), budget) is None
+
+
 @given(SHAPES, SPACINGS)
 def test_what_is_offered_is_worth_its_price(shape: tuple[int, int, int], mm: SpacingMm) -> None:
     """The scan's own spacing comes first; each coarser one saves time or memory against every finer one."""

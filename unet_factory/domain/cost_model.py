@@ -26,6 +26,7 @@ _FEW, _SPREAD_OF_FEW, _LEAST_SPREAD = 20, 1.3, 1.05
 _JUDGED, _REPLAYED = 24, 12
 _ANCHOR_JOBS = 2.0  # as much as so many jobs count, calibration counts in all
 _TINY = 1e-9
+_FLOAT_BYTES, _LABEL_BYTES = 4, 1
 _RECENT = 15
 _LARGEST_DRIFT = 3.0
 
@@ -47,6 +48,11 @@ class Observation(Frozen):
     @property
     def seconds(self) -> float:
         return self.read_s + (self.weights_s or 0.0) + self.infer_s + self.write_s
+
+    @property
+    def needed_bytes(self) -> int:
+        """``peak_bytes``, where these are not fewer than the job must have held."""
+        return max(self.peak_bytes, held_bytes(self.work))
 
 
 class Price(NamedTuple):
@@ -92,6 +98,14 @@ def _memory_terms(work: Workload) -> tuple[float, ...]:
         work.dicom * work.input_voxels,
         float(work.made),
     )
+
+
+def held_bytes(work: Workload) -> int:
+    """What a job holds at once whatever the model: scan and normalised copy in float32, and the label map in a byte.
+
+    The memory of a worker wavers by a few MB, so what was measured of a job that needs less can be anything, also 0.
+    """
+    return (_FLOAT_BYTES + _LABEL_BYTES) * work.input_voxels + _FLOAT_BYTES * work.working_voxels
 
 
 class Measured(NamedTuple):
@@ -158,7 +172,7 @@ class CostModel(NamedTuple):
         known_s = 0.0 if read_s is None else read_s
         if read_s is None:
             ahead_s += self.time_drift * self.read(work)
-        peak_bytes = self.memory_drift * self.memory(work)
+        peak_bytes = self._peak_bytes(work)
         return Price(
             seconds=known_s + ahead_s,
             seconds_high=known_s + ahead_s * self.time_spread,
@@ -171,8 +185,10 @@ class CostModel(NamedTuple):
         work = seen.work
         made_s = 0.0 if seen.weights_s is None else self.weights(work)
         seconds = self.time_drift * (self.read(work) + made_s + self.infer(work) + self.write(work))
-        peak_bytes = self.memory_drift * self.memory(work)
-        return seen.seconds / max(seconds, _TINY), seen.peak_bytes / max(peak_bytes, 1.0)
+        return seen.seconds / max(seconds, _TINY), seen.needed_bytes / self._peak_bytes(work)
+
+    def _peak_bytes(self, work: Workload) -> float:
+        return max(self.memory_drift * self.memory(work), held_bytes(work))
 
 
 def _fitted(jobs: Sequence[Observation], calibration: Sequence[Observation]) -> CostModel | None:
@@ -191,7 +207,7 @@ def _fitted(jobs: Sequence[Observation], calibration: Sequence[Observation]) -> 
         weights=Fit.to(_weights_terms, measured(lambda one: one.weights_s)),
         infer=Fit.to(_inference_terms, measured(lambda one: one.infer_s)),
         write=Fit.to(_file_terms, measured(lambda one: one.write_s)),
-        memory=Fit.to(_memory_terms, measured(lambda one: one.peak_bytes)),
+        memory=Fit.to(_memory_terms, measured(lambda one: one.needed_bytes)),
         observations=len(seen),
     )
     times, memories = zip(*(model._ratios(one) for one in seen[:_RECENT]), strict=True)
