@@ -85,21 +85,25 @@ def _verdict(published: list[Results]) -> Iterator[str]:
     """How many aims are not reached, these first, and why."""
     demanded = [(each, row) for each in published for row in each.rows if row.aim is not None]
     missed = [(each, row) for each, row in demanded if row.reached is False]
-    unmeasured = sum(row.reached is None for _, row in demanded)
-    yield f"**{len(missed)} of {len(demanded)} aims are not reached**" + (
-        f"; {unmeasured} more could not be measured on this machine.\n" if unmeasured else ".\n"
-    )
-    if not missed:
-        return
-    yield "## What is not reached\n"
-    yield "| part | what | against | figure | aim | held to | why |\n|---|---|---|---|---|---|---|"
-    for each, row in missed:
-        held_to = "its aim" if row.must == row.aim else str(row.must)
-        cells = (each.title, row.name, row.against, _figure(row), str(row.aim), held_to, row.reason)
-        yield f"| {' | '.join(cells)} |"
-    yield "\nWhat is known to fall short, and why:\n"
-    yield from map(_reason, reasons_of(row for _, row in missed))
-    yield ""
+    unmeasured = [(each, row) for each, row in demanded if row.reached is None]
+    also = f"; {len(unmeasured)} more could not be measured" if unmeasured else ""
+    yield f"**{len(missed)} of {len(demanded)} aims are not reached**{also}.\n"
+    if missed or unmeasured:
+        yield "## What is not reached\n"
+        yield "| part | what | against | figure | aim | held to | why |\n|---|---|---|---|---|---|---|"
+        yield from (_short(each.title, row) for each, row in (*missed, *unmeasured))
+        yield ""
+    if reasons := reasons_of(row for _, row in missed):
+        yield "What is known to fall short, and why:\n"
+        yield from map(_reason, reasons)
+        yield ""
+
+
+def _short(title: str, row: Row) -> str:
+    held_to = "its aim" if row.must == row.aim else str(row.must)
+    why = row.note if row.figure is None else row.reason
+    cells = (title, row.name, row.against, _figure(row), str(row.aim), held_to, why)
+    return f"| {' | '.join(cells)} |"
 
 
 def _reason(shortfall: Shortfall) -> str:
@@ -137,7 +141,8 @@ def _line(row: Row) -> str:
 
 def _figure(row: Row) -> str:
     """What the aim is about."""
-    assert row.figure is not None
+    if row.figure is None:
+        return "not measured"
     return _number(row.figure) if row.ratio is not None else f"{_number(row.figure)} {row.unit}"
 
 

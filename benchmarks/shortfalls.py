@@ -116,11 +116,4 @@ have 6.4 times as many voxels to segment, and compute in float32. That makes the
 without the second window it would be some 20, but windows as large as the scan are not what the models were validated
 with.""",
     ),
-    Shortfall(
-        area="workers",
-        title="two workers",
-        nearest=(Nearest("two workers, one thread each, hippocampus at 1 mm", at_least(1.3)),),
-        why="""\
-the client that uploads, the gateway and Redis share the two cores with the workers.""",
-    ),
 )

@@ -122,13 +122,14 @@ def cpu_s(serve: ServeProcess) -> dict[str, float]:
         line = command_line(top)
         for part, word in _PARTS.items():
             if word in line:
-                spent[part] += sum(_ticks(pid) for pid in (top, *children(top))) / os.sysconf("SC_CLK_TCK")
+                spent[part] += sum(map(cpu_seconds, (top, *children(top))))
     return spent
 
 
-def _ticks(pid: int) -> int:
+def cpu_seconds(pid: int) -> float:
+    """Of a process until now."""
     after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(after_name[11]) + int(after_name[12])
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -43,7 +43,10 @@ def _computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def _trial(checkpoint: Checkpoint, device: torch.device) -> tuple[float, float]:
-    """The shortest of a few times, taken in turns, of one window in float32 and in bfloat16, in seconds."""
+    """The shortest of a few times, taken in turns, of one window in float32 and in bfloat16, in seconds.
+
+    On a CPU they are seconds of CPU time: on the clock, what else runs there while the worker starts would decide.
+    """
     unet = checkpoint.members[0].unet(SnappedSpacing(*checkpoint.manifest.grid.min_um))
     extent = _TRIAL_EXTENT[device.type]
     window = torch.randn([1, 1, *(-(-extent // divisor) * divisor for divisor in unet.divisors)], device=device)
@@ -55,10 +58,11 @@ def _trial(checkpoint: Checkpoint, device: torch.device) -> tuple[float, float]:
 
 
 def _seconds(unet: UNet, window: Tensor, precision: Precision) -> float:
-    started = time.perf_counter()
+    clock = time.process_time if window.device.type == "cpu" else time.perf_counter
+    started = clock()
     with torch.inference_mode():
         float(placed(unet, window.device, precision)(window).sum())  # a number is there when the device has finished
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _ms(*seconds: float) -> tuple[float, ...]:
