@@ -18,8 +18,8 @@ from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid
 from unet_factory.model import hypernetwork as module
 from unet_factory.model import weight_kernel
 from unet_factory.model.hypernetwork import Hypernetwork
+from unet_factory.model.weight_kernel import FUNCTIONS
 
-FUNCTIONS = ("make_weights", "make_weights_anywhere")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 EPSILON = 2.0**-24
 SPACING = SnappedSpacing(1000, 1000, 3000)

@@ -117,9 +117,10 @@ class Hypernetwork(nn.Module):
         number. Those of the compiled kernel are also the same on every processor; PyTorch's differ in the last bits.
         """
         features = self.features(torch.tensor(snapped.mm, dtype=torch.float32, device=self.bias.device), conditions)
-        rows = _BLOCK_ROWS if self.bias.is_cpu else len(self.bias)
+        compiled = weight_kernel.suits(self.heads, self.bias)
+        rows = _BLOCK_ROWS if compiled else _ROWS_IN_CACHE if self.bias.is_cpu else len(self.bias)
         blocks = zip(self.bias.split(rows), self.heads.split(rows), flat.split(rows), strict=True)
-        if not weight_kernel.suits(self.heads, self.bias):
+        if not compiled:
             for bias, heads, target in blocks:
                 target.copy_(self._bounded(torch.addmv(bias, heads.to(bias.dtype), features)))
             return
@@ -242,7 +243,7 @@ def _for_each(make: Callable[[_Block], None], blocks: Iterable[_Block]) -> None:
         outcome.result()
 
 
-_BLOCK_ROWS = 2**15
+_BLOCK_ROWS, _ROWS_IN_CACHE = 2**17, 2**15
 _OVER_RANGE, _LEAST_SPREAD = 64, 1e-3
 _NUMBERS_PER_INPUT: Mapping[Parametrization, int] = {
     Parametrization.PAPER: 1,

@@ -15,7 +15,8 @@
 #include <string.h>
 
 enum kind { FLOAT32, FLOAT16, BFLOAT16 }; /* of the heads; weight_kernel.py has the same numbers */
-enum { LANES = 8, AHEAD_BYTES = 8192, AHEAD_ROWS = 256, CACHE_LINE_BYTES = 64 }; /* distances found by trying */
+enum { LANES = 8, CACHE_LINE_BYTES = 64 };
+enum { AHEAD_BYTES = 8192, PAGE_AHEAD_BYTES = 16384, AHEAD_ROWS = 256 }; /* found by trying */
 
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -115,6 +116,7 @@ INLINE void make(const char *heads, const float *features, const float *bias, in
     const char *past = heads + rows * count * size;
     for (; past - heads >= group + LANES * size; heads += group, bias += LANES, out += LANES, rows -= LANES) {
         for (int64_t line = 0; line < group; line += CACHE_LINE_BYTES) __builtin_prefetch(heads + AHEAD_BYTES + line);
+        __builtin_prefetch(heads + PAGE_AHEAD_BYTES, 0, 2); /* so that the page's address is known by then */
         __builtin_prefetch(bias + AHEAD_ROWS);
         floats made = products(heads, LANES, 0, features, rest, count, size, widened) + of_float32((const char *)bias);
         if (bounded) made = 5 * tanh_of(made);

@@ -13,6 +13,7 @@ log = logging.getLogger(__name__)
 LIBRARY = Path(__file__).with_name("_make_weights.so")
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # as in the source
 _Pointer, _Count, _Int = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+FUNCTIONS = ("make_weights", "make_weights_anywhere")
 _ARGUMENTS = (_Int, _Pointer, _Pointer, _Pointer, _Count, _Count, _Int, _Pointer)
 
 
@@ -28,7 +29,7 @@ def is_plain(tensor: Tensor) -> bool:
 
 
 def make_weights(
-    heads: Tensor, bias: Tensor, features: Tensor, out: Tensor, *, bounded: bool, name: str = "make_weights"
+    heads: Tensor, bias: Tensor, features: Tensor, out: Tensor, *, bounded: bool, name: str = FUNCTIONS[0]
 ) -> None:
     """Write ``bias + heads @ features``, or ``5 tanh`` of it, into ``out``; Python's lock is released meanwhile.
 
@@ -37,7 +38,7 @@ def make_weights(
         bias: (rows,), as :func:`suits` demands.
         features: (features,), float32.
         out: (rows,), float32.
-        name: of the library's two functions, which give the same bytes.
+        name: one of :data:`FUNCTIONS`, which give the same bytes; the second needs no particular processor.
 
     Raises:
         RuntimeError: other shapes or types, as from PyTorch.
@@ -48,7 +49,6 @@ def make_weights(
     if not (suits(heads, bias) and is_plain(features) and is_plain(out)):
         raise RuntimeError("the kernel is for contiguous tensors on a CPU, all float32 but for the heads")
     function = getattr(library(), name)
-    function.argtypes, function.restype = _ARGUMENTS, None
     rows, count = heads.shape
     pointers = (tensor.data_ptr() for tensor in (heads, features, bias))
     function(_KINDS[heads.dtype], *pointers, rows, count, bounded, out.data_ptr())
@@ -66,5 +66,8 @@ def library() -> ctypes.CDLL | OSError:
             error,
         )
         return error
+    for name in FUNCTIONS:
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = _ARGUMENTS, None
     log.info("networks are made by the compiled kernel")
     return loaded
