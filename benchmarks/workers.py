@@ -38,7 +38,7 @@ _SCAN = Path("examples/hippocampus/images/hippocampus_004.nii.gz")
 _WISHES = SegmentationParameters(model=HIPPOCAMPUS.stem)
 _ROUNDS, _AT_ONCE = 7, 24
 _QUEUES, _QUEUED, _SETTLED = 3, 300, 20
-_FORWARDS = 100
+_FORWARDS = 40
 _WITHIN_S = 300.0
 _LOOK_EVERY_S = 0.05
 
