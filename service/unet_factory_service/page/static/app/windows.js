@@ -11,8 +11,12 @@ export function paddedExtents(extents, divisors) {
   return padded;
 }
 
-export function windowExtents(padded, window, divisors) {
-  return padded.map((whole, axis) => Math.min(whole, roundUp(window[axis], divisors[axis])));
+// A whole axis where it is at most `stretch` times as long as the window.
+export function windowExtents(padded, window, divisors, stretch) {
+  return padded.map((whole, axis) => {
+    const most = roundUp(window[axis], divisors[axis]);
+    return whole <= most * stretch ? whole : most;
+  });
 }
 
 // Where windows start, [r, a, s] for each.
