@@ -179,6 +179,21 @@ def ensemble(
 
 
 @app.command()
+def average(
+    checkpoint: Annotated[
+        list[Path], typer.Argument(help="Checkpoint files, of which one was trained on from another; two or more.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the mean of checkpoints' weights: one network, as fast as one. Evaluate it before you serve it."""
+    with clear_errors("training"):
+        from unet_factory_cli.training_roles import run_average
+
+        run_average(checkpoint, output, as_json=as_json)
+
+
+@app.command()
 def cka(
     checkpoint: Annotated[list[Path], typer.Argument(help="Checkpoint files that differ only in their weights.")],
     config: Annotated[Path, typer.Option(help="The YAML file that names the scans.")],

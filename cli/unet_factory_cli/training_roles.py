@@ -202,10 +202,7 @@ def run_ensemble(checkpoints: list[Path], target: Path, name: str | None, *, as_
         CommandFailed: a file or folder is not there, the target is one of the checkpoints, or the name is not allowed.
         CheckpointInvalid: the checkpoints cannot be one ensemble.
     """
-    for checkpoint in checkpoints:
-        _check_files(checkpoint, None, target)
-        if target.resolve() == checkpoint.resolve():
-            raise CommandFailed(f"{target} is one of the checkpoints; choose another output file", MISUSED)
+    _check_several(checkpoints, target)
     from unet_factory_training.ensemble import write_ensemble
 
     try:
@@ -213,6 +210,19 @@ def run_ensemble(checkpoints: list[Path], target: Path, name: str | None, *, as_
     except ValidationError as error:
         raise CommandFailed(f"--name is {name!r}: {_first_fault(error)}", MISUSED) from error
     told = {"output": str(target), "digest": digest, "bytes": target.stat().st_size, "members": len(checkpoints)}
+    _tell(told, _table([["", ""], *([name, str(value)] for name, value in told.items())]), as_json=as_json)
+
+
+def run_average(checkpoints: list[Path], target: Path, *, as_json: bool) -> None:
+    """
+    Raises:
+        CommandFailed: a file or folder is not there, or the target is one of the checkpoints.
+        CheckpointInvalid: the checkpoints have no mean.
+    """
+    _check_several(checkpoints, target)
+    from unet_factory_training.averaging import write_mean
+
+    told = {"output": str(target), "digest": write_mean(checkpoints, target), "bytes": target.stat().st_size}
     _tell(told, _table([["", ""], *([name, str(value)] for name, value in told.items())]), as_json=as_json)
 
 
@@ -304,3 +314,10 @@ def _first_fault(error: Exception) -> str:
         fault = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (it is {fault['input']!r})"
     return " ".join(str(error).split())
+
+
+def _check_several(checkpoints: list[Path], target: Path) -> None:
+    for checkpoint in checkpoints:
+        _check_files(checkpoint, None, target)
+        if target.resolve() == checkpoint.resolve():
+            raise CommandFailed(f"{target} is one of the checkpoints; choose another output file", MISUSED)

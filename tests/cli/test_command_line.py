@@ -79,6 +79,8 @@ def test_version() -> None:
         (["compress", "{damaged}/x.safetensors"], 1, "The checkpoint cannot be used"),
         (["ensemble", "{scan}", "-o", "{scan}"], 2, "is one of the checkpoints"),
         (["ensemble", "{scan}", "-o", "{tmp}/x.safetensors"], 1, "needs two checkpoints or more"),
+        (["average", "{scan}", "-o", "{scan}"], 2, "is one of the checkpoints"),
+        (["average", "{scan}", "-o", "{tmp}/x.safetensors"], 1, "needs two checkpoints or more"),
         (["serve", "--models", "{tmp}"], 2, "there is no model (*.safetensors) in {tmp}"),
         (["serve", "--models", "{damaged}"], 1, "The checkpoint cannot be used"),
         (["demo", "--models", "{tmp}/none", "-o", "{tmp}/out"], 1, "there is no model"),

@@ -26,7 +26,7 @@ class Ensemble:
     """
 
     def __init__(self, checkpoints: Sequence[Checkpoint], axes: Sequence[Axis] = ()) -> None:
-        _check_alike([checkpoint.manifest for checkpoint in checkpoints])
+        check_alike([checkpoint.manifest for checkpoint in checkpoints], "one ensemble")
         self._members = [member for checkpoint in checkpoints for member in checkpoint.members]
         self._axes = tuple(axes)
 
@@ -65,7 +65,7 @@ def write_ensemble(paths: Sequence[Path], target: Path, name: str | None = None)
         raise CheckpointInvalid(f"an ensemble needs two checkpoints or more; {len(paths)} was given")
     checkpoints = [load_checkpoint(path) for path in paths]
     manifests = [checkpoint.manifest for checkpoint in checkpoints]
-    _check_alike(manifests)
+    check_alike(manifests, "one ensemble")
     members = tuple(Member(digest=one.digest, hypernetwork=one.hypernetwork.shape) for one in checkpoints)
     if len({member.digest for member in members}) < len(members):
         raise CheckpointInvalid("two of the files hold the same checkpoint; give each member once")
@@ -79,14 +79,18 @@ def write_ensemble(paths: Sequence[Path], target: Path, name: str | None = None)
     return write_checkpoint(target, tensors, manifest)
 
 
-def _check_alike(manifests: Sequence[Manifest]) -> None:
+def check_alike(manifests: Sequence[Manifest], what: str, also: Sequence[str] = ()) -> None:
     """
+    Args:
+        what: they cannot be, if they differ.
+        also: parts of the manifest that must be alike besides those of the task.
+
     Raises:
         CheckpointInvalid: they were not made for the same task.
     """
     first, *others = manifests
     for other in others:
-        if unlike := [name for name in _ALIKE if getattr(other, name) != getattr(first, name)]:
+        if unlike := [name for name in (*_ALIKE, *also) if getattr(other, name) != getattr(first, name)]:
             raise CheckpointInvalid(
-                f"{first.name} and {other.name} cannot be one ensemble: they differ in {', '.join(unlike)}"
+                f"{first.name} and {other.name} cannot be {what}: they differ in {', '.join(unlike)}"
             )

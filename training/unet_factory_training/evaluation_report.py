@@ -103,10 +103,10 @@ def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:
     it was compressed, what training saw, what validation decided about windows and label maps, and what Dice to expect.
     """
     configured = manifest_of(config)
-    compression = {name: value for name, value in manifest.training.items() if name == "compression"}
+    made = {name: value for name, value in manifest.training.items() if name in ("compression", "mean_of")}
     names = ("hypernetwork", "members", "seen", "postprocessing", "window_overlap", "window_stretch", "dice_by_spacing")
     kept = {name: getattr(manifest, name) for name in names}
-    return configured.model_copy(update={**kept, "training": configured.training | compression})
+    return configured.model_copy(update={**kept, "training": configured.training | made})
 
 
 def fill_card(card: Path, figures: Sequence[dict[str, Any]]) -> None:
