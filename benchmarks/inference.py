@@ -43,7 +43,7 @@ class Case(NamedTuple):
 
 
 class Way(NamedTuple):
-    """``overlap`` None: overlap and stretch are the model's own. ``eager``: by :class:`LayerByLayerUNet`."""
+    """``overlap`` None: that and the stretch are as the model's manifest says. ``eager``: by :class:`LayerByLayerUNet`."""
 
     precision: Precision
     kept_memory: bool

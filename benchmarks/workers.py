@@ -199,7 +199,6 @@ def _segmenting() -> Callable[[], object]:
         unet.divisors,
         pick_precision("auto", checkpoint, torch.device("cpu")),
         overlap=manifest.window_overlap,
-        stretch=manifest.window_stretch,
     )
     return lambda: [segment_scan(unet, voxels, plan, execution) for _ in range(_FORWARDS)]
 

@@ -1,4 +1,4 @@
-"""How windows overlap and stretch is decided on the validation split, kept in the manifest, and used everywhere."""
+"""How windows overlap and stretch is decided on the validation split, written beside the weights, and used everywhere."""
 
 from pathlib import Path
 
@@ -95,8 +95,7 @@ def test_the_choice_is_measured_as_evaluation_does_and_leaves_the_weights(
 def test_networks_and_published_checkpoints_keep_it(config: TrainingConfig, tmp_path: Path) -> None:
     hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
     path, published = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    windows = {"window_overlap": 0.375, "window_stretch": 1.25}
-    save_checkpoint(path, hypernetwork, manifest_of(config).model_copy(update=windows))
+    save_checkpoint(path, hypernetwork, manifest_of(config).model_copy(update={"window_overlap": 0.375, "window_stretch": 1.25}))
     publish(path, [], config, published)
     checkpoint = load_checkpoint(published)
     unet = parse_unet(standalone_bytes(checkpoint, SnappedSpacing(*config.grid.min_um)))

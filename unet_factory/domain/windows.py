@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 WINDOW_OVERLAP = 0.5
-WINDOW_STRETCH = 1.0  # no axis longer than its window is segmented in one piece
+WINDOW_STRETCH = 1.0
 
 
 def round_up(value: int, multiple: int) -> int:

@@ -11,8 +11,8 @@ export function paddedExtents(extents, divisors) {
   return padded;
 }
 
-// A whole axis where it is at most `stretch` times as long as the window; networks made before that was told have none.
-export function windowExtents(padded, window, divisors, stretch = 1) {
+// A whole axis where it is at most `stretch` times as long as the window.
+export function windowExtents(padded, window, divisors, stretch) {
   return padded.map((whole, axis) => {
     const most = roundUp(window[axis], divisors[axis]);
     return whole <= most * stretch ? whole : most;
