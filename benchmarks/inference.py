@@ -19,7 +19,6 @@ from benchmarks.timing import interleaved, timed_row
 from unet_factory.domain.manifest import Architecture
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm, SpacingPlan, plan_spacing
-from unet_factory.domain.windows import WINDOW_STRETCH
 from unet_factory.model.checkpoint import load_checkpoint
 from unet_factory.model.inference import Execution, segment_scan
 from unet_factory.model.preprocessing import resample
@@ -43,7 +42,7 @@ class Case(NamedTuple):
 
 
 class Way(NamedTuple):
-    """``overlap`` None: that and the stretch are as the model's manifest says. ``eager``: by :class:`LayerByLayerUNet`."""
+    """``overlap`` None: as the model's manifest says. ``eager``: by :class:`LayerByLayerUNet`."""
 
     precision: Precision
     kept_memory: bool
@@ -154,7 +153,6 @@ def _prepared(case: Case, way: Way) -> Callable[[], object]:
         unet.divisors,
         way.precision,
         overlap=manifest.window_overlap if overlap is None else overlap,
-        stretch=manifest.window_stretch if overlap is None else WINDOW_STRETCH,
     )
     return partial(segment_scan, _layer_by_layer(unet) if way.eager else unet, scan, plan, execution)
 

@@ -91,14 +91,8 @@ def labels_in_process(network: Path, result: Segmented) -> NDArray[np.uint8]:
     unet, volume = load_unet(network, device), read_volume(result.scan.path)
     assert unet.manifest is not None
     plan = SpacingPlan(volume.spacing_ras_mm, volume.spacing_ras_mm, unet.manifest.spacing, unet.manifest.out_of_range)
-    execution = Execution(
-        device,
-        unet.manifest.window,
-        unet.divisors,
-        result.job.precision or "float32",
-        overlap=unet.manifest.window_overlap,
-        stretch=unet.manifest.window_stretch,
-    )
+    precision, overlap = result.job.precision or "float32", unet.manifest.window_overlap
+    execution = Execution(device, unet.manifest.window, unet.divisors, precision, overlap=overlap)
     labels = segment_scan(
         unet, torch.from_numpy(volume.data), plan, execution, postprocessing=unet.manifest.postprocessing
     )

@@ -134,7 +134,7 @@ def run_choice_of_postprocessing(
 
 
 def run_choice_of_windows(
-    config: Path, checkpoint: Path, target: Path, draws: int, card: Path | None, changes: list[str], *, as_json: bool
+    config: Path, checkpoint: Path, target: Path, card: Path | None, changes: list[str], *, as_json: bool
 ) -> None:
     """
     Raises:
@@ -142,17 +142,13 @@ def run_choice_of_windows(
     """
     overrides = _check_all(config, changes, checkpoint, card, target)
     from unet_factory.platform.manifest_file import read_manifest
+    from unet_factory_training.faster_inference import rows_of
     from unet_factory_training.training_role import run_choice_of_windows as run
 
     labels = read_manifest(checkpoint).labels
-    choice = run(config, checkpoint, target, draws, card, overrides)
-    told = {
-        "window_overlap": choice.overlap,
-        "ways": [asdict(cost) | {"way": cost.way._asdict()} for cost in choice.costs],
-        "window_stretch": choice.stretch,
-        "stretches": [cost._asdict() for cost in choice.stretch_costs],
-    }
-    _tell(told, *(_table(rows(labels)) for rows in (choice.overlap_table, choice.stretch_table)), as_json=as_json)
+    costs, overlap = run(config, checkpoint, target, card, overrides)
+    told = {"window_overlap": overlap, "ways": [asdict(cost) | {"way": cost.way._asdict()} for cost in costs]}
+    _tell(told, _table(rows_of(costs, overlap, labels)), as_json=as_json)
 
 
 def run_compression(
@@ -277,14 +273,14 @@ def _table(rows: list[list[str]]) -> "Table":
     return table
 
 
-def _tell(value: object, *tables: "Table", as_json: bool) -> None:
+def _tell(value: object, table: "Table", *, as_json: bool) -> None:
     from pydantic_core import to_json
     from rich.console import Console
 
     if as_json:
         typer.echo(to_json(value, indent=2))
     else:
-        Console().print(*tables)
+        Console().print(table)
 
 
 def _check_training_config(config: Path, changes: list[str] | None = None) -> "Overrides":

@@ -169,17 +169,6 @@ def test_the_work_counts_what_the_network_really_multiplies() -> None:
         assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
-def test_a_workload_has_one_window_where_windows_stretch() -> None:
-    plan = plan_spacing((1.0, 1.0, 1.0), MANIFEST.grid, OutsidePolicy.CLAMP)
-    plain, stretched = (
-        workload_of(MANIFEST.model_copy(update={"window_stretch": stretch}), (80, 80, 64), plan)
-        for stretch in (1.0, 1.25)
-    )
-    assert (plain.windows, plain.window_voxels) == (2, 64 * 80 * 64)
-    assert (stretched.windows, stretched.window_voxels) == (1, 80 * 80 * 64)
-    assert stretched.window_multiplications == pytest.approx(1.25 * plain.window_multiplications)
-
-
 def test_a_workload_is_counted_at_the_working_spacing() -> None:
     plan = plan_spacing((1.0, 1.0, 1.0), MANIFEST.grid, OutsidePolicy.CLAMP, (2.0, 2.0, 2.0))
     work = workload_of(MANIFEST, (100, 100, 100), plan)

@@ -1,7 +1,5 @@
 """Windows, padding and blending: invisible in the answer."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,9 +8,8 @@ from torch import Tensor
 
 from unet_factory.domain.manifest import Architecture
 from unet_factory.domain.spacing import SnappedSpacing, SpacingPlan
-from unet_factory.domain.windows import count_windows, window_extents
+from unet_factory.domain.windows import count_windows
 from unet_factory.model.inference import Execution, logits, pad_to_divisors, segment_scan
-from unet_factory.model.preprocessing import zscore
 from unet_factory.model.unet import UNet
 
 ARCHITECTURE = Architecture(classes=3, channels=(4, 8, 8), blocks=1)
@@ -124,8 +121,8 @@ def test_padding_leaves_more_than_one_voxel_at_the_bottom() -> None:
 
 
 def test_less_memory_is_half_the_window_on_the_host() -> None:
-    """In multiples of the divisors, two of them at least, and none is stretched; all else stays."""
-    execution = Execution(torch.device("meta"), (96, 50, 8), (8, 8, 4), precision="bfloat16", stretch=1.25)
+    """In multiples of the divisors, two of them at least; all else stays."""
+    execution = Execution(torch.device("meta"), (96, 50, 8), (8, 8, 4), precision="bfloat16")
     assert execution.reduced() == Execution(torch.device("meta"), (48, 24, 8), (8, 8, 4), "bfloat16", True)
     assert execution.reduced().reduced().window == (24, 16, 8)
 
@@ -136,41 +133,6 @@ def test_windows_are_counted_by_hand() -> None:
     assert count_windows((5,), (1,)) == 5
     assert count_windows((9,), (3,)) == 7
     assert count_windows((12, 8, 16), (8, 8, 8)) == 6
-
-
-@given(
-    padded=st.tuples(*[st.integers(1, 12).map(lambda count: 8 * count)] * 3),
-    window=st.tuples(*[st.integers(8, 64)] * 3),
-    stretch=st.sampled_from((1.0, 1.125, 1.25)),
-)
-def test_an_axis_is_one_window_just_where_it_may_stretch_so_far(
-    padded: tuple[int, int, int], window: tuple[int, int, int], stretch: float
-) -> None:
-    plain, found = (window_extents(padded, window, (8, 8, 8), share) for share in (1.0, stretch))
-    for whole, part, before in zip(padded, found, plain, strict=True):
-        assert part == (whole if whole <= stretch * before else before)
-    assert count_windows(padded, found) <= count_windows(padded, plain)
-
-
-def test_a_stretched_window_is_the_plain_network_and_counted_as_one(unet: UNet) -> None:
-    """A scan a quarter longer than the window; without the stretch, two windows give other logits."""
-    execution = Execution(torch.device("cpu"), (16, 16, 16), (4, 4, 4), stretch=1.25)
-    scan = torch.randn(20, 16, 16)
-    seen: list[tuple[int, int]] = []
-    shapes: list[tuple[int, ...]] = []
-
-    def network(window: Tensor) -> Tensor:
-        shapes.append(tuple(window.shape[2:]))
-        found: Tensor = unet(window)
-        return found
-
-    stretched = segment_scan(network, scan, PLAN, execution, on_window=lambda *at: seen.append(at))
-    assert (seen, shapes) == ([(0, 1)], [(20, 16, 16)])
-    with torch.inference_mode():
-        plain = unet(zscore(scan)[None, None])[0].argmax(dim=0)
-    assert torch.equal(stretched, plain.to(torch.uint8))
-    segment_scan(network, scan, PLAN, replace(execution, stretch=1.0))
-    assert shapes[1:] == [(16, 16, 16)] * 2
 
 
 def test_windows_are_multiples_of_the_divisors_and_no_larger_than_the_volume() -> None:

@@ -1,4 +1,4 @@
-"""How windows overlap and stretch is decided on the validation split, written beside the weights, and used everywhere."""
+"""How much windows overlap is decided on the validation split, written beside the weights, and used everywhere."""
 
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from unet_factory.model.hypernetwork import Hypernetwork
 from unet_factory.platform.manifest_file import read_manifest
 from unet_factory_training.config import TrainingConfig
 from unet_factory_training.datasets import read_split
-from unet_factory_training.evaluation import DRAW_SEEDS, draw_spacings, score_scans
+from unet_factory_training.evaluation import score_scans
 from unet_factory_training.evaluation_report import publish
 from unet_factory_training.faster_inference import OVERLAPS, WAYS, Cost, Way, choose_windows, decide, rows_of
 from unet_factory_training.loop import manifest_of
-from unet_factory_training.stretched_windows import STRETCHES, StretchCost, decide_stretch
 
 
 @pytest.mark.parametrize(
@@ -39,22 +38,6 @@ def test_the_fewest_windows_that_lose_next_to_nothing(
     assert decide([Cost(Way("float32", WINDOW_OVERLAP), (1.0,), 1.0, 1.0), *costs]) == chosen
 
 
-@pytest.mark.parametrize(
-    ("dice", "computed", "chosen"),
-    [
-        pytest.param((0.8, 0.8, 0.8), (2, 1.8, 1.5), 1.25, id="nothing lost"),
-        pytest.param((0.8, 0.8, 0.8), (2, 2, 2), 1.0, id="no fewer voxels"),
-        pytest.param((0.8, 0.7995, 0.7985), (2, 1.8, 1.5), 1.125, id="a little lost"),
-        pytest.param((0.8, 0.7985, 0.7985), (2, 1.8, 1.5), 1.0, id="too much lost"),
-    ],
-)
-def test_the_fewest_voxels_that_lose_next_to_nothing(
-    dice: tuple[float, ...], computed: tuple[float, ...], chosen: float
-) -> None:
-    found = zip(STRETCHES, dice, computed, strict=True)
-    assert decide_stretch([StretchCost(stretch, (mean,), count) for stretch, mean, count in found]) == chosen
-
-
 def test_the_choice_is_measured_as_evaluation_does_and_leaves_the_weights(
     config: TrainingConfig, tmp_path: Path
 ) -> None:
@@ -63,12 +46,10 @@ def test_the_choice_is_measured_as_evaluation_does_and_leaves_the_weights(
     path, chosen, card = tmp_path / "a.safetensors", tmp_path / "b.safetensors", tmp_path / "card.md"
     manifest = manifest_of(config).model_copy(update={"window": (8, 8, 8)})
     save_checkpoint(path, hypernetwork, manifest)
-    card.write_text("<!-- inference -->\n<!-- /inference -->\n<!-- stretch -->\n<!-- /stretch -->")
-    choice = choose_windows(config, path, chosen, draws=1, card=card)
-    costs, overlap = choice.costs, choice.overlap
+    card.write_text("<!-- inference -->\n<!-- /inference -->")
+    costs, overlap = choose_windows(config, path, chosen, card)
     assert all(torch.equal(tensor, load_file(path)[name]) for name, tensor in load_file(chosen).items())
-    adopted = {"window_overlap": overlap, "window_stretch": choice.stretch}
-    assert read_manifest(chosen) == manifest.model_copy(update=adopted)
+    assert read_manifest(chosen) == manifest.model_copy(update={"window_overlap": overlap})
     assert [cost.way for cost in costs] == list(WAYS)
     assert costs[0].same == 1.0
     scans = read_split(config.dataset, "validation", config.architecture.classes)
@@ -81,24 +62,16 @@ def test_the_choice_is_measured_as_evaluation_does_and_leaves_the_weights(
         scores = score_scans(checkpoint.hypernetwork, judged, scans, [None], cost.way.precision)
         assert cost.dice == pytest.approx(torch.tensor([score.dice for score in scores]).nanmean(dim=0).tolist())
     assert costs[1].windows > costs[-1].windows
-    spacings = [None, *draw_spacings(config.grid, 1, DRAW_SEEDS["validation"])]
-    for stretched in choice.stretch_costs:
-        judged = manifest.model_copy(update={"window_overlap": overlap, "window_stretch": stretched.stretch})
-        scores = score_scans(checkpoint.hypernetwork, judged, scans, spacings, "bfloat16")
-        dice = torch.tensor([score.dice for score in scores]).nanmean(dim=0)
-        assert stretched.dice == pytest.approx(dice.tolist())
-    assert choice.stretch_costs[0].computed > choice.stretch_costs[-1].computed
-    for row in (*rows_of(costs, overlap, config.labels), *choice.stretch_table(config.labels)):
+    for row in rows_of(costs, overlap, config.labels):
         assert f"| {' | '.join(row)} |" in card.read_text()
 
 
 def test_networks_and_published_checkpoints_keep_it(config: TrainingConfig, tmp_path: Path) -> None:
     hypernetwork = Hypernetwork(config.architecture, config.hypernetwork, config.grid)
     path, published = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
-    save_checkpoint(path, hypernetwork, manifest_of(config).model_copy(update={"window_overlap": 0.375, "window_stretch": 1.25}))
+    save_checkpoint(path, hypernetwork, manifest_of(config).model_copy(update={"window_overlap": 0.375}))
     publish(path, [], config, published)
     checkpoint = load_checkpoint(published)
     unet = parse_unet(standalone_bytes(checkpoint, SnappedSpacing(*config.grid.min_um)))
     assert unet.manifest is not None
     assert unet.manifest.window_overlap == checkpoint.manifest.window_overlap == 0.375
-    assert unet.manifest.window_stretch == checkpoint.manifest.window_stretch == 1.25

@@ -71,14 +71,9 @@ def segment_simulated(
     plan = plan_spacing(simulated.spacing_mm, manifest.grid, outside, working_mm)
     conditions = choose_conditions(manifest.conditions, simulated.conditions)
     unet = networks.unet(plan.snapped, conditions)
-    execution = Execution(
-        next(unet.parameters()).device,
-        manifest.window_at(plan.snapped),
-        unet.divisors,
-        precision,
-        overlap=manifest.window_overlap,
-        stretch=manifest.window_stretch,
-    )
+    window, overlap = manifest.window_at(plan.snapped), manifest.window_overlap
+    device = next(unet.parameters()).device
+    execution = Execution(device, window, unet.divisors, precision, overlap=overlap)
     return segment_scan(unet, simulated.image, plan, execution, postprocessing=manifest.postprocessing)
 
 

@@ -104,7 +104,7 @@ def as_configured(manifest: Manifest, config: TrainingConfig) -> Manifest:
     """
     configured = manifest_of(config)
     made = {name: value for name, value in manifest.training.items() if name in ("compression", "mean_of")}
-    names = ("hypernetwork", "members", "seen", "postprocessing", "window_overlap", "window_stretch", "dice_by_spacing")
+    names = ("hypernetwork", "members", "seen", "postprocessing", "window_overlap", "dice_by_spacing")
     kept = {name: getattr(manifest, name) for name in names}
     return configured.model_copy(update={**kept, "training": configured.training | made})
 

@@ -1,8 +1,7 @@
-"""What faster inference costs: bfloat16, windows that overlap less than by half, and windows that stretch.
+"""What faster inference costs: bfloat16, and windows that overlap less than by half.
 
 Decided on the validation split alone: the overlap with the fewest windows whose mean Dice is within ``ALLOWED_LOSS`` of
-what half the window gives. All ways are compared with float32 and half the window. How far windows stretch is decided
-with that overlap (:mod:`unet_factory_training.stretched_windows`).
+what half the window gives. All ways are compared with float32 and half the window.
 """
 
 import logging
@@ -17,7 +16,7 @@ from torch import Tensor
 from unet_factory.domain.manifest import Label, Manifest
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import OutsidePolicy, SnappedSpacing, SpacingMm, plan_spacing
-from unet_factory.domain.windows import WINDOW_OVERLAP, WINDOW_STRETCH
+from unet_factory.domain.windows import WINDOW_OVERLAP
 from unet_factory.domain.workload import workload_of
 from unet_factory.model.checkpoint import Checkpoint, load_checkpoint, replace_manifest
 from unet_factory_training.config import TrainingConfig
@@ -25,19 +24,12 @@ from unet_factory_training.contrast import at_drawn_contrast
 from unet_factory_training.datasets import LabelledScan, read_split
 from unet_factory_training.evaluation import Simulated, dice, segment_simulated, simulate
 from unet_factory_training.model_card import fill_marked
-from unet_factory_training.stretched_windows import (
-    ALLOWED_LOSS,
-    StretchCost,
-    decide_stretch,
-    measure_stretches,
-    stretch_rows,
-)
 
 log = logging.getLogger(__name__)
 
-CARD_MARK, STRETCH_MARK = "inference", "stretch"
+CARD_MARK = "inference"
 OVERLAPS = (WINDOW_OVERLAP, 0.375, 0.25)
-DRAWS = 6
+ALLOWED_LOSS = 0.001
 
 
 class Way(NamedTuple):
@@ -66,29 +58,13 @@ class Cost:
         return sum(self.dice) / len(self.dice)
 
 
-class WindowChoice(NamedTuple):
-    """What was chosen, and what each way costs."""
-
-    overlap: float
-    costs: list[Cost]
-    stretch: float
-    stretch_costs: list[StretchCost]
-
-    def overlap_table(self, labels: Sequence[Label]) -> list[list[str]]:
-        return rows_of(self.costs, self.overlap, labels)
-
-    def stretch_table(self, labels: Sequence[Label]) -> list[list[str]]:
-        return stretch_rows(self.stretch_costs, self.stretch, labels)
-
-
 def choose_windows(
-    config: TrainingConfig, checkpoint_path: Path, target: Path, draws: int = DRAWS, card: Path | None = None
-) -> WindowChoice:
-    """Decide on the validation scans and write the checkpoint with overlap and stretch in its manifest to ``target``;
-    its weights stay.
+    config: TrainingConfig, checkpoint_path: Path, target: Path, card: Path | None = None
+) -> tuple[list[Cost], float]:
+    """Decide on the validation scans and write the checkpoint with the overlap in its manifest to ``target``; its
+    weights stay.
 
-    ``draws``: spacings that the stretch is tried at besides the scans' own. ``card``: a model card to put the tables
-    into.
+    ``card``: a model card to put the table into.
 
     Raises:
         CheckpointInvalid: it is no checkpoint.
@@ -96,17 +72,13 @@ def choose_windows(
         ValueError: the card lacks the marks.
     """
     checkpoint = load_checkpoint(checkpoint_path)
-    scans = read_split(config.dataset, "validation", config.architecture.classes)
-    plain = checkpoint.manifest.model_copy(update={"window_stretch": WINDOW_STRETCH})
-    costs = measure(checkpoint, plain, config, scans)
-    manifest = plain.model_copy(update={"window_overlap": decide(costs)})
-    stretch_costs = measure_stretches(checkpoint, manifest, config, scans, draws)
-    chosen = WindowChoice(manifest.window_overlap, costs, decide_stretch(stretch_costs), stretch_costs)
-    replace_manifest(checkpoint_path, manifest.model_copy(update={"window_stretch": chosen.stretch}), target)
+    costs = measure(checkpoint, config, read_split(config.dataset, "validation", config.architecture.classes))
+    overlap = decide(costs)
+    manifest = checkpoint.manifest.model_copy(update={"window_overlap": overlap})
+    replace_manifest(checkpoint_path, manifest, target)
     if card is not None:
-        fill_marked(card, CARD_MARK, chosen.overlap_table(manifest.labels))
-        fill_marked(card, STRETCH_MARK, chosen.stretch_table(manifest.labels))
-    return chosen
+        fill_marked(card, CARD_MARK, rows_of(costs, overlap, manifest.labels))
+    return costs, overlap
 
 
 def decide(costs: Sequence[Cost]) -> float:
@@ -119,15 +91,13 @@ def decide(costs: Sequence[Cost]) -> float:
     return min(allowed, key=lambda cost: (cost.windows, -cost.way.overlap)).way.overlap
 
 
-def measure(
-    checkpoint: Checkpoint, manifest: Manifest, config: TrainingConfig, scans: Sequence[LabelledScan]
-) -> list[Cost]:
-    """Every scan is segmented once in each way, otherwise as ``manifest`` says; no label map is kept."""
-    cases = _cases(manifest, scans)
+def measure(checkpoint: Checkpoint, config: TrainingConfig, scans: Sequence[LabelledScan]) -> list[Cost]:
+    """Every scan is segmented once in each way; no label map is kept."""
+    cases = _cases(checkpoint.manifest, scans)
     rows = []
     for number, (scan, spacing_mm) in enumerate(cases, 1):
         shown = at_drawn_contrast(scan, spacing_mm, config.contrast)
-        rows.append(_row(checkpoint, manifest, simulate(shown, spacing_mm, config.architecture.classes)))
+        rows.append(_row(checkpoint, simulate(shown, spacing_mm, config.architecture.classes)))
         log.info("%d of %d", number, len(cases))
     means = torch.tensor(rows, dtype=torch.float64).nanmean(dim=0).tolist()
     return [
@@ -165,16 +135,16 @@ def _windows(manifest: Manifest, shape: Sequence[int], spacing_mm: SpacingMm) ->
     return workload_of(manifest, shape, plan_spacing(spacing_mm, manifest.grid, OutsidePolicy.CLAMP)).windows
 
 
-def _row(checkpoint: Checkpoint, manifest: Manifest, simulated: Simulated) -> list[tuple[float, ...]]:
+def _row(checkpoint: Checkpoint, simulated: Simulated) -> list[tuple[float, ...]]:
     """Per way: Dice per label, share of voxels with the same label, windows."""
     found: dict[tuple[Precision, int], Tensor] = {}
     rows = []
     for way in WAYS:
-        judged = manifest.model_copy(update={"window_overlap": way.overlap})
-        windows = _windows(judged, simulated.image.shape, simulated.spacing_mm)
+        manifest = checkpoint.manifest.model_copy(update={"window_overlap": way.overlap})
+        windows = _windows(manifest, simulated.image.shape, simulated.spacing_mm)
         key = way.precision, windows  # as many windows are the same windows
         if key not in found:
-            found[key] = segment_simulated(checkpoint, judged, simulated, precision=way.precision)
+            found[key] = segment_simulated(checkpoint, manifest, simulated, precision=way.precision)
         same = float((found[key] == next(iter(found.values()))).double().mean())
         rows.append((*dice(found[key], simulated.labels, manifest.architecture.classes), same, windows))
     return rows

@@ -16,7 +16,7 @@ from unet_factory_training.dice_fit import fit_dice
 from unet_factory_training.dice_picture import fill_expected_dice
 from unet_factory_training.engine import start_engine
 from unet_factory_training.evaluation_report import evaluate, fill_card, publish
-from unet_factory_training.faster_inference import WindowChoice, choose_windows
+from unet_factory_training.faster_inference import Cost, choose_windows
 from unet_factory_training.loop import train
 from unet_factory_training.overrides import Overrides
 from unet_factory_training.postprocessing import Decision, choose_postprocessing
@@ -105,17 +105,16 @@ def run_choice_of_windows(
     config_path: Path,
     checkpoint: Path,
     target: Path,
-    draws: int,
     card: Path | None = None,
     overrides: Overrides = MappingProxyType({}),
-) -> WindowChoice:
-    """Write ``checkpoint`` to ``target`` with the cheapest windows that validation allows in its manifest."""
+) -> tuple[list[Cost], float]:
+    """Write ``checkpoint`` to ``target`` with the least overlap of windows that validation allows in its manifest."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     keep_freed_memory()
     config = read_config(config_path, overrides)
     if config.threads:
         torch.set_num_threads(config.threads)
-    return choose_windows(config, checkpoint, target, draws, card)
+    return choose_windows(config, checkpoint, target, card)
 
 
 def run_choice_of_postprocessing(

@@ -17,7 +17,7 @@ from unet_factory.domain.frozen import Frozen
 from unet_factory.domain.plausibility import AXES, Axis, Seen
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.spacing import SnappedSpacing, SpacingGrid, SpacingMm
-from unet_factory.domain.windows import WINDOW_OVERLAP, WINDOW_STRETCH
+from unet_factory.domain.windows import WINDOW_OVERLAP
 
 CodeTriple = tuple[str, str, str]
 """Coding scheme, code value and meaning, as in DICOM."""
@@ -159,9 +159,8 @@ class Manifest(Frozen):
     """A checkpoint: one hypernetwork, or those of an ensemble, and all that is needed to train, serve and cite it.
 
     A scan larger than ``window`` voxels, or than ``window_mm``, is segmented in windows, of which neighbours share at
-    least ``window_overlap``: instance norm wants windows like the crops of the training. An axis that is at most
-    ``window_stretch`` times as long as its window is one window all the same. ``conditions``: what the weights depend
-    on besides the spacing. ``members``: of an ensemble, whose ``hypernetwork`` is the first one's.
+    least ``window_overlap``: instance norm wants windows like the crops of the training. ``conditions``: what the
+    weights depend on besides the spacing. ``members``: of an ensemble, whose ``hypernetwork`` is the first one's.
     ``seen``: what training saw; without it, no result is judged. ``postprocessing``: of every label map.
     ``dice_by_spacing``: what to expect on the scans of the validation split.
     """
@@ -178,7 +177,6 @@ class Manifest(Frozen):
     window: tuple[int, int, int] = (96, 96, 96)
     window_mm: SpacingMm | None = None
     window_overlap: float = Field(default=WINDOW_OVERLAP, ge=0, lt=1)
-    window_stretch: float = Field(default=WINDOW_STRETCH, ge=1, le=2)
     modality: str = "MR"
     licence: str
     citation: str = ""
@@ -306,7 +304,6 @@ class StandaloneManifest(Frozen):
     postprocessing: Postprocessing = AS_GIVEN
     window: tuple[int, int, int]
     window_overlap: float = Field(default=WINDOW_OVERLAP, ge=0, lt=1)
-    window_stretch: float = Field(default=WINDOW_STRETCH, ge=1, le=2)
     licence: str
     citation: str = ""
 
@@ -329,7 +326,6 @@ class StandaloneManifest(Frozen):
             postprocessing=manifest.postprocessing,
             window=manifest.window_at(snapped),
             window_overlap=manifest.window_overlap,
-            window_stretch=manifest.window_stretch,
             licence=manifest.licence,
             citation=manifest.citation,
         )

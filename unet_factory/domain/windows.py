@@ -7,7 +7,6 @@ import math
 from collections.abc import Sequence
 
 WINDOW_OVERLAP = 0.5
-WINDOW_STRETCH = 1.0
 
 
 def round_up(value: int, multiple: int) -> int:
@@ -25,14 +24,11 @@ def padded_extents(extents: Sequence[int], divisors: Sequence[int]) -> tuple[int
     return tuple(padded)
 
 
-def window_extents(
-    padded: Sequence[int], window: Sequence[int], divisors: Sequence[int], stretch: float = WINDOW_STRETCH
-) -> tuple[int, ...]:
-    """The windows of a padded volume: ``window`` rounded up to the divisors, or the whole axis where that is at most
-    ``stretch`` times as long: two windows that share most of what they see would cost nearly twice as much as one.
-    """
-    rounded = (round_up(part, divisor) for part, divisor in zip(window, divisors, strict=True))
-    return tuple(whole if whole <= most * stretch else most for whole, most in zip(padded, rounded, strict=True))
+def window_extents(padded: Sequence[int], window: Sequence[int], divisors: Sequence[int]) -> tuple[int, ...]:
+    """The windows of a padded volume: at most ``window`` rounded up to the divisors, and never more than the volume."""
+    return tuple(
+        min(whole, round_up(part, divisor)) for whole, part, divisor in zip(padded, window, divisors, strict=True)
+    )
 
 
 def window_starts(whole: int, part: int, overlap: float = WINDOW_OVERLAP) -> tuple[int, ...]:

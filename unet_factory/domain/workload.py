@@ -54,7 +54,7 @@ def workload_of(
     strides = architecture.strides(plan.snapped)
     divisors = divisors_of(strides)
     padded = padded_extents(resampled_shape(shape_ras, plan.native_mm, plan.working_mm), divisors)
-    piece = window_extents(padded, window or manifest.window_at(plan.snapped), divisors, manifest.window_stretch)
+    piece = window_extents(padded, window or manifest.window_at(plan.snapped), divisors)
     voxels = math.prod(piece)
     runs = len(manifest.hypernetworks) * 2 ** len(manifest.axes_to_mirror(wanted=mirroring))
     return Workload(

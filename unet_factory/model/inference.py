@@ -19,7 +19,7 @@ from torch.nn import functional
 from unet_factory.domain.postprocessing import AS_GIVEN, Postprocessing
 from unet_factory.domain.precision import Precision
 from unet_factory.domain.spacing import SpacingPlan, check_working_size
-from unet_factory.domain.windows import WINDOW_OVERLAP, WINDOW_STRETCH, padded_extents, window_extents
+from unet_factory.domain.windows import WINDOW_OVERLAP, padded_extents, window_extents
 from unet_factory.model.label_map import Head, LabelMapMaker, Predict, Slab, Starts, Windows
 from unet_factory.model.postprocessing import postprocess
 from unet_factory.model.preprocessing import AxisSampling, resample, zscore
@@ -37,8 +37,7 @@ class Execution:
     ``window``: voxels (r, a, s) of the largest window given to the network; a scan within it is segmented in one piece.
     ``divisors``: the network takes extents that are multiples of these. With ``stitch_on_host`` only single windows are
     on the device; the volume and the blended logits stay on the host. ``overlap``: the least share of a window that its
-    neighbour sees too. ``stretch``: how many times as long as its window an axis may be that is one window all the
-    same.
+    neighbour sees too.
     """
 
     device: torch.device
@@ -47,7 +46,6 @@ class Execution:
     precision: Precision = "float32"
     stitch_on_host: bool = False
     overlap: float = WINDOW_OVERLAP
-    stretch: float = WINDOW_STRETCH
 
     def reduced(self) -> "Execution":
         """The same in less memory: windows of half the extent that overlap by half, stitched on the host."""
@@ -55,7 +53,7 @@ class Execution:
             max(2 * divisor, extent // 2 // divisor * divisor)
             for extent, divisor in zip(self.window, self.divisors, strict=True)
         )
-        return replace(self, window=(r, a, s), stitch_on_host=True, overlap=WINDOW_OVERLAP, stretch=WINDOW_STRETCH)
+        return replace(self, window=(r, a, s), stitch_on_host=True, overlap=WINDOW_OVERLAP)
 
 
 def segment_scan(
@@ -97,7 +95,7 @@ def segment_scan(
         samplings = [
             AxisSampling.of(*axis) for axis in zip(shape, scan.shape, plan.working_mm, plan.native_mm, strict=True)
         ]
-        extents = window_extents(padded.shape, execution.window, execution.divisors, execution.stretch)
+        extents = window_extents(padded.shape, execution.window, execution.divisors)
         windows = Windows.over(padded.shape, extents, execution.overlap)
         on_windows, head = parts(network)
         run = placed(on_windows, execution.device, execution.precision, home)

@@ -40,7 +40,6 @@ class Way(NamedTuple):
             divisors,
             "float32" if self.moved_to_cpu else precision,
             overlap=manifest.window_overlap,
-            stretch=manifest.window_stretch,
         )
         return execution.reduced() if self.smaller_windows else execution
 

@@ -137,12 +137,7 @@ class Calibration:
             with _timed(timings_s, "weights"):
                 unet, cached = self.factory.network(name, digest, trial.plan.snapped)
             execution = Execution(
-                self.device,
-                trial.window,
-                unet.divisors,
-                self.precision,
-                overlap=manifest.window_overlap,
-                stretch=manifest.window_stretch,
+                self.device, trial.window, unet.divisors, self.precision, overlap=manifest.window_overlap
             )
             with _timed(timings_s, "infer"):
                 labels = segment_scan(

@@ -23,7 +23,7 @@ self.addEventListener("message", async ({ data }) => {
 async function segment({ network, manifest, divisors, voxels, shape }) {
   zscore(voxels);
   const padded = paddedExtents(shape, divisors);
-  const extents = windowExtents(padded, manifest.window, divisors, manifest.window_stretch);
+  const extents = windowExtents(padded, manifest.window, divisors);
   const places = windowPlaces(padded, extents, manifest.window_overlap);
   const classes = manifest.labels.length;
   if (4 * classes * voxels.length > MOST_BYTES) throw new Error("the scan is too large for a browser's memory");

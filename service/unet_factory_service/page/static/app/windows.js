@@ -11,12 +11,8 @@ export function paddedExtents(extents, divisors) {
   return padded;
 }
 
-// A whole axis where it is at most `stretch` times as long as the window.
-export function windowExtents(padded, window, divisors, stretch) {
-  return padded.map((whole, axis) => {
-    const most = roundUp(window[axis], divisors[axis]);
-    return whole <= most * stretch ? whole : most;
-  });
+export function windowExtents(padded, window, divisors) {
+  return padded.map((whole, axis) => Math.min(whole, roundUp(window[axis], divisors[axis])));
 }
 
 // Where windows start, [r, a, s] for each.
