@@ -4,10 +4,9 @@ after the other on an open connection, against ``GET /models``.
 
 import re
 import shutil
-import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -16,7 +15,7 @@ import httpx
 
 from benchmarks.models import HIPPOCAMPUS, SHIPPED, paper_size
 from benchmarks.rows import Bound, Row, area, at_least, at_most
-from benchmarks.timing import Sample, interleaved, quartiles, ratio_of, timed_row
+from benchmarks.timing import Sample, interleaved, rates_row, timed_row
 from tests.fixtures.settings import FactorySettings
 from tests.system.gateway_process import gateway_process
 from tests.system.processes import free_port, until
@@ -56,25 +55,12 @@ def _rows(checkpoint: Path, get_before: str, known_before: str, memory: Bound) -
     with _Serving(checkpoint) as serving:
         rates = serving.rates()
         size = f"{serving.size / 1e6:.1f} MB"
-        yield _row(f"GET, {size}", rates, "GET", _NGINX, at_least(0.8), get_before)
+        yield rates_row(f"GET, {size}", rates, "GET", _NGINX, "/s", aim=at_least(0.8), before=f"{get_before} /s")
         answers = serving.answers()
         for name in ("304", "HEAD"):
             yield timed_row(f"{name}, {size}", answers, name, _MODELS, aim=at_most(1.11), before=f"{known_before} /s")
         peak = serving.peak_bytes()
         yield Row(name=f"memory of the gateway, {size}", value=peak / 1e6, unit="MB", aim=memory)
-
-
-def _row(name: str, rates: Mapping[str, tuple[float, ...]], ours: str, against: str, aim: Bound, before: str) -> Row:
-    return Row(
-        name=name,
-        value=statistics.median(rates[ours]),
-        unit="/s",
-        spread=quartiles(rates[ours]),
-        against=against,
-        ratio=ratio_of(rates[ours], rates[against]),
-        aim=aim,
-        before=f"{before} /s",
-    )
 
 
 class _Serving:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.rows import Bound, Row
@@ -75,4 +75,28 @@ def timed_row(
         aim=aim,
         before=before,
         note=note,
+    )
+
+
+def rates_row(
+    name: str,
+    rates: Mapping[str, Sequence[float]],
+    ours: str,
+    against: str,
+    unit: str,
+    *,
+    aim: Bound | None = None,
+    before: str = "",
+) -> Row:
+    """A row of so many a second, measured in turns."""
+    own, theirs = tuple(rates[ours]), tuple(rates[against])
+    return Row(
+        name=name,
+        value=statistics.median(own),
+        unit=unit,
+        spread=quartiles(own),
+        against=against,
+        ratio=ratio_of(own, theirs),
+        aim=aim,
+        before=before,
     )

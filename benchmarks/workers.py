@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,10 @@ from redis import Redis
 
 from benchmarks.children import contestant
 from benchmarks.models import HIPPOCAMPUS, SHIPPED
-from benchmarks.rows import Bound, Row, area, at_least
+from benchmarks.rows import Row, area, at_least
 from benchmarks.scale.costs import cpu_seconds
 from benchmarks.start import store
-from benchmarks.timing import quartiles, ratio_of
+from benchmarks.timing import quartiles, rates_row, ratio_of
 from tests.fixtures.settings import FactorySettings
 from tests.system.gateway_process import gateway_process
 from tests.system.processes import until
@@ -47,41 +48,23 @@ _FACTORIES = {_TWO: (2, 1), _ONE: (1, 1), _ONE_WITH_TWO: (1, 2)}
 """How many workers, and how many threads each."""
 
 _BARE_TWO, _BARE = "two processes", "one process"
+_SCANS = "hippocampus at 1 mm"
 _PARTS = {"workers": "unet_factory_worker", "gateway": "unet_factory_service", "Redis": "valkey"}
 
 
 @area("workers", "Many scans on two workers")
 def workers() -> Iterator[Row]:
+    row = partial(rates_row, unit="jobs/s")
     drained = _drained()
     rates = {name: [queue.jobs_per_s for queue in queues] for name, queues in drained.items()}
-    yield _row(f"{_QUEUED} queued jobs, {_TWO}", rates, _TWO, _ONE, at_least(1.8))
+    yield row(f"{_QUEUED} queued jobs, {_TWO}, {_SCANS}", rates, _TWO, _ONE, aim=at_least(1.8))
     yield _cpu_row(drained)
-    yield _row("the same scans without a factory, two processes with one thread each", _bare(), _BARE_TWO, _BARE)
-    uploaded = _uploaded()
-    yield _row(f"uploaded meanwhile, {_TWO}", uploaded, _TWO, _ONE, before="1.25 on two busy cores")
-    yield _row(f"uploaded meanwhile, {_TWO}", uploaded, _TWO, _ONE_WITH_TWO)
-
-
-def _row(
-    name: str,
-    rates: Mapping[str, list[float]],
-    ours: str,
-    against: str,
-    aim: Bound | None = None,
-    before: str = "",
-) -> Row:
-    """Of the hippocampus at 1 mm."""
-    own, theirs = tuple(rates[ours]), tuple(rates[against])
-    return Row(
-        name=f"{name}, hippocampus at 1 mm",
-        value=statistics.median(own),
-        unit="jobs/s",
-        spread=quartiles(own),
-        against=against,
-        ratio=ratio_of(own, theirs),
-        aim=aim,
-        before=before,
+    yield row(
+        f"the same scans without a factory, {_BARE_TWO} with one thread each, {_SCANS}", _bare(), _BARE_TWO, _BARE
     )
+    uploaded, name = _uploaded(), f"uploaded meanwhile, {_TWO}, {_SCANS}"
+    yield row(name, uploaded, _TWO, _ONE, before="1.25 on two busy cores")
+    yield row(name, uploaded, _TWO, _ONE_WITH_TWO)
 
 
 class _Queue(NamedTuple):
@@ -112,7 +95,6 @@ def _drained() -> dict[str, list[_Queue]]:
 def _emptied(settings: FactorySettings, workers: int, threads: int) -> _Queue:
     """Timed from when all workers are at work until there is no longer a job for each."""
     settings = settings.model_copy(update={"threads": threads})
-    settings.model_fields_set.add("threads")
     started = [WorkerProcess(settings) for _ in range(workers)]
     with Redis.from_url(settings.redis_url) as redis:
         try:

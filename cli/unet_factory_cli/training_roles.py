@@ -255,6 +255,13 @@ def _check_all(config: Path, changes: list[str], checkpoint: Path, card: Path | 
     return overrides
 
 
+def _check_several(checkpoints: list[Path], target: Path) -> None:
+    for checkpoint in checkpoints:
+        _check_files(checkpoint, None, target)
+        if target.resolve() == checkpoint.resolve():
+            raise CommandFailed(f"{target} is one of the checkpoints; choose another output file", MISUSED)
+
+
 def _check_files(checkpoint: Path, card: Path | None, target: Path) -> None:
     for file in (checkpoint, card):
         if file is not None and not file.is_file():
@@ -310,10 +317,3 @@ def _first_fault(error: Exception) -> str:
         fault = error.errors(include_url=False)[0]
         return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (it is {fault['input']!r})"
     return " ".join(str(error).split())
-
-
-def _check_several(checkpoints: list[Path], target: Path) -> None:
-    for checkpoint in checkpoints:
-        _check_files(checkpoint, None, target)
-        if target.resolve() == checkpoint.resolve():
-            raise CommandFailed(f"{target} is one of the checkpoints; choose another output file", MISUSED)

@@ -21,8 +21,7 @@ def test_every_weight_is_the_mean_and_the_record_names_the_checkpoints(
     write_mean(members, target)
     stored = [load_file(path) for path in members]
     for name, tensor in load_file(target).items():
-        expected = torch.stack([tensors[name] for tensors in stored]).double().mean(dim=0).to(tensor.dtype)
-        assert torch.equal(tensor, expected), name
+        torch.testing.assert_close(len(stored) * tensor, sum(tensors[name] for tensors in stored), rtol=1e-6, atol=1e-6)
     manifest = load_checkpoint(target).manifest
     assert manifest.training["mean_of"] == [load_checkpoint(path).digest for path in members]
     assert (manifest.metrics, manifest.dice_by_spacing) == ((), None)
