@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from benchmarks.rows import Bound, Row, at_least, at_most
+from benchmarks.rows import Bound, Row, at_most
 from unet_factory.domain.frozen import Frozen
 
 
@@ -61,20 +61,6 @@ SHORTFALLS: tuple[Shortfall, ...] = (
 the compiled kernel takes 1.1 to 1.2 times as long as reading the heads once, and the plain form, one linear layer for
 each tensor, 2.3 times. Two fifths of that would be less than the reading itself
 ([how weights are made](../decisions/024-making-weights.md)).""",
-    ),
-    Shortfall(
-        area="http",
-        title="a job through HTTP",
-        nearest=(
-            Nearest("16 x 16 x 16, beyond inference", at_most(20)),
-            Nearest("small jobs with one worker", at_least(38)),
-        ),
-        why="""\
-what is left of a small job is CPU, more than half of it in the worker (its inference included) and a quarter in the
-gateway, and the hand-overs between processes. Waits for the disk (upload, label map and record are each synced before
-anybody is told) count where the disk is busy: putting down one of the two files, which syncs the file and its folder,
-took .55 ms on a quiet disk and 7 ms on one that others wrote to; more than half of the gateway's work on a small job
-was such a wait then. A write to the job store took .1 ms on the quiet one.""",
     ),
     Shortfall(
         area="whole",
