@@ -110,7 +110,8 @@ def test_deep_supervision_adds_the_loss_of_a_coarser_level(config: TrainingConfi
     deep = with_optimisation(config.model_copy(update={"architecture": DEEP}), deep_supervision=True)
     trainer, batch = Trainer(deep, start_engine(deep, "cpu")), SpacingBatches(scans, deep)[0]
     unet, features = empty_unet(DEEP, batch.spacing), []
-    unet.decoders[1].register_forward_hook(lambda _, __, found: features.append(found))
+    *_, last = unet.decoders[1].children()
+    last.register_forward_hook(lambda _, __, found: features.append(found))
     with torch.no_grad():
         weights = trainer.hypernetwork(torch.tensor(batch.spacing.mm))
         logits = functional_call(unet, weights, (batch.images,))

@@ -83,7 +83,8 @@ class SpacingConditionedUNet(nn.Module):
         if strides not in self._unets:
             unet = empty_unet(architecture, spacing)
             for level in range(1, len(self.outputs) + 1):
-                unet.decoders[level].register_forward_hook(lambda _, __, features: self._decoded.append(features))
+                *_, last = unet.decoders[level].children()
+                last.register_forward_hook(lambda _, __, features: self._decoded.append(features))
             if self.execution == "compiled":
                 unet.compile(**COMPILATION[self.hypernetwork.bias.device.type])
             self._unets[strides] = unet

@@ -131,15 +131,18 @@ class PlainUNet(nn.Module):
         return logits
 
     def _features(self, volume: Tensor) -> Tensor:
-        features: Tensor = self.encoders[0](self.stem(volume))
-        skips = []
-        for down, encoder in zip(self.downs, self.encoders[1:], strict=True):
+        """Block by block, so that nothing is held which no later block needs."""
+        features, skips = volume, list[Tensor]()
+        for change, encoder in zip((self.stem, *self.downs), self.encoders, strict=True):
+            for block in (change, *encoder.children()):
+                features = block(features)
             skips.append(features)
-            features = encoder(down(features))
-        for level in reversed(range(len(self.downs))):
-            skip = skips[level]
-            features = torch.cat([skip, self.ups[level](features, skip.shape[2:])], dim=1)
-            features = self.decoders[level](features)
+        skips.pop()
+        for up, decoder in zip(reversed(self.ups), reversed(self.decoders), strict=True):
+            features = up(features, skips[-1].shape[2:])
+            features = torch.cat([skips.pop(), features], dim=1)
+            for block in decoder.children():
+                features = block(features)
         return features
 
     def _stage(self, channels_in: int, channels_out: int, blocks: int) -> nn.Sequential:
