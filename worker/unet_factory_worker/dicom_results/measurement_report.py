@@ -2,13 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 from highdicom.sr import (
     AlgorithmIdentification,
     CodedConcept,
     Comprehensive3DSR,
     ContainerContentItem,
+    ContentSequence,
     DeviceObserverIdentifyingAttributes,
     FindingSite,
     Measurement,
@@ -61,12 +62,12 @@ def build_report(
         for label in provenance.labels
         if label.value != 0
     ]
-    some_without_segment = len(numbers) < len(groups)
+    root = MeasurementReport(_observer(provenance), _IMAGING_PROCEDURE, groups)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values of the scan
         report = Comprehensive3DSR(
-            evidence=_evidence(series, segmentation, len(series.datasets) if some_without_segment else 1),
-            content=_content(MeasurementReport(_observer(provenance), _IMAGING_PROCEDURE, groups)),
+            evidence=_evidence(series, segmentation),
+            content=_without_content(root),
             series_instance_uid=provenance.uid("report", "series"),
             series_number=series_numbers(header)[1],
             sop_instance_uid=provenance.uid("report", "instance"),
@@ -83,23 +84,18 @@ def build_report(
             is_complete=True,
             specific_character_set=None,
         )
+    report.ContentSequence = root.ContentSequence
     _refer_to_all(report, series)
     finish(report, header, moment)
     return report
 
 
-class _Root(ContainerContentItem):
-    """The root of a report that nobody else holds: highdicom's copy of it, half the time of all results, is spared."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self
-
-
-def _content(report: MeasurementReport) -> ContainerContentItem:
-    root = report[0]
-    root.__class__ = _Root
-    assert isinstance(root, _Root)
-    return root
+def _without_content(root: Dataset) -> ContainerContentItem:
+    """highdicom goes through all that a report holds several times: half the time of all results, which is spared."""
+    assert isinstance(root, ContainerContentItem)
+    bare = ContainerContentItem(root.name, template_id=root.template_id)
+    bare.ContentSequence = ContentSequence()
+    return bare
 
 
 def _observer(provenance: Provenance) -> ObservationContext:
@@ -152,10 +148,10 @@ def _images(headers: Sequence[Dataset]) -> list[SourceImageForMeasurementGroup]:
     return [SourceImageForMeasurementGroup(header.SOPClassUID, header.SOPInstanceUID) for header in headers]
 
 
-def _evidence(series: DicomSeries, segmentation: Dataset | None, images: int) -> list[Dataset]:
-    """The segmentation and so many objects of the scan, by their identifiers: the patient is copied in the end."""
-    template, scan = source.stand_ins(series, [0])[0], series.datasets[:images]
-    headers = scan if segmentation is None else (segmentation, *scan)
+def _evidence(series: DicomSeries, segmentation: Dataset | None) -> list[Dataset]:
+    """The segmentation and an object of the scan, by their identifiers: the patient is copied in the end."""
+    template, scan = source.stand_ins(series, [0])[0], series.datasets[0]
+    headers = [scan] if segmentation is None else [segmentation, scan]
     return [_identified(template, header) for header in headers]
 
 
