@@ -97,15 +97,15 @@ def slices_of(source: DicomObject) -> list[Slice]:
         NotAVolume: a header whose values cannot be read.
         GeometryInvalid: a slice without position or orientation.
     """
-    with readable(instance_name(source.dataset)):
+    name = instance_name(source.dataset)
+    with readable(name):
         if "PerFrameFunctionalGroupsSequence" in source.dataset:
             return list(_enhanced(source))
-        return [_single(source)]
+        return [_single(source, name)]
 
 
-def _single(source: DicomObject) -> Slice:
+def _single(source: DicomObject, name: str) -> Slice:
     dataset = source.dataset
-    name = instance_name(dataset)
     frames = whole(dataset, "NumberOfFrames", name, 1)
     if frames != 1:
         raise GeometryInvalid(
@@ -206,25 +206,29 @@ def _cosines(name: str, dataset: Dataset) -> NDArray[np.float64]:
     """(2, 3) orthonormal: the second direction loses what rounding gave it of the first."""
     stated = _vector(name, dataset, "ImageOrientationPatient", 6, "six")
     along, down = stated.reshape(2, 3)
-    lengths = np.linalg.norm(along), np.linalg.norm(down)
-    if not np.allclose(lengths, 1, atol=_COSINES_TOLERANCE) or abs(along @ down) > _COSINES_TOLERANCE:
+    lengths = _length(along), _length(down)
+    if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(float(along @ down))) > _COSINES_TOLERANCE:
         raise GeometryInvalid(
             f"ImageOrientationPatient of {name}, {stated.tolist()}, is not a pair of unit vectors at a right angle",
             cosines=stated.tolist(),
         )
     along = along / lengths[0]
     down = down - (along @ down) * along
-    return np.stack([along, down / np.linalg.norm(down)])
+    return np.array([along, down / _length(down)])
+
+
+def _length(vector: NDArray[np.float64]) -> float:
+    return math.sqrt(float(vector @ vector))
 
 
 def _vector(name: str, dataset: Dataset, keyword: str, count: int, in_words: str) -> NDArray[np.float64]:
     try:
-        values = np.array(numbers(dataset, keyword))
+        values = numbers(dataset, keyword)
     except UnreadableNumbersError as error:
         raise GeometryInvalid(f"{name} cannot be placed: {error}; {in_words} finite numbers are needed") from None
-    if len(values) != count or not np.isfinite(values).all():
+    if len(values) != count or not all(map(math.isfinite, values)):
         raise GeometryInvalid(f"{name} has no {keyword} of {in_words} finite numbers, so its place is unknown")
-    return values
+    return np.array(values)
 
 
 def _pixel_mm(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:

@@ -107,7 +107,7 @@ _ALIKE = (
     ),
     _Alike(
         "orientations (normals)",
-        lambda a, b: bool(np.allclose(a.cosines, b.cosines, rtol=0, atol=_SAME_COSINES)),
+        lambda a, b: bool(np.abs(a.cosines - b.cosines).max() <= _SAME_COSINES),
         lambda one: "(" + ", ".join(f"{part:.3f}" for part in one.normal) + ")",
     ),
     _Alike(

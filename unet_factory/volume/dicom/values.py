@@ -55,7 +55,7 @@ def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     if element is None:
         return ()
     stated = element.VR if element.VR not in (None, "UN") else dictionary_VR(element.tag)
-    if isinstance(element, RawDataElement) and any(vr in str(stated) for vr in _BINARY_VRS):
+    if isinstance(element, RawDataElement) and _may_be_binary(str(stated)):
         return _converted(dataset, keyword)
     values = _texts_of(element)
     try:
@@ -99,8 +99,13 @@ def whole(dataset: Dataset, keyword: str, name: str, default: int | None = None)
 
 
 def _element(dataset: Dataset, keyword: str) -> _Element | None:
-    tag = _tag(keyword)
-    return dataset.get_item(tag) if tag in dataset else None
+    return dataset.get_item(_tag(keyword))
+
+
+@cache
+def _may_be_binary(vr: str) -> bool:
+    """Whether it is one of integers or floats, or an ambiguous one (``US or SS``)."""
+    return any(binary in vr for binary in _BINARY_VRS)
 
 
 @cache
