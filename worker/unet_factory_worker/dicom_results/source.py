@@ -10,13 +10,14 @@ from copy import deepcopy
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.filewriter import correct_ambiguous_vr
+from pydicom.filewriter import correct_ambiguous_vr_element
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, MRImageStorage, generate_uid
+from pydicom.valuerep import AMBIGUOUS_VR
 
 from unet_factory.volume.dicom import DicomSeries
 from unet_factory.volume.dicom.slices import Slice
-from unet_factory_worker.dicom_results.verbatim import copied, decodes_exactly, written_as_it_is
+from unet_factory_worker.dicom_results.verbatim import copied, decodes_exactly, items_of, written_as_it_is
 
 _OUR_WORDS = ("LO", "UT", "LT", "ST", "SH")
 _PATIENT_GROUP = 0x0010
@@ -58,7 +59,7 @@ def copy_patient_and_study(header: Dataset, result: Dataset) -> None:
             result[tag] = deepcopy(header[tag])
         result.SpecificCharacterSet = "ISO_IR 192"
         return
-    correct_ambiguous_vr(result, is_little_endian=True)
+    _decide_ambiguous_vrs(result)
     for tag in tags:
         element = copied(header, tag)
         if element is not None:
@@ -141,7 +142,19 @@ def _tags_of_patient_and_study(header: Dataset) -> Iterator[BaseTag]:
 
 def _is_ascii(result: Dataset) -> bool:
     """Whether our own words can be said in any character set."""
-    return all(str(element.value).isascii() for element in result.iterall() if element.VR in _OUR_WORDS)
+    return all(
+        str(element.value).isascii()
+        for item in (result, *items_of(result))
+        for element in item._dict.values()
+        if element.VR in _OUR_WORDS
+    )
+
+
+def _decide_ambiguous_vrs(result: Dataset) -> None:
+    """As pydicom does when it writes what is not :func:`written_as_it_is`; ours has none but on its top level."""
+    for element in list(result._dict.values()):
+        if element.VR in AMBIGUOUS_VR:
+            correct_ambiguous_vr_element(element, result, is_little_endian=True)
 
 
 def _stand_in(common: Dataset, one: Slice, index: int) -> Dataset:
