@@ -21,6 +21,7 @@ from unet_factory.jobs.store import JobStore
 from unet_factory.platform.api_keys import KeyStore
 from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.model_registry import ModelRegistry
+from unet_factory.platform.process_memory import keep_out_of_collections
 from unet_factory.platform.redis_clients import connect
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
 from unet_factory_service.access.checking import Checking
@@ -130,6 +131,7 @@ class GatewayContext:
 
     def _maintain(self, stop: threading.Event) -> None:
         self.queue.warm_up()
+        keep_out_of_collections()
         maintenance = Maintenance(self.redis, self.blobs, self.queue.send_segmentation, self.settings)
         run_maintenance(maintenance, self.settings.maintenance_interval_s, stop)
 

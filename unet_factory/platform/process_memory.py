@@ -3,6 +3,7 @@ counts it.
 """
 
 import ctypes
+import gc
 import resource
 import sys
 from contextlib import suppress
@@ -26,6 +27,12 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, _LARGEST_INT)
+
+
+def keep_out_of_collections() -> None:
+    """What is there now, once all is imported and loaded, is for ever: the garbage collector need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def return_freed_memory() -> None:

@@ -27,7 +27,7 @@ from unet_factory.platform.blob_store import BlobStore
 from unet_factory.platform.logs import safe_traceback
 from unet_factory.platform.metrics import WORKERS_BY_PRECISION, forget_dead_processes
 from unet_factory.platform.model_registry import ModelRegistry
-from unet_factory.platform.process_memory import keep_freed_memory
+from unet_factory.platform.process_memory import keep_freed_memory, keep_out_of_collections
 from unet_factory.platform.redis_clients import connect, log_level
 from unet_factory.platform.shared_copies import SharedCopies
 from unet_factory.platform.weight_cache import WeightCache, connect_cache
@@ -136,6 +136,7 @@ def _follow_folder(context: WorkerContext) -> None:
     """Load what is put into the model folder, beside the work, apart from the heartbeat; prepare for it when idle."""
     for needed in _NEEDED_BY_JOBS:
         import_module(needed)
+    keep_out_of_collections()
     spacings = context.settings.warm_spacings_ras_mm
     warm = WarmNetworks(spacings, context.models, context.factory, context.computing)
     while True:
