@@ -126,7 +126,7 @@ class VolumeHeader:
     can refer to the series.
     """
 
-    format: str
+    format: FileFormat
     shape: tuple[int, int, int]
     spacing_ras_mm: SpacingMm
     affine: NDArray[np.float64]

@@ -78,7 +78,8 @@ def volumes_ml(labels_ras: NDArray[np.uint8], spacing_ras_mm: SpacingMm, labels:
 def _grid(source: Path, header: VolumeHeader | None) -> StoredGrid:
     if header is not None and header.format == "dicom":
         return header
-    return read_header(source) if sniff_format(source) == "dicom" else read_stored(source)
+    kind = sniff_format(source) if header is None else header.format
+    return read_header(source) if kind == "dicom" else read_stored(source, kind)
 
 
 def _check_labels(labels_ras: NDArray[np.uint8], shape_ras: tuple[int, int, int]) -> None:

@@ -39,7 +39,8 @@ def read_nifti(path: Path) -> StoredVolume:
         NotAVolume: a header that cannot be, or voxels that are not one integer or real number each.
         GeometryInvalid: not one 3D volume, a qform that is not a rotation, or an sform of zeros without a qform.
     """
-    header = _read_header(path)
+    deflated_from = _deflated_from(path)
+    header = _read_header(path, deflated_from)
     offset = _voxel_offset(header)
     repaired = _repaired(header)
     mm_per_unit = _MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
@@ -54,7 +55,7 @@ def read_nifti(path: Path) -> StoredVolume:
         affine_source=source,
         declared_spacing_mm=_pixdim(header, mm_per_unit),
         spacing_source="pixdim",
-        payload=Payload(offset, payload_bytes(shape, dtype), 0 if _is_gzipped(path) else None),
+        payload=Payload(offset, payload_bytes(shape, dtype), deflated_from),
         slope=slope,
         inter=inter,
         notes=notes,
@@ -66,7 +67,10 @@ def nifti_labelmap(source: Path, stored: StoredGrid, labels: NDArray[np.uint8]) 
 
     Only geometry is taken over: descriptions and extensions may name a patient.
     """
-    header = _copied_grid(_read_header(source)) if stored.format == "nifti" else _new_grid(stored)
+    if stored.format == "nifti":
+        header = _copied_grid(_read_header(source, _deflated_from(source)))
+    else:
+        header = _new_grid(stored)
     header.set_data_dtype(np.uint8)
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"], header["scl_inter"] = 1, 0
@@ -76,9 +80,9 @@ def nifti_labelmap(source: Path, stored: StoredGrid, labels: NDArray[np.uint8]) 
     return header.binaryblock + _NO_EXTENSIONS, labels.tobytes(order="F")
 
 
-def _read_header(path: Path) -> nib.Nifti1Header:
+def _read_header(path: Path, deflated_from: int | None) -> nib.Nifti1Header:
     """The header as stored. nibabel's own loading would replace a zero or negative pixdim without a word."""
-    block = first_bytes(path, max(_HEADER_BYTES), deflated_from=0 if _is_gzipped(path) else None)
+    block = first_bytes(path, max(_HEADER_BYTES), deflated_from=deflated_from)
     for byte_order in "<>":
         (header_bytes,) = struct.unpack_from(f"{byte_order}i", block)
         if header_bytes in _HEADER_BYTES and len(block) >= header_bytes:
@@ -86,8 +90,8 @@ def _read_header(path: Path) -> nib.Nifti1Header:
     raise NotAVolume(f"truncated: the file ends after {len(block)} bytes, within the NIfTI header")
 
 
-def _is_gzipped(path: Path) -> bool:
-    return first_bytes(path, 2) == GZIP_MAGIC
+def _deflated_from(path: Path) -> int | None:
+    return 0 if first_bytes(path, 2) == GZIP_MAGIC else None
 
 
 def _shape(header: nib.Nifti1Header) -> tuple[int, int, int]:

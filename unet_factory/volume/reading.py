@@ -44,11 +44,12 @@ def read_header(
         SpacingInvalid: the file's spacing, or the given one, is missing or not three positive finite numbers.
         SpacingAmbiguous: the file's own statements about the spacing disagree.
     """
-    if _is_dicom(path, limits):
+    kind = _format_of(path, limits)
+    if kind == "dicom":
         from unet_factory.volume.dicom import read_series
 
         return read_series(path, limits=limits, spacing_ras_mm=spacing_ras_mm, choice=choice).header
-    return _read_checked(path, limits, spacing_ras_mm)[1]
+    return _read_checked(path, kind, limits, spacing_ras_mm)[1]
 
 
 def read_volume(
@@ -64,22 +65,25 @@ def read_volume(
     (NotAVolume gives their number): only the sender can say what they stand for, and a single one would spoil the
     normalisation of the whole scan.
     """
-    if _is_dicom(path, limits):
+    kind = _format_of(path, limits)
+    if kind == "dicom":
         from unet_factory.volume.dicom import read_series_volume
 
         return read_series_volume(path, limits=limits, spacing_ras_mm=spacing_ras_mm, choice=choice)
-    stored, header = _read_checked(path, limits, spacing_ras_mm)
+    stored, header = _read_checked(path, kind, limits, spacing_ras_mm)
     return Volume(read_voxels_ras(path, stored), header.spacing_ras_mm, header)
 
 
-def _is_dicom(path: Path, limits: VolumeLimits) -> bool:
-    """Whether to read the file with pydicom, which is imported only then."""
+def _format_of(path: Path, limits: VolumeLimits) -> FileFormat:
+    """pydicom is imported only where it is to read the file."""
     check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
-    return sniff_format(path, limits) == "dicom"
+    return sniff_format(path, limits)
 
 
-def _read_checked(path: Path, limits: VolumeLimits, given: SpacingMm | None) -> tuple[StoredVolume, VolumeHeader]:
-    stored = read_stored(path)
+def _read_checked(
+    path: Path, kind: FileFormat, limits: VolumeLimits, given: SpacingMm | None
+) -> tuple[StoredVolume, VolumeHeader]:
+    stored = read_stored(path, kind)
     check_claims(stored, limits)
     grid = trusted_grid(stored, given)
     check_length(path, stored.payload)
@@ -93,15 +97,15 @@ _READERS: dict[FileFormat, Callable[[Path], StoredVolume]] = {
 }
 
 
-def read_stored(path: Path) -> StoredVolume:
-    """Read the header of the file at ``path`` in whichever format it is, without judging spacing, limits or length.
+def read_stored(path: Path, kind: FileFormat) -> StoredVolume:
+    """Read the header of the file at ``path`` in the format ``kind``, without judging spacing, limits or length.
 
     Raises:
-        NotAVolume: no such file, another format, or a header that cannot be read.
+        NotAVolume: no such file, or a header that cannot be read.
         GeometryInvalid: not one 3D volume.
     """
     with np.errstate(all="ignore"):  # the check of the geometry reports overflows
-        return _READERS[sniff_format(path)](path)
+        return _READERS[kind](path)
 
 
 _SLAB_BYTES = 8 * 2**20
