@@ -87,7 +87,8 @@ async def stream_into(
         write(data)
         received_bytes += len(data)
 
-    await run_in_threadpool(check_room, copies * _announced_bytes(request))
+    if (announced := _announced_bytes(request)) > _WRITE_BYTES:  # else nothing is written before all has come
+        await run_in_threadpool(check_room, copies * announced)
     buffered = bytearray()
     async for chunk in request.stream():
         buffered += chunk
