@@ -75,6 +75,10 @@ def evaluate(
         bool,
         typer.Option("--mirroring", help="Segment mirror images too, and take the mean; 2 to 8 times the work."),
     ] = False,
+    even: Annotated[
+        bool,
+        typer.Option("--even", help="Segment at a working spacing that is even within the slice, of as large voxels."),
+    ] = False,
     changes: Changes = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,7 +87,16 @@ def evaluate(
         from unet_factory_cli.training_roles import run_evaluation
 
         run_evaluation(
-            config, checkpoint, split, draws, publish, card, changes or [], mirroring=mirroring, as_json=as_json
+            config,
+            checkpoint,
+            split,
+            draws,
+            publish,
+            card,
+            changes or [],
+            mirroring=mirroring,
+            even=even,
+            as_json=as_json,
         )
 
 

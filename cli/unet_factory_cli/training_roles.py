@@ -67,23 +67,24 @@ def run_evaluation(
     changes: list[str],
     *,
     mirroring: bool,
+    even: bool,
     as_json: bool,
 ) -> None:
     """
     Raises:
-        CommandFailed: a file cannot be read, or, with the changes, is no configuration; or figures of an ensemble, or
-            with mirroring, are to be published as those of a checkpoint.
+        CommandFailed: a file cannot be read, or, with the changes, is no configuration; or figures of an ensemble, with
+            mirroring or at even spacings are to be published as those of a checkpoint.
     """
     overrides = _check_training_config(config, changes)
-    if (mirroring or len(checkpoints) > 1) and (publish or card):
-        raise CommandFailed("--publish and --card take figures of one checkpoint, without --mirroring", MISUSED)
+    if (mirroring or even or len(checkpoints) > 1) and (publish or card):
+        raise CommandFailed("--publish and --card take one checkpoint, without --mirroring or --even", MISUSED)
     for file in (*checkpoints, card):
         if file is not None and not file.is_file():
             raise CommandFailed(f"there is no file {file}", MISUSED)
     from unet_factory_training.evaluation_report import table_of
     from unet_factory_training.training_role import run_evaluation as run
 
-    found = run(config, checkpoints, split, draws, publish, card, overrides, mirroring=mirroring)
+    found = run(config, checkpoints, split, draws, publish, card, overrides, mirroring=mirroring, even=even)
     _tell(found, table_of(found), as_json=as_json)
 
 

@@ -13,7 +13,7 @@ from unet_factory_training.config import TrainingConfig, read_config
 from unet_factory_training.dataset_config import DatasetConfig
 from unet_factory_training.datasets import LabelledScan, Subject, find_subjects, read_scan
 from unet_factory_training.dice_picture import rows_of as expected_rows
-from unet_factory_training.evaluation import mean_dice, score_scans
+from unet_factory_training.evaluation import mean_dice, score_scan, score_scans
 from unet_factory_training.seen_scans import rows_of
 
 MODEL = PROJECT / "models" / "hippocampus-mr.safetensors"
@@ -122,6 +122,21 @@ def test_the_spacing_matters(checkpoint: Checkpoint, examples: list[LabelledScan
     mistaken.generate = lambda *_: checkpoint.hypernetwork.generate(COARSE)  # type: ignore[method-assign]
     right = mean_dice(score_scans(checkpoint.hypernetwork, checkpoint.manifest, examples, [NATIVE]))
     assert mean_dice(score_scans(mistaken, checkpoint.manifest, examples, [NATIVE])) < right - 0.1
+
+
+def test_a_scan_can_be_scored_as_segmented_at_a_spacing_that_is_even_within_the_slice(
+    checkpoint: Checkpoint, examples: list[LabelledScan]
+) -> None:
+    uneven, cube = SnappedSpacing(1000, 3000, 2000), SnappedSpacing(2000, 2000, 2000)
+    scan, side_mm = examples[0], 3**0.5
+    as_asked = score_scan(checkpoint, checkpoint.manifest, scan, uneven.mm, working_mm=(side_mm, side_mm, 2.0))
+    there, evenly = (
+        score_scans(checkpoint, checkpoint.manifest, [scan], [uneven], even=even) for even in (False, True)
+    )
+    assert evenly == [as_asked] != there
+    assert score_scans(checkpoint, checkpoint.manifest, [scan], [cube], even=True) == score_scans(
+        checkpoint, checkpoint.manifest, [scan], [cube]
+    )
 
 
 @needs_data

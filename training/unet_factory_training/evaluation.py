@@ -1,5 +1,6 @@
 """Dice at the working resolution: scan and label map resampled to a spacing, segmented there, scored there."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -83,11 +84,12 @@ def score_scan(
     scan: LabelledScan,
     spacing_mm: SpacingMm,
     precision: Precision = "float32",
+    working_mm: SpacingMm | None = None,
 ) -> Score:
-    """Simulate ``scan`` at ``spacing_mm``, segment it, and compare."""
+    """Simulate ``scan`` at ``spacing_mm``, segment it, there or at ``working_mm``, and compare."""
     classes = manifest.architecture.classes
     simulated = simulate(scan, spacing_mm, classes)
-    predicted = segment_simulated(networks, manifest, simulated, precision=precision)
+    predicted = segment_simulated(networks, manifest, simulated, precision=precision, working_mm=working_mm)
     return Score(scan.name, spacing_mm, dice(predicted, simulated.labels.to(predicted.device), classes))
 
 
@@ -98,16 +100,27 @@ def score_scans(
     spacings: Sequence[SnappedSpacing | None],
     precision: Precision = "float32",
     contrast: InversionRecovery | None = None,
+    *,
+    even: bool = False,
 ) -> list[Score]:
-    """Every scan at every spacing; ``None`` stands for its own. With a ``contrast``, each time at one of its own."""
+    """Every scan at every spacing; ``None`` stands for its own. With a ``contrast``, each time at one of its own; where
+    it is ``even``, segmented at :func:`even_in_slice`.
+    """
 
     def score(scan: LabelledScan, spacing_mm: SpacingMm) -> Score:
         shown = at_drawn_contrast(scan, spacing_mm, contrast)
-        return score_scan(networks, manifest, shown, spacing_mm, precision)
+        return score_scan(networks, manifest, shown, spacing_mm, precision, even_in_slice(spacing_mm) if even else None)
 
     return [
         score(scan, scan.spacing_ras_mm if spacing is None else spacing.mm) for spacing in spacings for scan in scans
     ]
+
+
+def even_in_slice(spacing_mm: SpacingMm) -> SpacingMm:
+    """Voxels as large as these, R as long as A."""
+    r_mm, a_mm, s_mm = spacing_mm
+    side_mm = math.sqrt(r_mm * a_mm)
+    return side_mm, side_mm, s_mm
 
 
 def dice(predicted: Tensor, reference: Tensor, classes: int) -> tuple[float, ...]:

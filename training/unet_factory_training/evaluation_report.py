@@ -45,10 +45,17 @@ class Evaluation:
 
 
 def evaluate(
-    paths: Sequence[Path], config: TrainingConfig, split: Split, draws: int, out: Path, *, mirroring: bool = False
+    paths: Sequence[Path],
+    config: TrainingConfig,
+    split: Split,
+    draws: int,
+    out: Path,
+    *,
+    mirroring: bool = False,
+    even: bool = False,
 ) -> Evaluation:
     """Score a checkpoint on a split, used as configured and in the precision it was trained in; several are scored as
-    one ensemble, used as the first of them says.
+    one ensemble, used as the first of them says. ``even``: at working spacings that are even within the slice.
 
     One JSON line per scan and spacing goes to ``out``.
 
@@ -71,6 +78,7 @@ def evaluate(
                 region.spacings,
                 config.optimisation.precision,
                 config.contrast,
+                even=even,
             )
             lines.writelines(_json_line(region, score) for score in scores)
             figures.append(_figure(region, scores, checkpoint, split))

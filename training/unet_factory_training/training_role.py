@@ -63,9 +63,11 @@ def run_evaluation(
     overrides: Overrides = MappingProxyType({}),
     *,
     mirroring: bool = False,
+    even: bool = False,
 ) -> list[dict[str, Any]]:
     """Score a checkpoint, or several as one ensemble, on a split, as configured but for ``overrides``. Scores go to
-    ``CHECKPOINT.SPLIT.jsonl`` beside the first one, ``ensemble`` and ``mirrored`` in its name where they apply.
+    ``CHECKPOINT.SPLIT.jsonl`` beside the first one, ``ensemble``, ``mirrored`` and ``even`` in its name where they
+    apply.
 
     With ``publish_to`` a copy of the checkpoint with the figures in its manifest is written there, with ``card`` they
     are put into a model card. The validation split, with enough draws, also gives the Dice to expect at any spacing.
@@ -76,9 +78,9 @@ def run_evaluation(
     keep_freed_memory()
     if config.threads:
         torch.set_num_threads(config.threads)
-    how = "".join([".ensemble" * (len(checkpoints) > 1), ".mirrored" * mirroring])
+    how = "".join([".ensemble" * (len(checkpoints) > 1), ".mirrored" * mirroring, ".even" * even])
     scores = checkpoints[0].with_suffix(f".{split}{how}.jsonl")
-    found = evaluate(checkpoints, config, split, draws, scores, mirroring=mirroring)
+    found = evaluate(checkpoints, config, split, draws, scores, mirroring=mirroring, even=even)
     expected = fit_dice(found.measured) if split == "validation" else None
     if publish_to is not None:
         publish(checkpoints[0], found.figures, config, publish_to, expected)
