@@ -1,8 +1,10 @@
 """Results as files: JSON for each area, so that areas can be measured one at a time, and one page from all of them."""
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationInfo, field_validator
 
@@ -20,7 +22,8 @@ too, while times in ms are only good beside others of the same part. *Value* is 
 what is demanded: of the ratio where there is one, else of the value. *Before* was measured on a quiet machine, before
 any of this was worked on. `make bench ARGS='--check'` fails when an aim is missed, so that nothing gets slower
 unnoticed; with `--ratios`, as in continuous integration, only when one on a ratio is. A row that is known to fall short
-of its aim is *held to* the nearest that was reached instead, with room for noise.
+of its aim is *held to* the nearest that was reached instead, with room for noise. *Faster host*: the same figure on
+another one, at the commit that its results in `docs/results/speed/faster-host/` name.
 
 Mind the load that each part was measured under: with several processes to a core, a time on the clock (jobs through
 HTTP, starting, requests a second) is several times what it is on a quiet machine. No GPU was there to be measured.
@@ -79,35 +82,57 @@ def _read(path: Path) -> Results:
     return Results.model_validate_json(path.read_text())
 
 
-def page(published: Iterable[Results], pictures: str) -> str:
-    """``pictures``: the folder, as seen from the page, where each area has its picture."""
+Key = tuple[str, str, int]
+"""A row's area, its name, and how many rows before it have that name."""
+
+Rows = Mapping[Key, Row]
+"""Those of a host."""
+
+
+def rows_of(published: Iterable[Results]) -> Rows:
+    found: dict[Key, Row] = {}
+    for each in published:
+        before: Counter[str] = Counter()
+        for row in each.rows:
+            found[each.area, row.name, before[row.name]] = row
+            before[row.name] += 1
+    return found
+
+
+def page(published: Iterable[Results], pictures: str, other: Rows) -> str:
+    """``pictures``: the folder, as seen from the page, where each area has its picture; ``other``: of another host."""
     published = list(published)
-    parts = (f"{part(each)}\n![{each.title}]({pictures}/{each.area}.svg)\n" for each in published)
-    return "\n".join(["# Speed\n", *_verdict(published), _READING, *parts])
+    parts = (f"{part(each, other)}\n![{each.title}]({pictures}/{each.area}.svg)\n" for each in published)
+    return "\n".join(["# Speed\n", *_verdict(published, other), _READING, *parts])
 
 
-def _verdict(published: list[Results]) -> Iterator[str]:
+def _verdict(published: list[Results], other: Rows) -> Iterator[str]:
     """How many aims are not reached, these first, and why."""
-    demanded = [(each, row) for each in published for row in each.rows if row.aim is not None]
-    missed = [(each, row) for each, row in demanded if row.reached is False]
-    unmeasured = [(each, row) for each, row in demanded if row.reached is None]
-    also = f"; {len(unmeasured)} more could not be measured" if unmeasured else ""
+    demanded = {key: row for key, row in rows_of(published).items() if row.aim is not None}
+    missed = {key: row for key, row in demanded.items() if row.reached is False}
+    unmeasured = {key: row for key, row in demanded.items() if row.reached is None}
+    elsewhere = sum(key in other and other[key].reached is True for key in missed)
+    also = f" on the host below, {elsewhere} of which are on a faster one" if elsewhere else ""
+    also += f"; {len(unmeasured)} more could not be measured" if unmeasured else ""
     yield f"**{len(missed)} of {len(demanded)} aims are not reached**{also}.\n"
     if missed or unmeasured:
+        titles = {each.area: each.title for each in published}
         yield "## What is not reached\n"
-        yield "| part | what | against | figure | aim | held to | why |\n|---|---|---|---|---|---|---|"
-        yield from (_short(each.title, row) for each, row in (*missed, *unmeasured))
+        yield "| part | what | against | figure | faster host | aim | held to | why |"
+        yield "|---|---|---|---|---|---|---|---|"
+        for key, row in (missed | unmeasured).items():
+            yield _short(titles[key[0]], row, other.get(key))
         yield ""
-    if reasons := reasons_of(row for _, row in missed):
+    if reasons := reasons_of(missed.values()):
         yield "What is known to fall short, and why:\n"
         yield from map(_reason, reasons)
         yield ""
 
 
-def _short(title: str, row: Row) -> str:
+def _short(title: str, row: Row, other: Row | None) -> str:
     held_to = "its aim" if row.must == row.aim else str(row.must)
     why = row.note if row.figure is None else row.reason
-    cells = (title, row.name, row.against, _figure(row), str(row.aim), held_to, why)
+    cells = (title, row.name, row.against, _figure(row), _elsewhere(other), str(row.aim), held_to, why)
     return f"| {' | '.join(cells)} |"
 
 
@@ -116,7 +141,7 @@ def _reason(shortfall: Shortfall) -> str:
     return textwrap.fill(text, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def part(results: Results) -> str:
+def part(results: Results, other: Rows = MappingProxyType({})) -> str:
     """One area as Markdown."""
     machine = results.machine
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
@@ -126,22 +151,27 @@ def part(results: Results) -> str:
         f"`make bench ARGS='--only {results.area}'` on {machine.cores} cores of {machine.cpu or 'an unknown CPU'}"
         f" (load {machine.load:g}), commit {machine.commit}, Python {machine.python}, {versions}.",
         "",
-        "| what | value | quartiles | against | ratio | aim | reached | held to | before |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *map(_line, results.rows),
+        "| what | value | quartiles | against | ratio | faster host | aim | reached | held to | before |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_line(row, other.get(key)) for key, row in rows_of([results]).items()),
     ]
     notes = [f"- *{row.name}*: {row.note}" for row in results.rows if row.note]
     return "\n".join([*lines, *([""] if notes else []), *notes, ""])
 
 
-def _line(row: Row) -> str:
+def _line(row: Row, other: Row | None) -> str:
     value = "not measured" if row.value is None else f"{_number(row.value)} {row.unit}"
     spread = "" if row.spread is None else f"{_number(row.spread[0])} to {_number(row.spread[1])}"
     ratio = "" if row.ratio is None else _number(row.ratio)
     reached = {True: "yes", False: "**no**", None: ""}[row.reached]
     held_to = "" if row.must == row.aim else f"{row.must}{', **missed**' if row.holds is False else ''}"
-    cells = (row.name, value, spread, row.against, ratio, str(row.aim or ""), reached, held_to, row.before)
+    figure = _elsewhere(other)
+    cells = (row.name, value, spread, row.against, ratio, figure, str(row.aim or ""), reached, held_to, row.before)
     return f"| {' | '.join(cells)} |"
+
+
+def _elsewhere(other: Row | None) -> str:
+    return "" if other is None or other.figure is None else _figure(other)
 
 
 def _figure(row: Row) -> str:

@@ -138,8 +138,8 @@ def test_publishing_one_area_keeps_the_others_on_the_page(run: Run, tmp_path: Pa
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Shortfall:
     """That ``a thing`` of the area ``part`` falls short."""
-    nearest = (Nearest("a thing", at_most(4), "MONAI"),)
-    shortfall = Shortfall(area="part", title="a slow thing", why="the disk is slow.", nearest=nearest)
+    nearest = (Nearest("part", "a thing", at_most(4), "MONAI"),)
+    shortfall = Shortfall(title="a slow thing", why="the disk is slow.", nearest=nearest)
     monkeypatch.setattr(shortfalls, "SHORTFALLS", (shortfall,))
     return shortfall
 
@@ -160,9 +160,20 @@ def test_a_known_shortfall_is_shown_first_with_its_aim_and_its_reason(
     text = (tmp_path / "speed.md").read_text()
     first = text[: text.index("## Part")]
     assert "**1 of 2 aims are not reached**" in first
-    assert "| Part | a thing | MONAI, 7 ms | 3 ms | ≤ 2 | ≤ 4 | a slow thing |" in first
+    assert "| Part | a thing | MONAI, 7 ms | 3 ms |  | ≤ 2 | ≤ 4 | a slow thing |" in first
     assert known.why in first
     assert "| ≤ 2 | **no** | ≤ 4 |" in text
+
+
+def test_another_hosts_figures_stand_beside_those_of_the_same_rows(run: Run, tmp_path: Path) -> None:
+    """Also where rows have one name, and what they are against tells what it took."""
+    aim = at_most(2)
+    run("--publish", "--faster", part=[_row(1, against="MONAI, 7 ms", aim=aim), _row(4, against="nnU-Net", aim=aim)])
+    run("--publish", part=[_row(3, against="MONAI, 9 ms", aim=aim), _row(5, against="nnU-Net", aim=aim)])
+    text = (tmp_path / "speed.md").read_text()
+    assert "**2 of 2 aims are not reached** on the host below, 1 of which are on a faster one" in text
+    assert "| MONAI, 9 ms | 3 ms | 1 ms | ≤ 2 |" in text
+    assert "| nnU-Net |  | 4 ms | ≤ 2 | **no** |" in text
 
 
 def test_a_page_without_measuring_has_what_is_known_now(
