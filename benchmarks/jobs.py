@@ -8,9 +8,10 @@ import threading
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx
@@ -27,7 +28,7 @@ from unet_factory.jobs.keys import ACTIVE
 from unet_factory_cli.embedded import EmbeddedServer
 
 _HIPPOCAMPUS, _DICOM = Path("examples/hippocampus/images/hippocampus_004.nii.gz"), Path("examples/dicom")
-_JOBS, _AT_ONCE = 15, 60
+_JOBS, _LONG_JOBS, _AT_ONCE = 15, 3, 60
 _RESTS_WITHIN_S = 240.0
 
 
@@ -35,6 +36,7 @@ class _Upload(NamedTuple):
     model: str
     name: str
     content: bytes
+    more: Mapping[str, str] = MappingProxyType({})
 
 
 @area("http", "A job through HTTP")
@@ -54,6 +56,7 @@ def http() -> Iterator[Row]:
         }
         for name, (upload, aim_ms, before) in scans.items():
             yield factory.overhead(f"{name}, beyond inference", upload, aim_ms, before)
+        yield from factory.shares(_Upload("heart-mr", "scan.nii.gz", _noise((256, 256, 36), (1.5, 1.5, 5))))
         yield factory.cpu_time(tiny)
         yield from factory.commands(tiny)
         yield factory.throughput(tiny)
@@ -93,6 +96,20 @@ class _Factory:
             before=before,
         )
 
+    def shares(self, upload: _Upload) -> Iterator[Row]:
+        """Of the time of a job of seconds: what lies outside its stage ``infer``, and what a first label map takes."""
+        beyond, coarse = [], []
+        for _ in range(_LONG_JOBS):
+            started = time.perf_counter()
+            job = self._segment(upload)
+            took_s = time.perf_counter() - started
+            beyond.append(100 * (1 - job["timings_s"]["infer"] / took_s))
+            job = self._segment(upload._replace(more={"progressive": "true"}))
+            coarse.append(100 * job["coarse"]["seconds"] / sum(job["timings_s"].values()))
+        name, note = "heart, 256 x 256 x 36", f"a job of {took_s:.1f} s"
+        yield _share(f"{name}, beyond inference", beyond, 2, note)
+        yield _share(f"{name}, until the coarse label map of a progressive job", coarse, 20, note)
+
     def commands(self, upload: _Upload) -> Iterator[Row]:
         """What one job has the store do, less what it does anyway in that time."""
         self._segment(upload)
@@ -131,7 +148,7 @@ class _Factory:
         answer = self._client.post(
             "/segmentations",
             files={"file": (upload.name, upload.content)},
-            data={"model": upload.model},
+            data={"model": upload.model, **upload.more},
             headers={"Prefer": f"wait={wait_s}"},
         )
         job: dict[str, Any] = answer.raise_for_status().json()
@@ -158,6 +175,11 @@ class _Factory:
             self._redis.echo("done")
             listener.join()
         return counted, took_s
+
+
+def _share(name: str, shares: Sequence[float], aim: float, note: str) -> Row:
+    spread = quartiles(tuple(shares))
+    return Row(name=name, value=statistics.median(shares), unit="%", spread=spread, aim=at_most(aim), note=note)
 
 
 @contextmanager

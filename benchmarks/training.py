@@ -4,17 +4,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 from monai.losses import DiceCELoss
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from benchmarks.rows import Bound, Row, area, at_most
 from benchmarks.timing import Sample, timed_row
 from unet_factory.domain.manifest import Architecture, HypernetworkShape, Label, Parametrization
-from unet_factory.model.unet import UNet
+from unet_factory.model.unet import LayerByLayerUNet, UNet, empty_unet, weight_shapes
 from unet_factory.platform.process_memory import keep_freed_memory
 from unet_factory_training.batch import Batch
 from unet_factory_training.config import Execution, OptimisationConfig, TrainingConfig, read_config
@@ -28,6 +31,7 @@ _DRAWN = {
     "hippocampus-mr": [((2, 1, 40, 56, 40), (0.9, 0.85, 1.0)), ((8, 1, 24, 32, 16), (1.6, 1.5, 2.4))],
 }
 _PLAIN, _UNET, _EAGER = "plain autograd", "the plain U-Net", "one thread"
+_NAIVE = "the plain form of the method"
 _MAIN = (
     "the CPU time of the thread that the others wait for: what a step takes where its two threads find a core each. On "
     "the clock they do not where other processes want the cores too"
@@ -52,10 +56,12 @@ def training() -> Iterator[Row]:
                 "ours": (_paper_size, extent, "overlapped", True),
                 _EAGER: (_paper_size, extent, "eager", True),
                 _UNET: (_plain_unet, extent, True),
+                _NAIVE: (_plain_form, extent),
             },
             rounds,
         )
         yield _main_thread(name, samples, _UNET, aim, before)
+        yield _main_thread(name, samples, _NAIVE, at_most(0.167) if extent == 32 else None, "")
         yield timed_row(f"{name}, both in one thread", samples, _EAGER, _UNET, cpu=True)
         yield timed_row(f"{name}, on the clock", samples, "ours", _UNET)
 
@@ -168,6 +174,36 @@ def _plain_unet(extent: int, kept: bool) -> Step:
     def step() -> None:
         adam.zero_grad(set_to_none=True)
         loss(unet(images), labels).backward()
+        adam.step()
+
+    return step
+
+
+def _plain_form(extent: int) -> Step:
+    """As the paper describes it (section 3.1), and as its authors draw: a linear layer for each tensor of the U-Net, a
+    spacing for each crop.
+    """
+    torch.manual_seed(0)
+    unet = empty_unet(_PAPER, kind=LayerByLayerUNet)
+    widths = pairwise((3, 10, 10, 50))
+    hidden = nn.Sequential(*(layer for width in widths for layer in (nn.Linear(*width), nn.ReLU())))
+    heads = nn.ModuleList(nn.Linear(50, shape.numel()) for shape in weight_shapes(_PAPER).values())
+    adam = torch.optim.Adam([*hidden.parameters(), *heads.parameters()], lr=1e-3)
+    loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+    images, labels = torch.randn(4, 1, *(extent,) * 3), torch.randint(2, (4, 1, *(extent,) * 3))
+    spacings_mm = torch.rand(4, 3) * 2 + 1
+
+    def logits(image: Tensor, spacing_mm: Tensor) -> Tensor:
+        features = hidden(spacing_mm)
+        named = zip(weight_shapes(_PAPER).items(), heads, strict=True)
+        weights = {name: (5 * torch.tanh(head(features))).view(shape) for (name, shape), head in named}
+        made: Tensor = functional_call(unet, weights, (image[None],))
+        return made
+
+    def step() -> None:
+        adam.zero_grad()
+        each = zip(images, spacings_mm, strict=True)
+        loss(torch.cat([logits(*one) for one in each]), labels).backward()
         adam.step()
 
     return step
