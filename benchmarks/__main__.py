@@ -19,7 +19,7 @@ FASTER = "faster-host"
 
 # In the order of the page; each module registers its areas when it is imported.
 _MODULES = (
-    *("generation", "inference", "engines", "whole", "networks", "jobs"),
+    *("generation", "inference", "gpu", "engines", "whole", "networks", "jobs"),
     *("reading", "upkeep", "workers", "start", "many_models", "quote", "page", "training"),
 )
 
