@@ -84,6 +84,14 @@ measured. Windows that may be a quarter longer would spare the second one, but l
 34 drawn spacings when they were tried.""",
     ),
     Shortfall(
+        title="memory of many classes",
+        nearest=(Nearest("memory", "100 classes, 128x128x200", at_most(1.4)),),
+        why="""\
+both figures fell, that of two classes more: a network lets go of each result once its last reader has read it, which is
+most of the memory where classes are few. A hundred of them need blended features in place of two blended logits (35
+and 14 MB here), and nothing else: 6 to 7 bytes a voxel.""",
+    ),
+    Shortfall(
         title="a slower host",
         nearest=(
             Nearest("generation", "weights, paper size", at_most(1.35)),
