@@ -40,12 +40,12 @@ Three kinds of rows reach their aims, with a limit:
 - *loading*: what is measured is a load into memory that the process has kept, as when a model is replaced. The first
   load of a worker also computes the digest, and takes fresh memory, whose pages the kernel clears first: at paper size
   it takes five to seven times as long as reading, unless another worker of the host has made a copy to map.
-- *a job through HTTP*: on a quiet machine only; within an hour, with little else running, a tiny job took from 14 to 18
-  ms beyond its inference, and from 45 to 53 were done in a second. What is left of it is CPU, more than half of it in
-  the worker (its inference included) and a quarter in the gateway, and the hand-overs between processes. Upload, label
-  map and record are each synced before anybody is told: putting down one of the two files took .55 ms on a quiet disk,
-  and 7 ms on one that others wrote to.
-- *float32 with kept memory*, hippocampus and heart: just within the bound on a quiet machine, not on a busy one. In the
+- *a job through HTTP*: on the faster host only, and a quiet one; within an hour, with little else running, a tiny job
+  took from 14 to 18 ms beyond its inference, and from 45 to 53 were done in a second. What is left of it is CPU, more
+  than half of it in the worker (its inference included) and a quarter in the gateway, and the hand-overs between
+  processes. Upload, label map and record are each synced before anybody is told: putting down one of the two files took
+  .55 ms on a quiet disk, and 7 ms on one that others wrote to.
+- *float32 with kept memory*, hippocampus and heart: just within the bound on the faster host where it is quiet. In the
   hippocampus's window convolutions take 81 %, and norms 16: PyTorch sums their statistics one by one in double
   precision, and any faster sum changes the last bit now and then. What kept memory saves depends on how long the kernel
   takes to clear fresh pages: with two to three processes to a core, the same code had ratios from .76 to .83 within an
@@ -112,7 +112,7 @@ def _verdict(published: list[Results], other: Rows) -> Iterator[str]:
     missed = {key: row for key, row in demanded.items() if row.reached is False}
     unmeasured = {key: row for key, row in demanded.items() if row.reached is None}
     elsewhere = sum(key in other and other[key].reached is True for key in missed)
-    also = f" on the host below, {elsewhere} of which are on a faster one" if elsewhere else ""
+    also = f" on the host below; {elsewhere} of them are on a faster one" if elsewhere else ""
     also += f"; {len(unmeasured)} more could not be measured" if unmeasured else ""
     yield f"**{len(missed)} of {len(demanded)} aims are not reached**{also}.\n"
     if missed or unmeasured:
