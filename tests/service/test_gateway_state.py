@@ -16,7 +16,7 @@ from unet_factory.domain.manifest import Manifest
 from unet_factory_service.app import create_app
 
 START = """
-import asyncio, sys, time
+import asyncio, sys
 from pathlib import Path
 from unet_factory_service.settings import GatewaySettings
 from unet_factory_service.app import create_app
@@ -24,19 +24,15 @@ from unet_factory_service.app import create_app
 async def start():
     app = create_app(GatewaySettings(redis_url="unix:///nowhere", blob_url=sys.argv[1], models_dir=Path(sys.argv[2])))
     async with app.router.lifespan_context(app):
-        print(time.process_time(), *(name for name in ("torch", "monai", "SimpleITK") if name in sys.modules))
+        print(*(name for name in ("torch", "monai", "SimpleITK") if name in sys.modules))
 
 asyncio.run(start())
 """
 
 
-def test_the_gateway_starts_within_a_second_and_without_torch(settings: FactorySettings, tmp_path: Path) -> None:
-    """Counted in CPU seconds, since the machine may be busy."""
+def test_the_gateway_starts_without_what_takes_long_to_import(settings: FactorySettings, tmp_path: Path) -> None:
     command = [sys.executable, "-c", START, (tmp_path / "blobs").as_uri(), str(settings.models_dir)]
-    seconds, *heavy = subprocess.check_output(command, text=True, timeout=60).split()
-    print(f"the gateway started after {seconds} CPU seconds")  # noqa: T201 (a figure worth seeing)
-    assert heavy == []
-    assert float(seconds) < 1
+    assert subprocess.check_output(command, text=True, timeout=60).split() == []
 
 
 def test_a_bad_model_folder_is_said_at_the_start(settings: FactorySettings, tmp_path: Path) -> None:
