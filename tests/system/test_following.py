@@ -132,12 +132,11 @@ def test_an_upload_is_followed_through_gateway_worker_and_courier(factory: Facto
     headers = {"X-Request-ID": "ward-3.17", "traceparent": f"00-{TRACE}-{PARENT}-01"}
     job_id = upload(factory, headers)
     until(lambda: all(named(factory, role, request="ward-3.17", job=job_id) for role in ROLES[:3]))
-    until(lambda: spans_of(factory, TRACE, "courier"))
-    parents = {span.span_id.hex(): span.parent_span_id.hex() for _, span in factory.spans()}
-    (request,) = spans_of(factory, TRACE, "gateway", "POST /segmentations")
+    (request,) = until(lambda: spans_of(factory, TRACE, "gateway", "POST /segmentations"))
     assert request.parent_span_id.hex() == PARENT
     (segment,) = until(lambda: spans_of(factory, TRACE, "worker", "segment"))
-    (deliver,) = spans_of(factory, TRACE, "courier", "deliver webhook")
+    (deliver,) = until(lambda: spans_of(factory, TRACE, "courier", "deliver webhook"))
+    parents = {span.span_id.hex(): span.parent_span_id.hex() for _, span in factory.spans()}
     for span in (segment, deliver):
         assert parents[span.span_id.hex()] == request.span_id.hex()
         assert attributes(span)["job.id"] == job_id
