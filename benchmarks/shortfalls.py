@@ -2,7 +2,7 @@
 
 This is the one place where a row is held to less than its aim. A bound here is the nearest that was reached, with room
 for noise; whoever comes nearer tightens it, and whoever reaches an aim deletes the row here, and the whole entry with
-its last row. What only the slower of two hosts misses is here too, so that the check passes on both.
+its last row. What only the slower of two hosts misses is here too; there some ratios still waver beyond their bounds.
 ``make bench ARGS='--page'`` puts a change here on the page without measuring anything.
 """
 
