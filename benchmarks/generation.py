@@ -23,7 +23,8 @@ from unet_factory_cli.embedded import CACHE_OPTIONS, EmbeddedServer
 from unet_factory_worker.factory import WeightFactory
 
 ANOTHER_SPACING = "another spacing on a warm worker, beyond its weights, paper size"
-_FLOOR, _PLAIN = "reading the heads once", "one linear layer per tensor"
+WEIGHTS, FLOOR = "weights, paper size", "reading the heads once"
+_PLAIN = "one linear layer per tensor"
 
 
 @area("generation", "Generating a network")
@@ -37,15 +38,15 @@ def generation() -> Iterator[Row]:
             "weights": lambda: hypernetwork.generate(snapped),
             "half": lambda: half.generate(snapped),
             "file": lambda: standalone_bytes(checkpoint, snapped),
-            _FLOOR: lambda: read_once(hypernetwork),
+            FLOOR: lambda: read_once(hypernetwork),
             _PLAIN: lambda: _one_layer_each(hypernetwork, snapped),
         }
     )
-    yield timed_row("weights, paper size", samples, "weights", _FLOOR, aim=at_most(1.2), before="2.3")
-    name = "weights, paper size, heads stored in 16 bits"
-    yield timed_row(name, samples, "half", _FLOOR, aim=at_most(0.85), note="against reading the heads in 32 bits")
-    yield timed_row("weights, paper size, against the plain form", samples, "weights", _PLAIN, aim=at_most(0.4))
-    yield timed_row("bytes of the standalone file, paper size", samples, "file", _FLOOR)
+    yield timed_row(WEIGHTS, samples, "weights", FLOOR, aim=at_most(1.2), before="2.3")
+    name = f"{WEIGHTS}, heads stored in 16 bits"
+    yield timed_row(name, samples, "half", FLOOR, aim=at_most(0.85), note="against reading the heads in 32 bits")
+    yield timed_row(f"{WEIGHTS}, against the plain form", samples, "weights", _PLAIN, aim=at_most(0.4))
+    yield timed_row("bytes of the standalone file, paper size", samples, "file", FLOOR)
     yield another_spacing(checkpoint, torch.device("cpu"), at_most(150))
 
 

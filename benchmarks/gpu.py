@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.generation import ANOTHER_SPACING, another_spacing, read_once
+from benchmarks.generation import ANOTHER_SPACING, FLOOR, WEIGHTS, another_spacing, read_once
 from benchmarks.models import paper_size
 from benchmarks.rows import Row, area, at_most
 from benchmarks.timing import interleaved, timed_row
@@ -14,8 +14,7 @@ from unet_factory.model.inference import placed
 from unet_factory.model.precision import pick_precision
 from unet_factory.model.unet import LayerByLayerUNet, unet_of
 
-_WINDOW, _EAGER, _WEIGHTS = "one window of 128x128x128, paper size", "eager float32", "weights, paper size"
-_FLOOR = "reading the heads once"
+_WINDOW, _EAGER = "one window of 128x128x128, paper size", "eager float32"
 _WITHIN, _BESIDE_EAGER, _BESIDE_FLOOR, _ANOTHER = at_most(3), at_most(0.25), at_most(1.3), at_most(5)
 
 
@@ -25,7 +24,7 @@ def gpu() -> Iterator[Row]:
         for name, unit, aim in (
             (_WINDOW, "ms", _WITHIN),
             (f"{_WINDOW}, against {_EAGER}", "", _BESIDE_EAGER),
-            (f"{_WEIGHTS}, against {_FLOOR}", "", _BESIDE_FLOOR),
+            (f"{WEIGHTS}, against {FLOOR}", "", _BESIDE_FLOOR),
             (ANOTHER_SPACING, "ms", _ANOTHER),
         ):
             yield Row(name=name, value=None, unit=unit, aim=aim, note="no GPU was there")
@@ -53,8 +52,8 @@ def _window(checkpoint: Checkpoint, device: torch.device) -> Iterator[Row]:
 def _weights(checkpoint: Checkpoint) -> Iterator[Row]:
     hypernetwork, snapped = checkpoint.hypernetwork, checkpoint.manifest.grid.snap((1.0, 1.5, 2.0))
     generate = _finished(lambda: next(iter(hypernetwork.generate(snapped).values())))
-    samples = interleaved({"ours": generate, _FLOOR: _finished(lambda: read_once(hypernetwork))})
-    yield timed_row(f"{_WEIGHTS}, against {_FLOOR}", samples, "ours", _FLOOR, aim=_BESIDE_FLOOR)
+    samples = interleaved({"ours": generate, FLOOR: _finished(lambda: read_once(hypernetwork))})
+    yield timed_row(f"{WEIGHTS}, against {FLOOR}", samples, "ours", FLOOR, aim=_BESIDE_FLOOR)
 
 
 def _finished(work: Callable[[], Tensor]) -> Callable[[], None]:

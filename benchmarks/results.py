@@ -26,7 +26,7 @@ of its aim is *held to* the nearest that was reached instead, with room for nois
 another one, at the commit that its results in `docs/results/speed/faster-host/` name.
 
 Mind the load that each part was measured under: with several processes to a core, a time on the clock (jobs through
-HTTP, starting, requests a second) is several times what it is on a quiet machine. No GPU was there to be measured.
+HTTP, starting, requests a second) is several times what it is on a quiet machine.
 
 In the pictures a bar ends at the share of its aim that a figure uses up, on a logarithmic axis; where nothing is
 demanded, at the ratio. Left of the line is good. A short black line is what a row that falls short is held to.
@@ -112,7 +112,7 @@ def _verdict(published: list[Results], other: Rows) -> Iterator[str]:
     missed = {key: row for key, row in demanded.items() if row.reached is False}
     unmeasured = {key: row for key, row in demanded.items() if row.reached is None}
     elsewhere = sum(key in other and other[key].reached is True for key in missed)
-    also = f" on the host below; {elsewhere} of them are on a faster one" if elsewhere else ""
+    also = f" on the host below; a faster one reaches {elsewhere} of them" if elsewhere else ""
     also += f"; {len(unmeasured)} more could not be measured" if unmeasured else ""
     yield f"**{len(missed)} of {len(demanded)} aims are not reached**{also}.\n"
     if missed or unmeasured:

@@ -90,8 +90,8 @@ spacings when they were tried.""",
         ),
         why="""\
 MONAI and nnU-Net are given our network, which now lets go of each result once its last reader has read it: their memory
-fell more (the heart's at nnU-Net from 196 to 115 MB) than ours (from 47 to 40). Of the hippocampus's job the network
-holds 2.4 MB at once; the rest are mostly pages between blocks in use, which are touched again after each trim.""",
+fell more (the heart's at nnU-Net from 196 to 115 MB) than ours (from 47 to 40). The figures of the faster host are from
+before.""",
     ),
     Shortfall(
         title="memory of many classes",
@@ -99,7 +99,7 @@ holds 2.4 MB at once; the rest are mostly pages between blocks in use, which are
         why="""\
 both figures fell, that of two classes more: a network lets go of each result once its last reader has read it, which is
 most of the memory where classes are few. A hundred of them need blended features in place of two blended logits (35
-and 14 MB here), and nothing else: 6 to 7 bytes a voxel.""",
+and 14 MB here). The figures of the faster host are from before.""",
     ),
     Shortfall(
         title="a slower host",

@@ -171,7 +171,7 @@ def test_another_hosts_figures_stand_beside_those_of_the_same_rows(run: Run, tmp
     run("--publish", "--faster", part=[_row(1, against="MONAI, 7 ms", aim=aim), _row(4, against="nnU-Net", aim=aim)])
     run("--publish", part=[_row(3, against="MONAI, 9 ms", aim=aim), _row(5, against="nnU-Net", aim=aim)])
     text = (tmp_path / "speed.md").read_text()
-    assert "**2 of 2 aims are not reached** on the host below; 1 of them are on a faster one" in text
+    assert "**2 of 2 aims are not reached** on the host below; a faster one reaches 1 of them" in text
     assert "| MONAI, 9 ms | 3 ms | 1 ms | ≤ 2 |" in text
     assert "| nnU-Net |  | 4 ms | ≤ 2 | **no** |" in text
 

@@ -75,7 +75,7 @@ def read_volume(
 
 
 def _format_of(path: Path, limits: VolumeLimits) -> FileFormat:
-    """pydicom is imported only where it is to read the file."""
+    """By what the file begins with, once its size is allowed; pydicom is imported only where it is to read it."""
     check_limit("file size", "bytes", file_bytes(path), limits.compressed_bytes)
     return sniff_format(path, limits)
 
